@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FEWSTEP_H_
+#define FEWSTEP_H_
+
+#include "base.h"
+#include "context.h"
+#include "noise.h"
+#include "plan.h"
+#include "schedule.h"
+#include "solver.h"
+#include "tensor.h"
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FEWSTEP_NOISE_H_
+#define FEWSTEP_NOISE_H_
+
+#include "base.h"
+#include "context.h"
+#include "tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Streams keep draws for different purposes apart; a caller's own start at FEWSTEP_STREAM_USER. */
+typedef enum fewstep_stream {
+  FEWSTEP_STREAM_STEP = 0,  /* a solver's noise */
+  FEWSTEP_STREAM_START = 1, /* the first sample of a trajectory */
+  FEWSTEP_STREAM_KNOWN = 2, /* noise on the known image of a masked step */
+  FEWSTEP_STREAM_USER = 16
+} fewstep_stream;
+
+typedef struct fewstep_noise_normal_params {
+  uint32_t size;   /* sizeof(fewstep_noise_normal_params) */
+  uint32_t step;   /* draw number within the stream */
+  uint32_t stream; /* fewstep_stream, or a caller's own */
+  float scale;     /* standard deviation, finite */
+} fewstep_noise_normal_params;
+
+#define FEWSTEP_NOISE_NORMAL_PARAMS_INIT \
+  { sizeof(fewstep_noise_normal_params), 0u, 0u, 1.0f }
+
+/* Fills each sample with normal variates that depend on its seed alone.
+ *
+ *   out[b, n] = scale * z(seeds[b], stream, step, n)
+ *
+ * Shapes   seeds [B]  out [B, N...]
+ * Types    seeds: i64 or u64 (the same 64 bits); out: f32 f16 bf16
+ * Layout   dimensions after the first contiguous, batch strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; writes B * N elements
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across devices, ISAs, thread counts and batch compositions, bit for bit
+ * Random   Philox4x32-10, key (seed lo, seed hi), counter (n / 4 lo, n / 4 hi, step, stream);
+ *          words (w0, w1) give normals 0 and 1 of the block by Box-Muller, (w2, w3) normals 2 and 3
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR
+ * Source   Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; Box, Muller 1958
+ */
+FEWSTEP_API fewstep_status fewstep_noise_normal(const fewstep_context* ctx,
+                                                const fewstep_tensor* seeds,
+                                                const fewstep_noise_normal_params* params,
+                                                const fewstep_tensor* out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

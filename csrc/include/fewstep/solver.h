@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FEWSTEP_SOLVER_H_
+#define FEWSTEP_SOLVER_H_
+
+#include "base.h"
+#include "context.h"
+#include "plan.h"
+#include "tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Tensors of fewstep_solver_step. NULL where the rows in use do not need one. */
+typedef struct fewstep_solver_step_args {
+  uint32_t size; /* sizeof(fewstep_solver_step_args) */
+  int32_t row;   /* row of every sample when `rows` is NULL */
+  int32_t n_slots;
+  int32_t n_models;
+  const fewstep_tensor* rows;                        /* [B] i32, on the op's device */
+  const fewstep_tensor* slots[FEWSTEP_MAX_SLOTS];    /* [B, N...] f32, read and written */
+  const fewstep_tensor* models[FEWSTEP_MAX_GUIDANCE]; /* [mB, N...]: m model outputs each */
+  const fewstep_tensor* seeds;                       /* [B] i64 or u64 */
+  const fewstep_tensor* guidance;                    /* [B, G] f32: weights instead of the plan's */
+  const fewstep_tensor* known;                       /* [B, N...] f32 */
+  const fewstep_tensor* mask;                        /* [B, N...] or [1, N...] f32 */
+  const fewstep_tensor* model_input;                 /* [cB, N...]: written c times */
+} fewstep_solver_step_args;
+
+#define FEWSTEP_SOLVER_STEP_ARGS_INIT \
+  { sizeof(fewstep_solver_step_args), 0, 0, 0, NULL, {NULL}, {NULL}, NULL, NULL, NULL, NULL, NULL }
+
+/* Advances every sample by one row of a plan in one pass over memory.
+ *
+ *   g = sum_j gamma_j M_j,  h = clamp(p * slot0 + q * g),  output_r = sum_k a_rk input_k + noise
+ *   (fewstep_plan_row has the whole formula). Sample b follows row rows[b]; a negative row leaves
+ *   the sample as it is.
+ *
+ * Shapes   rows [B]  slots [B, N...] each  models [mB, N...]  seeds [B]  guidance [B, G]
+ *          known [B, N...]  mask [B, N...] or [1, N...]  model_input [cB, N...];  0 <= m, c
+ *          several models, or one of m * B rows (sample b of output j at row j * B + b), fill
+ *          M_0 .. M_{G-1} in order
+ * Types    rows: i32; slots, known, mask, guidance: f32; seeds: i64 or u64; models, model_input:
+ *          each one of f32 f16 bf16; arithmetic f32 with fma, coefficients rounded once from f64
+ * Layout   dimensions after the first contiguous, batch strided
+ * Alias    slots are updated in place; any overlap between tensors is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads each input once, writes each output once; an output to
+ *          model_input is skipped when that is NULL
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Random   the normals of fewstep_noise_normal at (seed, noise_stream[z], noise_step[z])
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; on CUDA a row
+ *          past the table leaves its sample as it is
+ * Source   the rows' solvers: csrc/solver/README.md
+ */
+FEWSTEP_API fewstep_status fewstep_solver_step(const fewstep_context* ctx, const fewstep_plan* plan,
+                                               const fewstep_solver_step_args* args);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
