@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every option of the build, one line of meaning each.
+if(PROJECT_IS_TOP_LEVEL AND NOT SKBUILD)
+  set(developer ON)
+else()
+  set(developer OFF)
+endif()
+
+option(FEWSTEP_DEVELOPER_MODE "Warnings are errors" ${developer})
+option(FEWSTEP_PYTHON "Build the Python module _core" ${PROJECT_IS_TOP_LEVEL})
+option(FEWSTEP_TESTS "Build the C and C++ tests" ${developer})
+set(FEWSTEP_CUDA AUTO CACHE STRING "CUDA kernels: AUTO (when there is a compiler), ON or OFF")
+set(FEWSTEP_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, such as address,undefined")
+
+if(NOT FEWSTEP_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "FEWSTEP_CUDA must be AUTO, ON or OFF, got '${FEWSTEP_CUDA}'")
+endif()
+# No family has a CUDA kernel yet, so AUTO means off; the kernel sets already have the column.
+if(FEWSTEP_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "FEWSTEP_CUDA=ON: this version has no CUDA kernels")
+endif()
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()

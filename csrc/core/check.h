@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/context.h"
+#include "core/dtype.h"
+#include "core/status.h"
+#include "fewstep/tensor.h"
+
+namespace fewstep {
+
+// A shape such as "B N...": a capital letter binds on first use, digits are literal, "mB" is a
+// multiple of B, "1|B" is 1 or B, and a letter followed by "..." stands for all remaining
+// dimensions flattened (contiguous). Parsed at compile time: a wrong pattern does not compile.
+class ShapePattern {
+ public:
+  enum class Kind : uint8_t { kLetter, kLiteral, kMultiple, kOneOr, kRest };
+  struct Token {
+    Kind kind;
+    char letter;
+    int64_t literal;
+  };
+  static constexpr int kMaxTokens = 4;
+
+  consteval ShapePattern(const char* text) : count_(0), tokens_{} {
+    while (*text) {
+      if (*text == ' ') {
+        ++text;
+        continue;
+      }
+      if (count_ == kMaxTokens) throw "too many dimensions";
+      if (count_ > 0 && tokens_[count_ - 1].kind == Kind::kRest) throw "'...' must be last";
+      tokens_[count_++] = parse(text);
+    }
+  }
+
+  constexpr int count() const { return count_; }
+  constexpr const Token& operator[](int i) const { return tokens_[i]; }
+
+ private:
+  static consteval bool is_capital(char c) { return c >= 'A' && c <= 'Z'; }
+
+  static consteval Token parse(const char*& text) {
+    if (text[0] == '1' && text[1] == '|' && is_capital(text[2])) {
+      const char letter = text[2];
+      text += 3;
+      return {Kind::kOneOr, letter, 1};
+    }
+    if (*text >= '0' && *text <= '9') {
+      int64_t value = 0;
+      while (*text >= '0' && *text <= '9') value = value * 10 + (*text++ - '0');
+      return {Kind::kLiteral, 0, value};
+    }
+    if (*text == 'm' && is_capital(text[1])) {
+      const char letter = text[1];
+      text += 2;
+      return {Kind::kMultiple, letter, 0};
+    }
+    if (!is_capital(*text)) throw "a dimension is a capital letter, digits, 'mX', '1|X' or 'X...'";
+    const char letter = *text++;
+    if (text[0] == '.' && text[1] == '.' && text[2] == '.') {
+      text += 3;
+      return {Kind::kRest, letter, 0};
+    }
+    return {Kind::kLetter, letter, 0};
+  }
+
+  int count_;
+  Token tokens_[kMaxTokens];
+};
+
+// An argument's name in messages: "slots[2]" for {"slots", 2}.
+struct ArgName {
+  const char* text;
+  int index = -1;
+  ArgName(const char* name, int position = -1) : text(name), index(position) {}
+  std::string str() const;
+};
+
+// A checked tensor, unpacked: rows of contiguous elements.
+struct View {
+  void* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t rows = 0;    // size of the first dimension
+  int64_t stride = 0;  // elements between rows; 0 where a single row serves all
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+// Checks the arguments of one call. Each tensor is named once, so a message cannot name another.
+class ArgCheck {
+ public:
+  ArgCheck(const char* function, const fewstep_context* ctx) : function_(function) {
+    if (ctx) device_ = {ctx->device_type, ctx->device_id};
+  }
+
+  View in(ArgName name, const fewstep_tensor* t, DTypeSet types, ShapePattern shape) {
+    return check(name, t, types, shape, false);
+  }
+  // Outputs, and inputs updated in place: they may overlap no other tensor.
+  View out(ArgName name, const fewstep_tensor* t, DTypeSet types, ShapePattern shape) {
+    return check(name, t, types, shape, true);
+  }
+
+  // Throws "<function>: '<name>' <must>, got <got>".
+  [[noreturn]] void fail(ArgName name, const std::string& must, const std::string& got,
+                         fewstep_status status = FEWSTEP_INVALID_ARGUMENT) const;
+
+  // Call after the last tensor: no written tensor may share memory with another.
+  void no_overlap() const;
+
+  int64_t dim(char letter) const { return dims_[letter - 'A']; }
+  Device device() const { return device_; }
+  const char* function() const { return function_; }
+
+ private:
+  struct Range {  // left uninitialised until used: clearing all would cost more than a check
+    const char* name;
+    int index;
+    uintptr_t begin;      // first byte
+    int64_t row_bytes;    // bytes of one row
+    int64_t pitch_bytes;  // bytes between rows
+    int64_t rows;
+    bool written;
+  };
+  static constexpr int kMaxTensors = 32;
+
+  View check(ArgName name, const fewstep_tensor* t, DTypeSet types, const ShapePattern& shape,
+             bool written);
+  DType check_dtype(ArgName name, const fewstep_tensor& t, DTypeSet types) const;
+  void check_device(ArgName name, const fewstep_tensor& t);
+  int64_t check_shape(ArgName name, const fewstep_tensor& t, const ShapePattern& shape);
+  bool bind(char letter, int64_t size);
+  [[noreturn]] void fail_shape(ArgName name, const fewstep_tensor& t,
+                               const ShapePattern& shape) const;
+  static bool overlap(const Range& a, const Range& b);
+
+  const char* function_;
+  Device device_;
+  int64_t dims_[26] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                       -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+  Range ranges_[kMaxTensors];
+  int count_ = 0;
+};
+
+}  // namespace fewstep

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+namespace fewstep {
+
+// CPU kernel variants, narrowest first. The order is the order of preference.
+enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+inline constexpr int kIsaCount = 3;
+
+const char* name_of(Isa isa);
+
+// True when this build has the variant and this machine runs it.
+bool is_available(Isa isa);
+
+// The variant in use: the widest available, or FEWSTEP_CPU_ISA. Throws FEWSTEP_UNSUPPORTED when
+// that names one which is not available.
+Isa active_isa();
+
+}  // namespace fewstep
