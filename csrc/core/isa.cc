@@ -15,7 +15,7 @@ constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512"};
 struct Choice {
   Isa isa = Isa::kScalar;
   bool valid = true;
-  char requested[32] = "";
+  std::string requested;
 };
 
 std::string available_names() {
@@ -36,7 +36,7 @@ Choice choose() {
   const char* forced = std::getenv("FEWSTEP_CPU_ISA");
   if (!forced || !*forced) return choice;
   choice.valid = false;
-  std::strncpy(choice.requested, forced, sizeof choice.requested - 1);
+  choice.requested = forced;
   for (int i = 0; i < kIsaCount; ++i) {
     if (std::strcmp(forced, kNames[i]) == 0 && is_available(Isa(i))) {
       choice.isa = Isa(i);
@@ -70,7 +70,7 @@ Isa active_isa() {
   if (!choice.valid) {
     throw Error(FEWSTEP_UNSUPPORTED,
                 format("FEWSTEP_CPU_ISA must be one of %s on this machine, got '%s'",
-                       available_names().c_str(), choice.requested));
+                       available_names().c_str(), choice.requested.c_str()));
   }
   return choice.isa;
 }

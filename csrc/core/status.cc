@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/status.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdarg>
 #include <cstdio>
@@ -30,7 +31,9 @@ std::string number(double value) {
 }
 
 fewstep_status set_last_error(fewstep_status status, const char* text) noexcept {
-  std::strncpy(last_error, text, sizeof last_error - 1);
+  const size_t length = std::min(std::strlen(text), sizeof last_error - 1);
+  std::memcpy(last_error, text, length);
+  last_error[length] = '\0';
   return status;
 }
 
