@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <stdint.h>
+
+namespace fewstep {
+
+// Does items [begin, end).
+using RangeFn = void(void* context, int64_t begin, int64_t end);
+
+// Calls fn on disjoint ranges that cover [0, count), on up to `threads` threads, and returns when
+// all are done. threads = 0: the process-wide count. No range but the last is smaller than `grain`;
+// with count < 2 * grain the caller does all of it at once and no other thread is touched. fn must
+// not throw. Nested calls, and calls while another thread uses the pool, run on the caller alone.
+//
+// The threads are the host process' OpenMP team (torch's libgomp) where one is loaded, found by
+// dlsym and never linked: two pools that spin on the same cores slow each other down 500 times.
+// Otherwise they are a pool of our own. FEWSTEP_THREADS=own|borrow forces one of them. A process
+// that forked uses the pool of our own, because an OpenMP team does not survive a fork.
+//
+// In an OpenMP team and with no count set by fewstep_set_num_threads, a context or
+// FEWSTEP_NUM_THREADS, the team's own size holds, so torch.set_num_threads counts too.
+void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, void* context);
+
+// Throws FEWSTEP_INVALID_ARGUMENT when FEWSTEP_THREADS or FEWSTEP_NUM_THREADS is not valid, which
+// every op asks before its first write.
+void check_thread_settings();
+
+// Where the threads of the next parallel_for come from: "own" or "borrow".
+const char* thread_source();
+
+// Size of the last-level cache; 32 MiB where the machine does not tell.
+int64_t last_level_cache_bytes();
+
+}  // namespace fewstep

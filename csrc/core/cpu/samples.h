@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <stdint.h>
+
+#include "core/cpu/parallel.h"
+
+// Work over B samples of N elements, split so that neither many small samples nor one large sample
+// leaves a thread idle. Included by kernel files only.
+namespace fewstep {
+namespace {
+
+// Elements of the smallest piece of a sample: a multiple of every ISA's tile of normals.
+constexpr int64_t kPiece = 4096;
+// Elements that repay waking a thread: two threads gain from 64 k elements on (10 us alone).
+constexpr int64_t kGrain = 32768;
+
+// Calls f(b, begin, end) for the parts of samples that cover the whole [B, N], on several threads.
+// Begin is a multiple of kPiece. Requires: f is safe to call from several threads, throws nothing.
+template <class F>
+inline void for_samples(int32_t threads, int64_t B, int64_t N, const F& f) {
+  if (B <= 0 || N <= 0) return;
+  struct Context {
+    const F& f;
+    int64_t N, pieces;  // per sample
+  } context{f, N, (N + kPiece - 1) / kPiece};
+  const auto run = [](void* p, int64_t begin, int64_t end) {
+    const Context& c = *static_cast<const Context*>(p);
+    while (begin < end) {
+      const int64_t b = begin / c.pieces, first = begin - b * c.pieces;
+      const int64_t last = first + (end - begin) < c.pieces ? first + (end - begin) : c.pieces;
+      const int64_t stop = last * kPiece < c.N ? last * kPiece : c.N;
+      c.f(b, first * kPiece, stop);
+      begin += last - first;
+    }
+  };
+  const int64_t elements = N < kPiece ? N : kPiece;  // of a piece
+  parallel_for(threads, B * context.pieces, (kGrain + elements - 1) / elements, run, &context);
+}
+
+}  // namespace
+}  // namespace fewstep

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// GCC 12 takes the "undefined" operands of its own AVX-512 intrinsics for a mistake (PR 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#include <stdint.h>
+
+// AVX-512 F, BW, VL, DQ. See vec.h.
+namespace fewstep::vec {
+namespace {
+
+constexpr int kLanes = 16;
+
+struct F32 {
+  __m512 v;
+};
+struct I32 {
+  __m512i v;
+};
+// kLanes / 2 lanes of 64 bits.
+struct I64 {
+  __m512i v;
+};
+
+inline F32 set(float x) { return {_mm512_set1_ps(x)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
+// A NaN in the second operand stays.
+inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+
+inline I32 set_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I32 sub(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+template <int kBits>
+inline I32 shift_left(I32 a) {
+  return {_mm512_slli_epi32(a.v, kBits)};
+}
+template <int kBits>
+inline I32 shift_right_signed(I32 a) {
+  return {_mm512_srai_epi32(a.v, kBits)};
+}
+inline I32 bits(F32 a) { return {_mm512_castps_si512(a.v)}; }
+inline F32 float_of_bits(I32 a) { return {_mm512_castsi512_ps(a.v)}; }
+// Nearest float of a signed / an unsigned integer, ties to even.
+inline F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline F32 unsigned_to_float(I32 a) { return {_mm512_cvtepu32_ps(a.v)}; }
+// b where the top bit of mask is set, a elsewhere.
+inline F32 select(I32 mask, F32 a, F32 b) {
+  return {_mm512_mask_blend_ps(_mm512_movepi32_mask(mask.v), a.v, b.v)};
+}
+// a, negated where the top bit of sign is set.
+inline F32 flip_sign(F32 a, I32 sign) {
+  const __m512i top = _mm512_set1_epi32(INT32_MIN);
+  // a ^ (sign & top)
+  return {_mm512_castsi512_ps(
+      _mm512_ternarylogic_epi32(_mm512_castps_si512(a.v), sign.v, top, 0x78))};
+}
+
+inline I64 set_i64(int64_t x) { return {_mm512_set1_epi64(x)}; }
+inline I64 add(I64 a, I64 b) { return {_mm512_add_epi64(a.v, b.v)}; }
+// Product of the low halves.
+inline I64 mul_low_halves(I64 a, I64 b) { return {_mm512_mul_epu32(a.v, b.v)}; }
+inline I64 high_half(I64 a) { return {_mm512_srli_epi64(a.v, 32)}; }
+inline I64 exclusive_or(I64 a, I64 b, I64 c) {
+  return {_mm512_ternarylogic_epi64(a.v, b.v, c.v, 0x96)};
+}
+// Lane 2 i from the low half of even's lane i, lane 2 i + 1 from that of odd's.
+inline I32 interleave_low_halves(I64 even, I64 odd) {
+  return {_mm512_mask_shuffle_epi32(even.v, 0xAAAA, odd.v, _MM_PERM_CCAA)};
+}
+
+inline F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
+inline void stream(float* p, F32 a) { _mm512_stream_ps(p, a.v); }
+
+inline F32 load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))};
+}
+inline __m256i narrow_f16(F32 a) {
+  return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline void store_f16(uint16_t* p, F32 a) { _mm256_storeu_si256((__m256i*)p, narrow_f16(a)); }
+inline void stream_f16(uint16_t* p, F32 a) { _mm256_stream_si256((__m256i*)p, narrow_f16(a)); }
+
+inline F32 load_bf16(const uint16_t* p) {
+  const __m256i h = _mm256_loadu_si256((const __m256i*)p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))};
+}
+// Not vcvtneps2bf16: that flushes subnormals, which the other ISAs keep.
+inline __m256i narrow_bf16(F32 a) {
+  const __m512i u = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+inline void store_bf16(uint16_t* p, F32 a) { _mm256_storeu_si256((__m256i*)p, narrow_bf16(a)); }
+inline void stream_bf16(uint16_t* p, F32 a) { _mm256_stream_si256((__m256i*)p, narrow_bf16(a)); }
+
+inline void stream_fence() { _mm_sfence(); }
+
+// Transposes each group of four lanes over the four vectors: lane 4 q + j of row i becomes lane
+// 4 q + i of row j.
+inline void transpose_quads(F32 z[4]) {
+  const __m512 a = _mm512_unpacklo_ps(z[0].v, z[1].v);
+  const __m512 b = _mm512_unpackhi_ps(z[0].v, z[1].v);
+  const __m512 c = _mm512_unpacklo_ps(z[2].v, z[3].v);
+  const __m512 d = _mm512_unpackhi_ps(z[2].v, z[3].v);
+  z[0].v = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+  z[1].v = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
+  z[2].v = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+  z[3].v = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+}
+// After transpose_quads, lane group q of vector i holds what lane 4 q + i held. Numbering lane
+// 4 q + i as block 4 i + q puts the blocks in order: these are the numbers of the even and odd lanes.
+inline I64 even_lane_blocks() { return {_mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11)}; }
+inline I64 odd_lane_blocks() { return {_mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15)}; }
+
+}  // namespace
+}  // namespace fewstep::vec
