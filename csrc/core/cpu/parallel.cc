@@ -44,18 +44,23 @@ Settings read_settings() {
   if (const char* text = std::getenv("FEWSTEP_NUM_THREADS"); text && *text) {
     s.explicit_threads = leading_count(text, &rest);
     if (s.explicit_threads == 0 || *rest) {
-      throw Error(FEWSTEP_INVALID_ARGUMENT,
-                  format("fewstep: 'FEWSTEP_NUM_THREADS' must be a positive integer, got '%s'", text));
+      throw Error(
+          FEWSTEP_INVALID_ARGUMENT,
+          format("fewstep: 'FEWSTEP_NUM_THREADS' must be a positive integer, got '%s'", text));
     }
   }
   // OpenMP's own variable may be a list, one entry per nesting level. It is not ours to refuse.
-  if (const char* text = std::getenv("OMP_NUM_THREADS")) s.default_threads = leading_count(text, &rest);
-  else s.default_threads = 0;
+  if (const char* text = std::getenv("OMP_NUM_THREADS"))
+    s.default_threads = leading_count(text, &rest);
+  else
+    s.default_threads = 0;
   if (s.default_threads == 0) s.default_threads = int32_t(std::thread::hardware_concurrency());
   if (s.default_threads == 0) s.default_threads = 1;
   if (const char* text = std::getenv("FEWSTEP_THREADS"); text && *text) {
-    if (std::strcmp(text, "own") == 0) s.source = Source::kOwn;
-    else if (std::strcmp(text, "borrow") == 0) s.source = Source::kBorrow;
+    if (std::strcmp(text, "own") == 0)
+      s.source = Source::kOwn;
+    else if (std::strcmp(text, "borrow") == 0)
+      s.source = Source::kBorrow;
     else {
       throw Error(FEWSTEP_INVALID_ARGUMENT,
                   format("fewstep: 'FEWSTEP_THREADS' must be 'own' or 'borrow', got '%s'", text));

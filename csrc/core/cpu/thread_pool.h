@@ -29,7 +29,7 @@ class ThreadPool {
   // Does chunks of the given job until none is left to claim.
   void drain(uint32_t job);
 
-  std::mutex caller_;   // held by the thread whose job runs
+  std::mutex caller_;    // held by the thread whose job runs
   int32_t workers_ = 0;  // guarded by caller_
 
   // The job's number in the high half, chunks left to claim in the low half. A claim is one

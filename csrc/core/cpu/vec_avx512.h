@@ -64,8 +64,8 @@ inline F32 select(I32 mask, F32 a, F32 b) {
 inline F32 flip_sign(F32 a, I32 sign) {
   const __m512i top = _mm512_set1_epi32(INT32_MIN);
   // a ^ (sign & top)
-  return {_mm512_castsi512_ps(
-      _mm512_ternarylogic_epi32(_mm512_castps_si512(a.v), sign.v, top, 0x78))};
+  return {
+      _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(a.v), sign.v, top, 0x78))};
 }
 
 inline I64 set_i64(int64_t x) { return {_mm512_set1_epi64(x)}; }
@@ -125,7 +125,8 @@ inline void transpose_quads(F32 z[4]) {
   z[3].v = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
 }
 // After transpose_quads, lane group q of vector i holds what lane 4 q + i held. Numbering lane
-// 4 q + i as block 4 i + q puts the blocks in order: these are the numbers of the even and odd lanes.
+// 4 q + i as block 4 i + q puts the blocks in order: these are the numbers of the even and odd
+// lanes.
 inline I64 even_lane_blocks() { return {_mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11)}; }
 inline I64 odd_lane_blocks() { return {_mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15)}; }
 
