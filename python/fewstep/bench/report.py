@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a benchmark as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """Return a table of the rows; what has a bar says whether it is met."""
+    out = Table(title="fewstep bench solver")
+    out.add_column("op")
+    out.add_column("case")
+    for heading in ("elements", "dtype", "threads"):
+        out.add_column(heading, justify="right")
+    out.add_column("rival")
+    for heading in ("ours us", "rival us", "ratio", "GB/s", "share", "bar"):
+        out.add_column(heading, justify="right")
+    for row in rows:
+        out.add_row(
+            str(row["op"]),
+            str(row["case"]),
+            f"{row['n']:,}",
+            str(row["dtype"]),
+            str(row["threads"]),
+            str(row["rival"]),
+            _short(row["ours_us"]),
+            _short(row["rival_us"]),
+            f"{row['ratio']:.2f}",
+            f"{row['gb_per_s']:.1f}" if "gb_per_s" in row else "",
+            f"{100 * row['share']:.0f} %" if "share" in row else "",
+            _bar(row),
+            style="bold" if "bar" in row else "",
+        )
+    return out
+
+
+def _short(microseconds: float) -> str:
+    return f"{microseconds:,.2f}" if microseconds < 100 else f"{microseconds:,.0f}"
+
+
+def _bar(row: Mapping[str, Any]) -> str:
+    if "bar" not in row:
+        return ""
+    colour = "green" if row["met"] else "red"
+    word = "met" if row["met"] else "missed"
+    return f"[{colour}]{row['bar']:g} {word}[/{colour}]"

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What fewstep is measured against, one file each."""
