@@ -163,17 +163,25 @@ class Denoiser:
             hidden += layers[f"down.{i}"](_silu(layers[f"up.{i}"](inner)))
         return layers["head"](_normalise(hidden))
 
-    def denoise(self, sample: Array, sigma: float, label: Array, scale: float = 1.0) -> Array:
+    @staticmethod
+    @cache
+    def shared() -> Denoiser:
+        """Return the process's float32 network; it holds no state."""
+        return Denoiser()
+
+    def denoise(
+        self, sample: Array, sigma: float | Array, label: Array, scale: float = 1.0
+    ) -> Array:
         """Return the expected clean image, with classifier-free guidance when `scale` is not 1.
 
         Parameters
         ----------
         sample : array, shape (B, 64)
             ``clean + sigma * noise``.
-        sigma : float
+        sigma : float, or array, shape (B,)
             Noise level, positive.
         label : array, shape (B,), integer
-            Digit 0 .. 9.
+            Digit 0 .. 9, or 10 for none.
         scale : float, default 1
             Guidance: ``scale * conditional + (1 - scale) * unconditional``.
 
@@ -181,15 +189,14 @@ class Denoiser:
         -------
         array, shape (B, 64), the network's dtype
         """
-        total = sigma**2 + self.sigma_data**2
-        t = np.full(len(sample), sigma, self.dtype)
+        t = np.broadcast_to(np.asarray(sigma, self.dtype), len(sample))
+        total = (t * t + self.sigma_data**2)[:, None]
         x = sample / np.sqrt(total)
         raw = self(x, t, label)
         if scale != 1.0:
             raw = scale * raw + (1 - scale) * self(x, t, np.full_like(label, NO_CLASS))
-        return sample * (self.sigma_data**2 / total) + raw * (
-            sigma * self.sigma_data / np.sqrt(total)
-        )
+        c_out = t[:, None] * self.sigma_data / np.sqrt(total)
+        return np.asarray(sample * (self.sigma_data**2 / total) + raw * c_out)
 
 
 class Classifier:
