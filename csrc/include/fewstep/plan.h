@@ -51,7 +51,8 @@ typedef enum fewstep_variable {
   FEWSTEP_VARIABLE_LAMBDA = 0,
   FEWSTEP_VARIABLE_RHO = 1, /* sigma / alpha */
   FEWSTEP_VARIABLE_SIGMA = 2,
-  FEWSTEP_VARIABLE_TIME = 3
+  FEWSTEP_VARIABLE_TIME = 3,       /* model time */
+  FEWSTEP_VARIABLE_INVERSE_RHO = 4 /* alpha / sigma */
 } fewstep_variable;
 
 /* One row: what happens between two model calls, per element.
@@ -74,7 +75,9 @@ typedef struct fewstep_plan_row {
   uint32_t noise_step[FEWSTEP_MAX_NOISES];
   int32_t evaluates; /* 1: the row consumes a model output */
   int32_t step;      /* number of the schedule interval it belongs to */
-  int32_t frame, variable, order, process;
+  int32_t frame, variable;
+  int32_t order; /* polynomials m of lower degree are integrated exactly; 0: nothing is claimed */
+  int32_t process;
   double gamma[FEWSTEP_MAX_GUIDANCE];
   double p, q, clip; /* x0 = p * slot0 + q * g; clip is +inf for none */
   double a[FEWSTEP_MAX_OUTPUTS][FEWSTEP_MAX_INPUTS];
@@ -102,6 +105,7 @@ typedef struct fewstep_plan_params {
   int32_t prediction;        /* fewstep_prediction */
   int32_t order;             /* 0: the solver's default */
   int32_t lower_order_final; /* -1: when steps < 15, as public solvers do; 0 never; 1 always */
+  int32_t start;             /* first schedule interval, for image to image; 0: from pure noise */
   double eta;                /* stochasticity of ddim, euler_ancestral, dpmpp_2m_sde; NaN: default */
   double clip;               /* clamp of x0; +inf or NaN: none */
   double sigma_data;         /* EDM preconditioning; NaN: 0.5 */
@@ -113,8 +117,8 @@ typedef struct fewstep_plan_params {
 } fewstep_plan_params;
 
 #define FEWSTEP_PLAN_PARAMS_INIT                                                               \
-  { sizeof(fewstep_plan_params), FEWSTEP_PREDICTION_EPSILON, 0, -1, (double)NAN, (double)NAN,  \
-    (double)NAN, (double)NAN, NULL, NULL }
+  { sizeof(fewstep_plan_params), FEWSTEP_PREDICTION_EPSILON, 0, -1, 0, (double)NAN,            \
+    (double)NAN, (double)NAN, (double)NAN, NULL, NULL }
 
 /* An immutable table of rows. Safe to share between threads. */
 typedef struct fewstep_plan fewstep_plan;

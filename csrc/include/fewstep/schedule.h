@@ -2,6 +2,8 @@
 #ifndef FEWSTEP_SCHEDULE_H_
 #define FEWSTEP_SCHEDULE_H_
 
+#include <math.h>
+
 #include "base.h"
 
 #ifdef __cplusplus
@@ -21,17 +23,22 @@ typedef struct fewstep_schedule fewstep_schedule;
 /* What is read depends on the name; fields that a name does not read are ignored.
  *
  *   name             reads
- *   "vp_linear"      beta_start, beta_end, train_steps, spacing   betas linear (DDPM)
+ *   "vp_linear"      beta_start, beta_end, train_steps, spacing   betas linear (DDPM); VP
  *   "scaled_linear"  the same                                     sqrt(beta) linear (Stable Diffusion)
- *   "cosine"         train_steps, spacing                         Nichol, Dhariwal 2021
+ *   "cosine"         train_steps, spacing                         Nichol, Dhariwal 2021; VP
  *   "karras"         sigma_min, sigma_max, rho, process           EDM, eq. 5
- *   "exponential"    sigma_min, sigma_max, process                sigma / alpha uniform in its log
- *   "log_snr"        sigma_min, sigma_max, process                sigma uniform in log(alpha / sigma)
+ *   "exponential"    sigma_min, sigma_max, process                uniform in log(sigma)
+ *   "log_snr"        sigma_min, sigma_max, process                uniform in log(alpha / sigma)
  *   "flow"           sigma_min, sigma_max, shift                  rectified flow, alpha = 1 - sigma
  *   "sigmas"         sigmas, n_sigmas, process                    any decreasing array
  *
- * spacing (discrete-time VP): "linspace", "leading", "trailing", "karras", "exponential", "log_snr".
- * In "karras", "exponential" and "sigmas", sigma is sigma / alpha for VP and VE, sigma for FLOW. */
+ * sigma_min, sigma_max and sigmas are sigma / alpha for VP and VE, and sigma for FLOW. NaN means
+ * 0.002 and 80, for FLOW 0.002 and 1; "flow" itself then spaces its nodes evenly down to zero.
+ * spacing (the discrete-time VP names) places nodes at training steps: "linspace", "leading" (plus
+ * steps_offset), "trailing"; or at any sigma / alpha, with the model time interpolated linearly in
+ * its logarithm: "karras" (reads rho), "exponential" (the same as "log_snr"), "sigmas" (reads
+ * sigmas). An array has steps + 1 entries, of which the last may be 0; final_zero does not touch
+ * it. */
 typedef struct fewstep_schedule_params {
   uint32_t size;
   int32_t process; /* fewstep_process */
@@ -40,16 +47,18 @@ typedef struct fewstep_schedule_params {
   double sigma_min, sigma_max, rho, shift;
   int32_t train_steps;
   int32_t final_zero; /* 1: the last node is sigma = 0, after steps nodes; 0: steps + 1 nodes */
+  int32_t steps_offset; /* added to the training steps of spacing "leading" */
   const double* sigmas;
   int64_t n_sigmas;
 } fewstep_schedule_params;
 
-#define FEWSTEP_SCHEDULE_PARAMS_INIT                                                          \
-  { sizeof(fewstep_schedule_params), FEWSTEP_PROCESS_VE, "linspace", 1e-4, 0.02, 0.002, 80.0, \
-    7.0, 1.0, 1000, 1, NULL, 0 }
+#define FEWSTEP_SCHEDULE_PARAMS_INIT                                                         \
+  { sizeof(fewstep_schedule_params), FEWSTEP_PROCESS_VE, "linspace", 1e-4, 0.02, (double)NAN, \
+    (double)NAN, 7.0, 1.0, 1000, 1, 0, NULL, 0 }
 
 typedef struct fewstep_node {
-  double t;      /* what the model is told: the training step (VP), sigma (VE, FLOW) */
+  double t;      /* what the model is told: the training step of a discrete-time model (-1 at
+                    sigma = 0), else sigma as above */
   double alpha;  /* signal scale */
   double sigma;  /* noise scale */
   double lambda; /* log(alpha / sigma): -inf without signal, +inf without noise */

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of solvers, and the checks of their options.
+#include "solver/generate.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "core/status.h"
+
+namespace fewstep::solver {
+namespace {
+
+constexpr char kFunction[] = "fewstep_plan_create";
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct Solver {
+  const char* name;
+  void (*function)(Generator*);
+  int default_order, max_order;
+  double default_eta;    // NaN: takes no eta
+  double max_eta;        // above it a step would remove more than the old noise
+  const char* variants;  // space separated, the default first; "" takes none
+  const char* parities;
+  bool flow_only;
+};
+
+constexpr Solver kSolvers[] = {
+    {"euler", euler, 1, 1, kNone, 0, "", "", false},
+    {"heun", heun, 2, 2, kNone, 0, "", "", false},
+    {"ddim", ddim, 1, 1, 0, 1, "", "", false},
+    {"ddpm", ddpm, 1, 1, kNone, 0, "", "", false},
+    {"euler_ancestral", ddim, 1, 1, 1, 1, "", "", false},
+    {"dpmpp_2m", dpmpp_2m, 2, 2, kNone, 0, "midpoint heun", "", false},
+    {"dpmpp_3m", dpmpp_3m, 3, 3, kNone, 0, "", "diffusers k-diffusion", false},
+    {"dpmpp_2m_sde", dpmpp_2m, 2, 2, 1, kInfinity, "midpoint heun", "", false},
+    {"unipc", unipc, 2, 4, kNone, 0, "bh2 bh1", "diffusers", false},
+    {"deis", deis, 3, 4, kNone, 0, "lambda rho time", "", false},
+    {"flow_euler", flow_euler, 1, 1, kNone, 0, "", "", true},
+    {"flow_heun", flow_heun, 2, 2, kNone, 0, "", "", true},
+    {"lcm", lcm, 1, 1, kNone, 0, "", "diffusers", false},
+};
+
+[[noreturn]] void fail(const char* field, const std::string& must, const std::string& got) {
+  throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: '%s' must %s, got %s", kFunction, field,
+                                               must.c_str(), got.c_str()));
+}
+
+std::string quoted(std::string_view text) { return "\"" + std::string(text) + "\""; }
+
+// "a, b, c" of "a b c".
+std::string comma_separated(std::string_view words) {
+  std::string list;
+  for (const char c : words) {
+    if (c == ' ') list += ',';
+    list += c;
+  }
+  return list;
+}
+
+std::string_view first_word(std::string_view words) { return words.substr(0, words.find(' ')); }
+
+bool contains_word(std::string_view words, std::string_view word) {
+  while (!words.empty()) {
+    const std::string_view head = first_word(words);
+    if (head == word) return true;
+    words.remove_prefix(std::min(words.size(), head.size() + 1));
+  }
+  return false;
+}
+
+// One of `words`, `otherwise` when absent.
+std::string choice(const char* field, const char* value, std::string_view words,
+                   std::string_view otherwise, const char* solver) {
+  if (!value) return std::string(otherwise);
+  if (words.empty()) fail(field, format("be left out for %s", solver), quoted(value));
+  if (!contains_word(words, value)) {
+    fail(field, format("be one of %s for %s", comma_separated(words).c_str(), solver),
+         quoted(value));
+  }
+  return value;
+}
+
+double or_default(double value, double otherwise) { return std::isnan(value) ? otherwise : value; }
+
+// Options that every solver takes.
+Settings common_settings(const Schedule& schedule, const fewstep_plan_params& p) {
+  Settings s;
+  if (p.prediction < FEWSTEP_PREDICTION_EPSILON || p.prediction > FEWSTEP_PREDICTION_EDM) {
+    fail("prediction", "be 0 (epsilon), 1 (x0), 2 (v), 3 (flow) or 4 (edm)",
+         std::to_string(p.prediction));
+  }
+  s.prediction = p.prediction;
+  if (p.lower_order_final < -1 || p.lower_order_final > 1) {
+    fail("lower_order_final", "be -1, 0 or 1", std::to_string(p.lower_order_final));
+  }
+  s.lower_order_final =
+      p.lower_order_final == 1 || (p.lower_order_final == -1 && schedule.steps() < 15);
+  if (p.start < 0 || p.start >= schedule.steps()) {
+    fail("start", format("be 0 to %d, below the schedule's steps", schedule.steps() - 1),
+         std::to_string(p.start));
+  }
+  s.start = p.start;
+  s.clip = or_default(p.clip, kInfinity);
+  if (!(s.clip > 0)) fail("clip", "be above 0", number(s.clip));
+  if (!std::isnan(p.sigma_data) && p.prediction != FEWSTEP_PREDICTION_EDM) {
+    fail("sigma_data", "be left out unless prediction is edm", number(p.sigma_data));
+  }
+  s.sigma_data = or_default(p.sigma_data, 0.5);
+  if (!(s.sigma_data > 0 && std::isfinite(s.sigma_data))) {
+    fail("sigma_data", "be finite and above 0", number(s.sigma_data));
+  }
+  return s;
+}
+
+Settings solver_settings(const Solver& solver, const Schedule& schedule,
+                         const fewstep_plan_params& p) {
+  Settings s = common_settings(schedule, p);
+  s.order = p.order == 0 ? solver.default_order : p.order;
+  const int min_order = solver.max_order == solver.default_order ? solver.max_order : 1;
+  if (s.order < min_order || s.order > solver.max_order) {
+    const std::string range = min_order == solver.max_order
+                                  ? std::to_string(min_order)
+                                  : format("%d to %d", min_order, solver.max_order);
+    fail("order", format("be %s for %s", range.c_str(), solver.name), std::to_string(p.order));
+  }
+  if (solver.flow_only && schedule.process() != FEWSTEP_PROCESS_FLOW) {
+    fail("schedule", format("be a flow (alpha = 1 - sigma) for %s", solver.name),
+         schedule.process() == FEWSTEP_PROCESS_VP ? "VP" : "VE");
+  }
+  const bool takes_eta = !std::isnan(solver.default_eta);
+  if (!std::isnan(p.eta) && !takes_eta) {
+    fail("eta", format("be left out for %s", solver.name), number(p.eta));
+  }
+  s.eta = takes_eta ? or_default(p.eta, solver.default_eta) : 0;
+  if (!(s.eta >= 0 && s.eta <= solver.max_eta && std::isfinite(s.eta))) {
+    if (takes_eta) {
+      fail("eta", std::isinf(solver.max_eta) ? "be finite and at least 0" : "be 0 to 1",
+           number(s.eta));
+    }
+  }
+  const bool draws = takes_eta || solver.function == ddpm || solver.function == lcm;
+  if (!std::isnan(p.s_noise) && !draws) {
+    fail("s_noise", format("be left out for %s", solver.name), number(p.s_noise));
+  }
+  s.s_noise = or_default(p.s_noise, 1);
+  if (!(s.s_noise >= 0 && std::isfinite(s.s_noise))) {
+    fail("s_noise", "be finite and at least 0", number(s.s_noise));
+  }
+  s.variant = choice("variant", p.variant, solver.variants, first_word(solver.variants),
+                     solver.name);
+  s.parity = choice("parity", p.parity, solver.parities, "", solver.name);
+  if (solver.function == unipc && s.parity == "diffusers" && p.lower_order_final == -1) {
+    s.lower_order_final = true;  // diffusers does it whatever the number of steps
+  }
+  return s;
+}
+
+void check_tableau(std::span<const double> a, std::span<const double> b) {
+  const size_t stages = b.size();
+  double sum = 0;
+  for (size_t i = 0; i < stages; ++i) {
+    if (!std::isfinite(b[i])) fail("b", "be finite", number(b[i]));
+    sum += b[i];
+    double c = 0;
+    for (size_t j = 0; j < stages; ++j) {
+      const double value = a[i * stages + j];
+      if (!std::isfinite(value)) fail("a", "be finite", number(value));
+      if (j >= i && value != 0) {
+        fail("a", format("be strictly lower triangular: a[%zu][%zu] = 0", i, j), number(value));
+      }
+      c += value;
+    }
+    if (c < 0 || c > 1 + 1e-12) {
+      fail("a", format("have rows that sum to 0 to 1: row %zu", i), number(c));
+    }
+  }
+  if (std::abs(sum - 1) > 1e-12) fail("b", "sum to 1", number(sum));
+}
+
+}  // namespace
+
+const char* solver_name(int32_t i) {
+  const bool inside = i >= 0 && i < static_cast<int32_t>(std::size(kSolvers));
+  return inside ? kSolvers[i].name : nullptr;
+}
+
+std::vector<fewstep_plan_row> generate(const char* name, const Schedule& schedule,
+                                       const fewstep_plan_params& params) {
+  const std::string_view wanted = name ? name : "";
+  for (const Solver& solver : kSolvers) {
+    if (wanted != solver.name) continue;
+    const Settings settings = solver_settings(solver, schedule, params);
+    Generator generator(schedule, settings);
+    solver.function(&generator);
+    return generator.finish();
+  }
+  std::string names;
+  for (const Solver& solver : kSolvers) {
+    names += names.empty() ? "" : ", ";
+    names += solver.name;
+  }
+  fail("solver", "be one of " + names, name ? quoted(name) : "NULL");
+}
+
+std::vector<fewstep_plan_row> generate_tableau(std::span<const double> a, std::span<const double> b,
+                                               int32_t order, int32_t frame,
+                                               const Schedule& schedule,
+                                               const fewstep_plan_params& params) {
+  check_tableau(a, b);
+  if (order < 1 || order > 8) fail("order", "be 1 to 8", std::to_string(order));
+  if (frame < FEWSTEP_FRAME_X0 || frame > FEWSTEP_FRAME_VELOCITY) {
+    fail("frame", "be 0 (x0), 1 (epsilon) or 2 (velocity)", std::to_string(frame));
+  }
+  if (frame == FEWSTEP_FRAME_VELOCITY && schedule.process() != FEWSTEP_PROCESS_FLOW) {
+    fail("frame", "be x0 or epsilon unless the schedule is a flow", "velocity");
+  }
+  const Settings settings = common_settings(schedule, params);
+  Generator generator(schedule, settings);
+  runge_kutta(&generator, static_cast<fewstep_frame>(frame), a, b, order);
+  return generator.finish();
+}
+
+}  // namespace fewstep::solver
