@@ -8,9 +8,9 @@ namespace {
 
 void check_limit(const char* what, int count, int limit) {
   if (count > limit) {
-    throw Error(FEWSTEP_UNSUPPORTED,
-                format("fewstep_plan_create: a row needs %d %s; the limit is %d", count, what,
-                       limit));
+    throw Error(
+        FEWSTEP_UNSUPPORTED,
+        format("fewstep_plan_create: a row needs %d %s; the limit is %d", count, what, limit));
   }
 }
 

@@ -31,9 +31,9 @@ void one_node(Generator* g, fewstep_frame frame, fewstep_variable variable) {
 
 }  // namespace
 
-// DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), for every process: noise of variance c^2
-// with c = eta sigma_t sqrt(1 - e^{-2h}), the rest of sigma_t^2 along the old noise. On VE this is
-// the ancestral step of k-diffusion, at eta = 1 that of DDPM.
+// DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), for every process: noise of variance
+// c^2 with c = eta sigma_t sqrt(1 - e^{-2h}), the rest of sigma_t^2 along the old noise. On VE this
+// is the ancestral step of k-diffusion, at eta = 1 that of DDPM.
 void first_order(Generator* g, double eta) {
   if (eta == 0) return one_node(g, direct_frame(*g), FEWSTEP_VARIABLE_LAMBDA);
   for (int i = g->first(); i < g->steps(); ++i) {

@@ -44,8 +44,8 @@ constexpr Solver kSolvers[] = {
 };
 
 [[noreturn]] void fail(const char* field, const std::string& must, const std::string& got) {
-  throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: '%s' must %s, got %s", kFunction, field,
-                                               must.c_str(), got.c_str()));
+  throw Error(FEWSTEP_INVALID_ARGUMENT,
+              format("%s: '%s' must %s, got %s", kFunction, field, must.c_str(), got.c_str()));
 }
 
 std::string quoted(std::string_view text) { return "\"" + std::string(text) + "\""; }
@@ -149,8 +149,8 @@ Settings solver_settings(const Solver& solver, const Schedule& schedule,
   if (!(s.s_noise >= 0 && std::isfinite(s.s_noise))) {
     fail("s_noise", "be finite and at least 0", number(s.s_noise));
   }
-  s.variant = choice("variant", p.variant, solver.variants, first_word(solver.variants),
-                     solver.name);
+  s.variant =
+      choice("variant", p.variant, solver.variants, first_word(solver.variants), solver.name);
   s.parity = choice("parity", p.parity, solver.parities, "", solver.name);
   if (solver.function == unipc && s.parity == "diffusers" && p.lower_order_final == -1) {
     s.lower_order_final = true;  // diffusers does it whatever the number of steps

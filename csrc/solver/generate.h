@@ -91,7 +91,8 @@ Conversion conversion(const Settings& settings, int32_t process, const Node& at)
 // Only the factor: defined at every node, also where no model is called.
 double input_scale(const Settings& settings, int32_t process, const Node& at);
 
-// Changes the weights of a step to a method's own rule. `nodes` are those of the step, newest first.
+// Changes the weights of a step to a method's own rule. `nodes` are those of the step, newest
+// first.
 using Adjust = std::function<void(const Node& from, const Node& to, std::span<const Node> nodes,
                                   Weights* weights)>;
 

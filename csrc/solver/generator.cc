@@ -32,9 +32,10 @@ Conversion conversion(const Settings& settings, int32_t process, const Node& at)
   switch (settings.prediction) {
     case FEWSTEP_PREDICTION_EPSILON:
       if (alpha == 0) {
-        throw Error(FEWSTEP_INVALID_ARGUMENT,
-                    "fewstep_plan_create: 'prediction' must tell x0 where the schedule has no signal "
-                    "(alpha = 0 at its first node), got epsilon");
+        throw Error(
+            FEWSTEP_INVALID_ARGUMENT,
+            "fewstep_plan_create: 'prediction' must tell x0 where the schedule has no signal "
+            "(alpha = 0 at its first node), got epsilon");
       }
       c.p = 1 / alpha;
       c.q = -sigma / alpha;

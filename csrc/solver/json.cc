@@ -144,7 +144,7 @@ class Parser {
     unsigned code = 0;
     for (int i = 0; i < 4; ++i) {
       const char c = peek();
-      const int digit = is_digit(c)               ? c - '0'
+      const int digit = is_digit(c)              ? c - '0'
                         : (c >= 'a' && c <= 'f') ? c - 'a' + 10
                         : (c >= 'A' && c <= 'F') ? c - 'A' + 10
                                                  : -1;
@@ -221,9 +221,10 @@ class Parser {
 }  // namespace
 
 void json_error(const std::string& wanted, size_t position) {
-  throw Error(FEWSTEP_INVALID_ARGUMENT, format("fewstep_plan_from_json: 'text' must have %s at byte "
-                                               "%zu",
-                                               wanted.c_str(), position));
+  throw Error(FEWSTEP_INVALID_ARGUMENT,
+              format("fewstep_plan_from_json: 'text' must have %s at byte "
+                     "%zu",
+                     wanted.c_str(), position));
 }
 
 JsonValue parse_json(std::string_view text) { return Parser(text).document(); }

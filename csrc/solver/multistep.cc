@@ -17,8 +17,8 @@ void midpoint(const Node& from, const Node& to, std::span<const Node> nodes, Wei
   w->order = 1;
 }
 
-// The third-order step as public libraries ship it: the second difference D2 = h^2 f[0, 1, 2] counts
-// half, which leaves second order. Kept for parity only.
+// The third-order step as public libraries ship it: the second difference D2 = h^2 f[0, 1, 2]
+// counts half, which leaves second order. Kept for parity only.
 void halve_second_difference(const Interpolation& how, const Node& from, const Node& to,
                              std::span<const Node> nodes, Weights* w) {
   if (w->b.size() != 3) return;
@@ -35,6 +35,14 @@ void halve_second_difference(const Interpolation& how, const Node& from, const N
   w->order = 2;
 }
 
+// A one-node step is the same in every frame. Where the noise frame has none (no signal) or would
+// leave x0 as a difference (no noise), the x0 frame says it.
+bool is_x0_step(const Interpolation& how, const Node& from, const Node& to, int order) {
+  if (how.frame != FEWSTEP_FRAME_EPSILON) return false;
+  const bool polynomial_ends = how.variable != FEWSTEP_VARIABLE_RHO || order == 1;
+  return from.alpha == 0 || (to.sigma == 0 && polynomial_ends);
+}
+
 }  // namespace
 
 void multistep(Generator* g, Interpolation how, const Adjust& adjust) {
@@ -42,20 +50,23 @@ void multistep(Generator* g, Interpolation how, const Adjust& adjust) {
   const auto slot = [&](int step) { return 1 + (step - g->first()) % ring; };
   for (int i = g->first(); i < g->steps(); ++i) {
     const Node &from = g->node(i), &to = g->node(i + 1);
-    const std::vector<Node> nodes = g->nodes(i, g->order_at(i));
-    Weights w = step_weights(how, from, to, nodes);
+    const bool x0_step = is_x0_step(how, from, to, g->order_at(i));
+    const Interpolation here = x0_step ? Interpolation() : how;
+    const std::vector<Node> nodes = g->nodes(i, x0_step ? 1 : g->order_at(i));
+    Weights w = step_weights(here, from, to, nodes);
     if (adjust) adjust(from, to, nodes, &w);
 
-    const Expr m = g->quantities(from).in(how.frame);
+    const Expr m = g->quantities(from).in(here.frame);
     Expr state = w.A * Expr::slot(0) + w.b[0] * m;
     for (size_t j = 1; j < w.b.size(); ++j) {
       state += w.b[j] * Expr::slot(slot(i - static_cast<int>(j)));
     }
     if (w.c != 0) state += w.c * g->step_noise(i);
     std::vector<Output> history;
-    // The oldest value, which this row reads before it writes, makes room.
-    if (ring > 0) history.push_back({slot(i), FEWSTEP_ROLE_HISTORY, m});
-    g->add({i, from, from, to, how.frame, how.variable, w.order, how.tau}, std::move(state),
+    // The oldest value, which this row reads before it writes, makes room. A node without signal
+    // has no place on the axis of the noise frame: later steps leave it out.
+    if (ring > 0 && !x0_step) history.push_back({slot(i), FEWSTEP_ROLE_HISTORY, m});
+    g->add({i, from, from, to, here.frame, here.variable, w.order, here.tau}, std::move(state),
            std::move(history));
   }
 }

@@ -14,8 +14,7 @@ namespace {
 
 // Rows are compared and hashed as bytes, so there may be none that no field owns.
 static_assert(sizeof(fewstep_plan_row) ==
-              4 * (4 + 8 + 4 + 4 + 4 + 3 + 3 + 6) +
-                  8 * (4 + 3 + 32 + 12 + 4 + 12 + 4 + 4 + 2 + 1));
+              4 * (4 + 8 + 4 + 4 + 4 + 3 + 3 + 6) + 8 * (4 + 3 + 32 + 12 + 4 + 12 + 4 + 4 + 2 + 1));
 
 class RowCheck {
  public:
@@ -40,9 +39,8 @@ class RowCheck {
  private:
   [[noreturn]] void fail(const std::string& field, const std::string& must,
                          const std::string& got) const {
-    throw Error(FEWSTEP_INVALID_ARGUMENT,
-                format("%s: 'rows[%zu].%s' must %s, got %s", function_, index_, field.c_str(),
-                       must.c_str(), got.c_str()));
+    throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: 'rows[%zu].%s' must %s, got %s", function_,
+                                                 index_, field.c_str(), must.c_str(), got.c_str()));
   }
 
   void in_range(const std::string& field, int32_t value, int32_t low, int32_t high) const {
@@ -101,12 +99,19 @@ class RowCheck {
 
   void numbers() {
     if (!(row_.clip > 0)) fail("clip", "be above 0", number(row_.clip));
-    const std::pair<const char*, double*> scalars[] = {
-        {"p", &row_.p}, {"q", &row_.q}, {"t", &row_.t}, {"alpha", &row_.alpha},
-        {"sigma", &row_.sigma}, {"scale", &row_.scale}, {"next_t", &row_.next_t},
-        {"next_alpha", &row_.next_alpha}, {"next_sigma", &row_.next_sigma},
-        {"next_scale", &row_.next_scale}, {"from_alpha", &row_.from_alpha},
-        {"from_sigma", &row_.from_sigma}, {"tau", &row_.tau}};
+    const std::pair<const char*, double*> scalars[] = {{"p", &row_.p},
+                                                       {"q", &row_.q},
+                                                       {"t", &row_.t},
+                                                       {"alpha", &row_.alpha},
+                                                       {"sigma", &row_.sigma},
+                                                       {"scale", &row_.scale},
+                                                       {"next_t", &row_.next_t},
+                                                       {"next_alpha", &row_.next_alpha},
+                                                       {"next_sigma", &row_.next_sigma},
+                                                       {"next_scale", &row_.next_scale},
+                                                       {"from_alpha", &row_.from_alpha},
+                                                       {"from_sigma", &row_.from_sigma},
+                                                       {"tau", &row_.tau}};
     for (const auto& [field, value] : scalars) finite(field, value);
     for (int j = 0; j < row_.n_guidance; ++j) finite(format("gamma[%d]", j), &row_.gamma[j]);
     for (int r = 0; r < row_.n_outputs; ++r) {
@@ -151,8 +156,8 @@ class RowCheck {
 Plan::Plan(const char* function, std::string name, std::vector<fewstep_plan_row> rows)
     : name_(std::move(name)), rows_(std::move(rows)) {
   if (rows_.empty() || rows_.size() > (1u << 24)) {
-    throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: 'rows' must have 1 to 16777216 rows, got %zu",
-                                                 function, rows_.size()));
+    throw Error(FEWSTEP_INVALID_ARGUMENT,
+                format("%s: 'rows' must have 1 to 16777216 rows, got %zu", function, rows_.size()));
   }
   for (size_t i = 0; i < rows_.size(); ++i) {
     RowCheck(function, i, &rows_[i]).run();
@@ -193,9 +198,10 @@ Plan Plan::start(int32_t index, bool with_known) const {
   const fewstep_plan_row& target = rows_[static_cast<size_t>(index)];
   for (int k = 0; k < target.n_inputs; ++k) {
     if (target.input[k] > 0 && target.input[k] < FEWSTEP_MAX_SLOTS) {
-      fail(format("read no slot but 0 (row %d reads slot %d; to begin later in a schedule, make the "
-                  "plan with 'start')",
-                  index, target.input[k]));
+      fail(
+          format("read no slot but 0 (row %d reads slot %d; to begin later in a schedule, make the "
+                 "plan with 'start')",
+                 index, target.input[k]));
     }
   }
   fewstep_plan_row row{};
@@ -213,7 +219,8 @@ Plan Plan::start(int32_t index, bool with_known) const {
     state = target.alpha * Expr::operand(FEWSTEP_KNOWN) + target.sigma * xi;
     row.order = 1;
   } else {
-    // Pure noise stands for data of unit variance under VP; VE and FLOW start where sigma drowns it.
+    // Pure noise stands for data of unit variance under VP; VE and FLOW start where sigma drowns
+    // it.
     state = (target.process == FEWSTEP_PROCESS_VP ? 1.0 : target.sigma) * xi;
   }
   assemble({{FEWSTEP_SLOT, FEWSTEP_ROLE_STATE, state},

@@ -16,8 +16,7 @@ namespace {
 
 void not_null(const char* function, const char* argument, const void* pointer) {
   if (!pointer) {
-    throw Error(FEWSTEP_INVALID_ARGUMENT,
-                format("%s: '%s' must not be NULL", function, argument));
+    throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: '%s' must not be NULL", function, argument));
   }
 }
 
@@ -25,8 +24,8 @@ fewstep_plan_params checked(const char* function, const fewstep_plan_params* par
   fewstep_plan_params p = FEWSTEP_PLAN_PARAMS_INIT;
   if (!params) return p;
   if (params->size != sizeof p) {
-    throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: 'params.size' must be %zu, got %u", function,
-                                                 sizeof p, params->size));
+    throw Error(FEWSTEP_INVALID_ARGUMENT,
+                format("%s: 'params.size' must be %zu, got %u", function, sizeof p, params->size));
   }
   return *params;
 }
@@ -113,7 +112,8 @@ fewstep_status fewstep_plan_with_guidance(const fewstep_plan* plan, const double
     not_null(kFunction, "weights", weights);
     not_null(kFunction, "out", out);
     const bool sane = n_weight_rows > 0 && n_guidance > 0;
-    const size_t n = sane ? static_cast<size_t>(n_weight_rows) * static_cast<size_t>(n_guidance) : 0;
+    const size_t n =
+        sane ? static_cast<size_t>(n_weight_rows) * static_cast<size_t>(n_guidance) : 0;
     *out = new fewstep_plan{plan->plan.with_guidance({weights, n}, n_weight_rows, n_guidance)};
   });
 }

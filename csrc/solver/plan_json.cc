@@ -151,8 +151,8 @@ class Reader {
   void array(const char* key, T (&values)[size], int32_t& n) {
     const JsonValue& json = take(key);
     const std::string_view name = key;
-    const bool sets = name == "input" || name == "output" || name == "noise_stream" ||
-                      name == "gamma";
+    const bool sets =
+        name == "input" || name == "output" || name == "noise_stream" || name == "gamma";
     if (sets) n = static_cast<int32_t>(std::min(json.items.size(), size + 1));
     list(json, values, size, n);
   }

@@ -43,8 +43,15 @@ class Step {
  public:
   Step(Generator* g, fewstep_frame frame, std::span<const double> a, std::span<const double> b,
        int order, int i)
-      : g_(g), frame_(frame), a_(a), b_(b), stages_(static_cast<int>(b.size())), order_(order),
-        i_(i), from_(g->node(i)), to_(g->node(i + 1)) {
+      : g_(g),
+        frame_(frame),
+        a_(a),
+        b_(b),
+        stages_(static_cast<int>(b.size())),
+        order_(order),
+        i_(i),
+        from_(g->node(i)),
+        to_(g->node(i + 1)) {
     const Interpolation how{frame, own_variable(frame), 0, nullptr};
     mu_from_ = variable_at(how, from_);
     width_ = variable_at(how, to_) - mu_from_;

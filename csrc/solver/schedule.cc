@@ -16,8 +16,8 @@ constexpr char kFunction[] = "fewstep_schedule_create";
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 [[noreturn]] void fail(const char* field, const std::string& must, const std::string& got) {
-  throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: '%s' must %s, got %s", kFunction, field,
-                                               must.c_str(), got.c_str()));
+  throw Error(FEWSTEP_INVALID_ARGUMENT,
+              format("%s: '%s' must %s, got %s", kFunction, field, must.c_str(), got.c_str()));
 }
 
 void require(bool ok, const char* field, const char* must, double got) {
@@ -63,9 +63,7 @@ struct Request {
   std::string_view spacing() const { return params.spacing ? params.spacing : "linspace"; }
 
   // The range in the process's sigma (FLOW) or sigma / alpha (VP, VE).
-  double sigma_min() const {
-    return std::isnan(params.sigma_min) ? 0.002 : params.sigma_min;
-  }
+  double sigma_min() const { return std::isnan(params.sigma_min) ? 0.002 : params.sigma_min; }
   double sigma_max() const {
     if (!std::isnan(params.sigma_max)) return params.sigma_max;
     return process == FEWSTEP_PROCESS_FLOW ? 1.0 : 80.0;
@@ -89,8 +87,7 @@ struct Request {
 std::vector<double> given_sigmas(const Request& r) {
   if (!r.params.sigmas) fail("sigmas", "be given", "NULL");
   if (r.params.n_sigmas != int64_t{r.steps} + 1) {
-    fail("n_sigmas", format("be steps + 1 = %d", r.steps + 1),
-         std::to_string(r.params.n_sigmas));
+    fail("n_sigmas", format("be steps + 1 = %d", r.steps + 1), std::to_string(r.params.n_sigmas));
   }
   std::vector<double> sigmas(r.params.sigmas, r.params.sigmas + r.params.n_sigmas);
   for (size_t i = 0; i < sigmas.size(); ++i) {

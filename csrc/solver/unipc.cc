@@ -27,8 +27,8 @@ void half_weight(const std::string& variant, const Node& from, const Node& to,
 
 }  // namespace
 
-// One row per model call. Slot 0 is the predicted sample, slot 1 the corrected one; the row corrects
-// with the new model output and predicts from the result, composed here.
+// One row per model call. Slot 0 is the predicted sample, slot 1 the corrected one; the row
+// corrects with the new model output and predicts from the result, composed here.
 void unipc(Generator* g) {
   const Interpolation how;
   const std::string& variant = g->settings().variant;

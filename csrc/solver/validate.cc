@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The conditions of fewstep_plan_validate, by running each row on problems with known solutions. The
-// integrals are independent of the generator's: many short panels of another rule.
+// The conditions of fewstep_plan_validate, by running each row on problems with known solutions.
+// The integrals are independent of the generator's: many short panels of another rule.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <functional>
@@ -61,7 +62,8 @@ double integrate(double a, double b, const std::function<double(double)>& f) {
   for (int panel = 0; panel < kPanels; ++panel) {
     const double middle = a + (2 * panel + 1) * half;
     sum += kW[0] * f(middle);
-    for (int i = 1; i < 3; ++i) sum += kW[i] * (f(middle - half * kX[i]) + f(middle + half * kX[i]));
+    for (int i = 1; i < 3; ++i)
+      sum += kW[i] * (f(middle - half * kX[i]) + f(middle + half * kX[i]));
   }
   return sum * half;
 }
@@ -75,7 +77,8 @@ bool in_own_variable(const fewstep_plan_row& row) {
 
 // x at `to` of the trajectory with x = 0 at the interval's start and m = f(variable): the README's
 // formula, integrated in mu where the polynomial is one in mu and in lambda otherwise.
-double integral_of(const fewstep_plan_row& row, Position to, const std::function<double(double)>& f) {
+double integral_of(const fewstep_plan_row& row, Position to,
+                   const std::function<double(double)>& f) {
   const Position from = from_position(row);
   const double a = variable(row.variable, from), b = variable(row.variable, to);
   if (in_own_variable(row)) {
@@ -94,7 +97,7 @@ double integral_of(const fewstep_plan_row& row, Position to, const std::function
                      : row.variable == FEWSTEP_VARIABLE_SIGMA ? sigma
                                                               : 1 / rho;
     const double weight =
-        row.frame == FEWSTEP_FRAME_X0 ? to.alpha * kappa * std::exp(-kappa * (lambda_to - u))
+        row.frame == FEWSTEP_FRAME_X0        ? to.alpha * kappa * std::exp(-kappa * (lambda_to - u))
         : row.frame == FEWSTEP_FRAME_EPSILON ? -to.sigma * kappa * std::exp(lambda_to - u)
                                              : -sigma * (1 - sigma);
     return weight * f(v);
@@ -272,11 +275,11 @@ class Validator {
       double value = 0, terms = 0;
       for (int k = 0; k < row.n_inputs; ++k) {
         const int32_t code = row.input[k];
-        const double in = code < FEWSTEP_MAX_SLOTS     ? slots[static_cast<size_t>(code)]
-                          : code == FEWSTEP_GUIDED     ? g
-                          : code == FEWSTEP_CONVERTED  ? x0
-                          : code == FEWSTEP_KNOWN      ? p.x0
-                                                       : model;
+        const double in = code < FEWSTEP_MAX_SLOTS    ? slots[static_cast<size_t>(code)]
+                          : code == FEWSTEP_GUIDED    ? g
+                          : code == FEWSTEP_CONVERTED ? x0
+                          : code == FEWSTEP_KNOWN     ? p.x0
+                                                      : model;
         value += row.a[r][k] * in;
         terms += std::abs(row.a[r][k] * in);
       }
@@ -303,8 +306,11 @@ class Validator {
       default:
         return;
     }
-    // The share of the terms keeps rounding out where they cancel.
-    const double size = std::max(std::abs(want), 1e-3 * terms);
+    // The share of the terms, and of what the problems are of the size of, keeps rounding out where
+    // the terms cancel or nothing is wanted.
+    const double floor =
+        row.role[r] == FEWSTEP_ROLE_HISTORY ? 1 : 1e-3 * std::hypot(row.next_alpha, row.next_sigma);
+    const double size = std::max({std::abs(want), 1e-3 * terms, floor});
     double fresh = 0;
     for (int z = 0; z < row.n_noises; ++z) fresh += row.noise[r][z] * row.noise[r][z];
     if (variance && fresh > 0) {
@@ -312,7 +318,7 @@ class Validator {
             std::abs(value * value + fresh - want * want) / (want * want));
       judge(i, r, "not turn the old noise around", std::max(0.0, -value) / want);
     } else {
-      judge(i, r, condition, size > 0 ? std::abs(value - want) / size : 0);
+      judge(i, r, condition, std::abs(value - want) / size);
     }
   }
 

@@ -126,9 +126,10 @@ Weights constant(const Interpolation& how, const Node& from, const Node& to) {
     }
     case FEWSTEP_FRAME_EPSILON:
       if (from.alpha == 0) {
-        throw Error(FEWSTEP_INVALID_ARGUMENT,
-                    "fewstep_plan_create: 'schedule' must have signal (alpha above 0) at every node "
-                    "for a solver in the noise frame, got alpha = 0 at its first node");
+        throw Error(
+            FEWSTEP_INVALID_ARGUMENT,
+            "fewstep_plan_create: 'schedule' must have signal (alpha above 0) at every node "
+            "for a solver in the noise frame, got alpha = 0 at its first node");
       }
       w.A = to.alpha / from.alpha;
       w.b = {kappa * to.alpha * (to.rho() - from.rho())};
@@ -194,9 +195,9 @@ Weights step_weights(const Interpolation& how, const Node& from, const Node& to,
     }
   }
   const bool own = in_own_variable(how);
-  const bool finite = own ? std::isfinite(variable_at(how, from)) &&
-                                std::isfinite(variable_at(how, to))
-                          : std::isfinite(from.lambda) && std::isfinite(to.lambda);
+  const bool finite =
+      own ? std::isfinite(variable_at(how, from)) && std::isfinite(variable_at(how, to))
+          : std::isfinite(from.lambda) && std::isfinite(to.lambda);
   if (v.size() < 2 || !finite) return w;
 
   w.order = static_cast<int>(v.size());

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Solver steps: plans (what happens between two model calls, as coefficients).
+
+A **plan** is an immutable float64 table of rows; row i says what becomes of the sample and of the
+kept history once the model has been called for the i-th time. Making, checking and saving plans is
+host work. Slot 0 always holds the sample at which the model is evaluated.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from fewstep import _core
+from fewstep._core import Plan as Plan
+from fewstep._core import Row as Row
+from fewstep.schedules import Schedule
+
+__all__ = ["SOLVERS", "Plan", "Row", "plan"]
+
+#: Names that `plan` knows.
+SOLVERS: tuple[str, ...] = tuple(_core.solver_names())
+
+_OPTIONS = (
+    "clip",
+    "eta",
+    "lower_order_final",
+    "parity",
+    "s_noise",
+    "sigma_data",
+    "start",
+    "variant",
+)
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f" (near: {', '.join(near)})" if near else ""
+
+
+def plan(
+    name: str,
+    *,
+    schedule: Schedule,
+    steps: int | None = None,
+    prediction: str = "epsilon",
+    order: int | None = None,
+    **options: Any,
+) -> Plan:
+    """Make the plan of a solver on a schedule.
+
+    Parameters
+    ----------
+    name : str
+        One of `SOLVERS`: ``euler``, ``heun``, ``ddim``, ``ddpm``, ``euler_ancestral``,
+        ``dpmpp_2m``, ``dpmpp_3m``, ``dpmpp_2m_sde``, ``unipc``, ``deis``, ``flow_euler``,
+        ``flow_heun``, ``lcm``.
+    schedule : Schedule
+        From `fewstep.schedules`.
+    steps : int
+        Number of schedule intervals; may be left out for an array of sigmas.
+    prediction : {"epsilon", "x0", "v", "flow", "edm"}
+        What the model tells: the noise, the clean sample, ``alpha * noise - sigma * x0``,
+        ``noise - x0``, or the raw network of EDM. On a VE schedule ``epsilon`` and ``v`` are a VP
+        network called with ``x / sqrt(1 + sigma**2)``.
+    order : int, optional
+        1 to 4 for ``unipc`` (2 by default) and ``deis`` (3); fixed for the others.
+    **options
+        ``eta``: noise of ``ddim`` (0 by default) and ``euler_ancestral`` (1), 0 to 1; of
+        ``dpmpp_2m_sde`` (1), the square of the SDE's strength.
+        ``s_noise``: factor on injected noise; other than 1 it changes the marginals.
+        ``clip``: clamp of the predicted x0 to [-clip, clip].
+        ``sigma_data``: of prediction ``edm``, 0.5 by default.
+        ``variant``: ``"midpoint"`` (default) or ``"heun"`` (exact) for ``dpmpp_2m`` and
+        ``dpmpp_2m_sde``; ``"bh2"`` (default) or ``"bh1"`` for ``unipc``; ``"lambda"`` (default),
+        ``"rho"`` or ``"time"`` for ``deis``.
+        ``parity``: rows of another library where it differs from the method:
+        ``"diffusers"`` for ``dpmpp_3m``, ``unipc`` and ``lcm``, ``"k-diffusion"`` for ``dpmpp_3m``.
+        ``lower_order_final``: lower the order towards the end; by default below 15 steps.
+        ``start``: first schedule interval, for image to image.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError
+        An unknown name, an option the solver does not take or a value out of range.
+    TypeError
+        An option that does not exist.
+
+    References
+    ----------
+    .. [1] ``csrc/solver/README.md``: the formula behind all solvers, and each one's source.
+
+    Examples
+    --------
+    >>> schedule = fewstep.schedules.karras(0.002, 80.0)
+    >>> plan = fewstep.solver.plan("unipc", order=3, steps=8, schedule=schedule)
+    >>> len(plan), plan.calls, plan.slots
+    (8, 8, 5)
+    >>> plan.validate() < 1e-9
+    True
+    """
+    if name not in SOLVERS:
+        raise ValueError(
+            f"fewstep.solver.plan: 'name' must be one of {', '.join(SOLVERS)}, "
+            f"got {name!r}{_nearest(name, SOLVERS)}"
+        )
+    for option in options:
+        if option not in _OPTIONS:
+            raise TypeError(
+                f"fewstep.solver.plan: options are {', '.join(_OPTIONS)}, "
+                f"got {option!r}{_nearest(option, _OPTIONS)}"
+            )
+    return Plan._create(
+        name, schedule._create(steps), prediction=prediction, order=order, **options
+    )
