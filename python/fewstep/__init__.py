@@ -2,9 +2,19 @@
 """What a generator does between two model calls: fused solver steps, guidance and noise."""
 
 from fewstep import noise as noise
+from fewstep import schedules as schedules
+from fewstep import solver as solver
 from fewstep._core import __version__ as __version__
 from fewstep._runtime import get_num_threads as get_num_threads
 from fewstep._runtime import info as info
 from fewstep._runtime import set_num_threads as set_num_threads
 
-__all__ = ["__version__", "get_num_threads", "info", "noise", "set_num_threads"]
+__all__ = [
+    "__version__",
+    "get_num_threads",
+    "info",
+    "noise",
+    "schedules",
+    "set_num_threads",
+    "solver",
+]
