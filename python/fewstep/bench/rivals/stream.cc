@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bandwidth that a step can reach: a loop that reads and writes the same arrays and does nothing
-// but a weighted sum, in the manner of STREAM (McCalpin 1995). Built on demand for this machine.
+// The bandwidth that a step can reach: a loop that reads and writes the same arrays and does
+// nothing but a weighted sum, in the manner of STREAM (McCalpin 1995). Built on demand for this
+// machine.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -47,15 +48,16 @@ using RangeFn = void (*)(const float* const*, float* const*, int64_t, int64_t);
 
 template <bool kBypassCache, int... I>
 RangeFn pick(int index, std::integer_sequence<int, I...>) {
-  static constexpr RangeFn kTable[] = {&range<I / kMaxWrites + 1, I % kMaxWrites + 1, kBypassCache>...};
+  static constexpr RangeFn kTable[] = {
+      &range<I / kMaxWrites + 1, I % kMaxWrites + 1, kBypassCache>...};
   return kTable[index];
 }
 
 }  // namespace
 
 // in: `reads` arrays, out: `writes` arrays, which may be among them; all 32-byte aligned.
-extern "C" int fewstep_bench_stream(const float* const* in, int reads, float* const* out, int writes,
-                                    int64_t n, int threads, int bypass_cache) {
+extern "C" int fewstep_bench_stream(const float* const* in, int reads, float* const* out,
+                                    int writes, int64_t n, int threads, int bypass_cache) {
   if (reads < 1 || reads > kMaxReads || writes < 1 || writes > kMaxWrites || threads < 1) return 1;
   const int index = (reads - 1) * kMaxWrites + writes - 1;
   constexpr std::make_integer_sequence<int, kMaxReads * kMaxWrites> kAll;
