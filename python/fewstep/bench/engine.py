@@ -97,7 +97,7 @@ class Engine:
         fields = self.plan.rows[row]
         output = self.outputs[row % len(self.outputs)]
         reads: dict[int, torch.Tensor] = {}
-        for operand in fields.input[: fields.n_inputs]:
+        for operand in fields.input:
             if operand < GUIDED:
                 reads[operand] = self.slots[operand]
             else:
@@ -106,10 +106,10 @@ class Engine:
                 reads[0] = self.slots[0]
         writes = [
             self.slots[operand]
-            for operand in fields.output[: fields.n_outputs]
+            for operand in fields.output
             if operand != MODEL_INPUT
         ]
-        if self.model_input is not None and MODEL_INPUT in fields.output[: fields.n_outputs]:
+        if self.model_input is not None and MODEL_INPUT in fields.output:
             writes.append(self.model_input)
         return list(reads.values()), writes
 
@@ -135,9 +135,9 @@ def formula(plan: Any, row: int) -> Any:
         serves every row of the same form. `outputs` are the raw model outputs.
     """
     fields = plan.rows[row]
-    inputs = list(fields.input[: fields.n_inputs])
-    targets = list(fields.output[: fields.n_outputs])
-    guidance = max(int(fields.n_guidance), 1)
+    inputs = list(fields.input)
+    targets = list(fields.output)
+    guidance = max(len(fields.gamma), 1)
 
     def function(
         c: list[torch.Tensor],
@@ -183,7 +183,7 @@ def formula(plan: Any, row: int) -> Any:
 def coefficients_of(plan: Any, row: int, dtype: torch.dtype) -> list[torch.Tensor]:
     """Return the numbers of a row in the order that `formula` reads them."""
     fields = plan.rows[row]
-    numbers = [fields.p, fields.q, *fields.gamma[: max(int(fields.n_guidance), 1)]]
-    for r in range(fields.n_outputs):
-        numbers.extend(fields.a[r][: fields.n_inputs])
+    numbers = [fields.p, fields.q, *(fields.gamma or (1.0,))]
+    for weights in fields.a:
+        numbers.extend(weights)
     return [torch.tensor(float(number), dtype=dtype) for number in numbers]

@@ -23,7 +23,7 @@ class Compiled:
         self.coefficients = coefficients_of(engine.plan, ROW, torch.float32)
         self.slots = [slot.clone() for slot in engine.slots]
         output = engine.outputs[ROW % len(engine.outputs)]
-        guidance = max(int(engine.plan.rows[ROW].n_guidance), 1)
+        guidance = max(len(engine.plan.rows[ROW].gamma), 1)
         self.outputs = list(output.chunk(guidance)) if guidance > 1 else [output]
         self.model_input = (
             None if engine.model_input is None else torch.empty_like(engine.model_input)
