@@ -52,7 +52,8 @@ void multistep(Generator* g, Interpolation how, const Adjust& adjust) {
     const Node &from = g->node(i), &to = g->node(i + 1);
     const bool x0_step = is_x0_step(how, from, to, g->order_at(i));
     const Interpolation here = x0_step ? Interpolation() : how;
-    const std::vector<Node> nodes = g->nodes(i, x0_step ? 1 : g->order_at(i));
+    std::vector<Node> nodes = g->nodes(i, x0_step ? 1 : g->order_at(i));
+    if (!x0_step && how.frame == FEWSTEP_FRAME_EPSILON && nodes.back().alpha == 0) nodes.pop_back();
     Weights w = step_weights(here, from, to, nodes);
     if (adjust) adjust(from, to, nodes, &w);
 
@@ -64,7 +65,7 @@ void multistep(Generator* g, Interpolation how, const Adjust& adjust) {
     if (w.c != 0) state += w.c * g->step_noise(i);
     std::vector<Output> history;
     // The oldest value, which this row reads before it writes, makes room. A node without signal
-    // has no place on the axis of the noise frame: later steps leave it out.
+    // has no place in the noise frame: later steps leave it out.
     if (ring > 0 && !x0_step) history.push_back({slot(i), FEWSTEP_ROLE_HISTORY, m});
     g->add({i, from, from, to, here.frame, here.variable, w.order, here.tau}, std::move(state),
            std::move(history));

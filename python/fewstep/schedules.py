@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a trajectory's nodes lie: noise schedules as data, evaluated in float64.
 
-A sample is ``x = alpha * x0 + sigma * noise``; ``lam = log(alpha / sigma)``. The process tells how
-alpha and sigma belong together: VP ``alpha**2 + sigma**2 = 1``, VE ``alpha = 1``, flow
-``alpha + sigma = 1``. Each function here returns a `Schedule`: a name and its parameters, from which
-`fewstep.solver.plan` places as many nodes as it has steps, from noise to data.
+A sample is ``x = alpha * x0 + sigma * noise``; ``lam = log(alpha / sigma)``. The process tells
+how alpha and sigma belong together: VP ``alpha**2 + sigma**2 = 1``, VE ``alpha = 1``, flow
+``alpha + sigma = 1``. Each function here returns a `Schedule`: a name and its parameters, from
+which `fewstep.solver.plan` places as many nodes as it has steps, from noise to data.
 
 With ``final_zero`` (the default) the last node is ``sigma = 0`` and comes after ``steps`` nodes of
 the schedule; without it, the schedule places ``steps + 1`` nodes.

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the schedulers of pip's diffusers on one-hot vectors and store the coefficients they apply.
+
+The basis is {the first sample, one vector per model output, one per noise draw}: since a scheduler
+is linear in these, the sample after each call *is* the vector of its coefficients. No network is
+needed. ``tests/test_plan.py`` compares the plans with the stored numbers and needs no diffusers.
+
+    python tests/golden/make_golden.py        # writes diffusers.json beside this file
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+warnings.filterwarnings("ignore")
+diffusers.utils.logging.set_verbosity_error()
+
+TRAINING = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+}
+
+
+def one_hot(i: int, size: int) -> torch.Tensor:
+    """Return a [1, 1, 1, size] float32 basis vector."""
+    vector = torch.zeros(1, 1, 1, size)
+    vector[..., i] = 1
+    return vector
+
+
+def run(scheduler: Any) -> list[list[float]]:
+    """Return the coefficients of the sample after each call."""
+    calls = len(scheduler.timesteps)
+    size = 1 + 2 * calls
+    module = sys.modules[type(scheduler).__module__]
+    drawn = 0
+
+    def draw(shape: Any, dtype: Any = None, **_: Any) -> torch.Tensor:
+        return one_hot(1 + calls + drawn, size).to(dtype or torch.float32)
+
+    original = getattr(module, "randn_tensor", None)
+    if original is not None:
+        module.randn_tensor = draw
+    scheduler.set_begin_index(0) if hasattr(scheduler, "set_begin_index") else None
+    sample, states = one_hot(0, size), []
+    try:
+        for i, t in enumerate(scheduler.timesteps):
+            drawn = i
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(sample, t)
+            sample = scheduler.step(one_hot(1 + i, size), t, sample, return_dict=False)[0]
+            states.append([float(f"{v:.9g}") for v in sample.flatten().double().tolist()])
+    finally:
+        if original is not None:
+            module.randn_tensor = original
+    return states
+
+
+def ratios(scheduler: Any) -> list[float]:
+    """sigma / alpha at the nodes of a scheduler that indexes alphas_cumprod, then 0."""
+    steps = scheduler.timesteps.numpy()
+    bar = scheduler.alphas_cumprod.double().numpy()[steps]
+    return [*np.sqrt((1 - bar) / bar).tolist(), 0.0]
+
+
+def case(
+    scheduler: Any,
+    solver: str,
+    process: str,
+    steps: int,
+    sigmas: str | None = "sigmas",
+    prediction: str = "epsilon",
+    **options: Any,
+) -> dict[str, Any]:
+    """Run one scheduler and describe the plan that must equal it."""
+    scheduler.set_timesteps(steps)
+    nodes = ratios(scheduler) if sigmas is None else scheduler.sigmas.double().tolist()
+    if solver in ("heun", "flow_heun"):  # these list each inner node twice
+        nodes = list(dict.fromkeys(nodes))
+    states = run(scheduler)
+    # A NaN is a defect of the rival (UniPC bh1 at sigma = 0): nothing to compare with.
+    kept = [s for s in states if np.isfinite(s).all()]
+    return {
+        "scheduler": type(scheduler).__name__,
+        "solver": solver,
+        "process": process,
+        "prediction": prediction,
+        "options": options,
+        "nodes": nodes,
+        "states": kept,
+        "calls": len(states),
+    }
+
+
+def cases() -> list[dict[str, Any]]:
+    """Every scheduler that a solver of ours must equal."""
+    D = diffusers
+    dpm, unipc = D.DPMSolverMultistepScheduler, D.UniPCMultistepScheduler
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    out = [
+        case(D.DDIMScheduler(clip_sample=False, **TRAINING), "ddim", "vp", 10, None),
+        case(D.DDPMScheduler(clip_sample=False, **TRAINING), "ddpm", "vp", 10, None),
+        case(D.EulerDiscreteScheduler(**TRAINING), "euler", "ve", 10),
+        case(
+            D.EulerDiscreteScheduler(prediction_type="v_prediction", **TRAINING),
+            "euler",
+            "ve",
+            10,
+            prediction="v",
+        ),
+        case(D.EulerAncestralDiscreteScheduler(**TRAINING), "euler_ancestral", "ve", 10),
+        case(D.HeunDiscreteScheduler(**TRAINING), "heun", "ve", 6),
+        case(D.FlowMatchEulerDiscreteScheduler(shift=3.0), "flow_euler", "flow", 10,
+             prediction="flow"),
+        case(D.FlowMatchHeunDiscreteScheduler(shift=3.0), "flow_heun", "flow", 6,
+             prediction="flow"),
+        case(D.LCMScheduler(clip_sample=False, **TRAINING), "lcm", "vp", 4, None,
+             parity="diffusers"),
+    ]  # fmt: skip
+    for variant in ("midpoint", "heun"):
+        kind = {"solver_order": 2, "solver_type": variant}
+        out.append(case(dpm(**kind, **TRAINING), "dpmpp_2m", "vp", 10, variant=variant))
+        sde = dpm(algorithm_type="sde-dpmsolver++", **kind, **TRAINING)
+        out.append(case(sde, "dpmpp_2m_sde", "vp", 10, variant=variant))
+    for kind in ("v_prediction", "sample"):
+        prediction = "v" if kind == "v_prediction" else "x0"
+        out.append(case(dpm(prediction_type=kind, **TRAINING), "dpmpp_2m", "vp", 10,
+                        prediction=prediction))  # fmt: skip
+    out.append(case(dpm(use_karras_sigmas=True, **TRAINING), "dpmpp_2m", "vp", 10))
+    for steps in (10, 16):
+        out.append(case(dpm(solver_order=3, **TRAINING), "dpmpp_3m", "vp", steps,
+                        parity="diffusers"))  # fmt: skip
+    for order in (1, 2, 3, 4):
+        for variant in ("bh1", "bh2"):
+            scheduler = unipc(solver_order=order, solver_type=variant, **TRAINING)
+            out.append(case(scheduler, "unipc", "vp", 10, order=order, variant=variant))
+    out.append(case(unipc(solver_order=3, **TRAINING), "unipc", "vp", 18, order=3,
+                    parity="diffusers"))  # fmt: skip
+    out.append(case(unipc(solver_order=2, **flow, **TRAINING), "unipc", "flow", 10, order=2,
+                    prediction="flow"))  # fmt: skip
+    for order in (1, 2, 3):
+        scheduler = D.DEISMultistepScheduler(solver_order=order, **TRAINING)
+        out.append(case(scheduler, "deis", "vp", 10, order=order))
+    return out
+
+
+def spacings() -> list[dict[str, Any]]:
+    """Training steps and sigmas of the spacings, from the schedulers that define them."""
+    D = diffusers
+    out = []
+    for spacing in ("linspace", "leading", "trailing"):
+        for steps in (1, 4, 7, 50):
+            if spacing == "linspace" and steps == 1:
+                continue  # diffusers places its only node at training step 0
+            scheduler = D.DDIMScheduler(timestep_spacing=spacing, steps_offset=1, **TRAINING)
+            scheduler.set_timesteps(steps)
+            out.append({"spacing": spacing, "steps": steps, "t": scheduler.timesteps.tolist(),
+                        "ratio": ratios(scheduler)[:-1]})  # fmt: skip
+    for spacing in ("karras", "exponential"):
+        scheduler = D.EulerDiscreteScheduler(**{f"use_{spacing}_sigmas": True}, **TRAINING)
+        scheduler.set_timesteps(9)
+        out.append({"spacing": spacing, "steps": 9, "t": scheduler.timesteps.tolist(),
+                    "ratio": scheduler.sigmas.double().tolist()[:-1]})  # fmt: skip
+    return out
+
+
+def main() -> None:
+    """Write diffusers.json."""
+    golden = {
+        "diffusers": diffusers.__version__,
+        "training": TRAINING,
+        "cases": cases(),
+        "spacings": spacings(),
+    }
+    path = Path(__file__).with_name("diffusers.json")
+    path.write_text(json.dumps(golden, separators=(",", ":")) + "\n")
+    print(f"{len(golden['cases'])} cases, {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
