@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs ops in processes that are each forced to one instruction set.
+
+``FEWSTEP_CPU_ISA`` is read once per process, so a test session keeps one worker per instruction set:
+this file, run as a program. Requests and answers are pickled dictionaries of NumPy arrays. Every
+tensor lies between guard bands, which are checked after the call, as is that inputs are unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GUARD = 64  # bytes on either side of a tensor
+PATTERN = 0xA5
+
+
+class Worker:
+    """A process with ``FEWSTEP_CPU_ISA`` set; ``worker.step(...)`` calls ``step`` below in it."""
+
+    def __init__(self, isa: str) -> None:
+        environment = {**os.environ, "FEWSTEP_CPU_ISA": isa}
+        self.isa = isa
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__))],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        def call(**arguments: Any) -> Any:
+            assert self.process.stdin and self.process.stdout
+            pickle.dump((name, arguments), self.process.stdin)
+            self.process.stdin.flush()
+            answer = pickle.load(self.process.stdout)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(30)
+
+
+class Buffers:
+    """Torch tensors between guard bands, checked by ``verify``."""
+
+    def __init__(self) -> None:
+        self.stores: list[tuple[str, np.ndarray, np.ndarray]] = []
+        self.inputs: list[tuple[str, Any, np.ndarray]] = []
+
+    def place(
+        self, name: str, values: np.ndarray, dtype: str, *, offset: int = 0, gap: int = 0
+    ) -> Any:
+        """Return a tensor with these values, `offset` elements past 64-byte alignment.
+
+        The first dimension is strided: `gap` elements of pattern lie between its entries.
+        """
+        import torch
+
+        kind = getattr(torch, dtype)
+        size = torch.empty(0, dtype=kind).element_size()
+        rows, row = values.shape[0], int(np.prod(values.shape[1:], dtype=np.int64))
+        pitch = row + gap
+        begin = GUARD + offset * size
+        store = np.full(begin + rows * pitch * size + 64 + 2 * GUARD, PATTERN, np.uint8)
+        shift = -store.ctypes.data % 64
+        flat = torch.from_numpy(store[shift + begin :][: rows * pitch * size]).view(kind)
+        used = np.zeros(len(store), bool)
+        for i in range(rows):
+            used[shift + begin + i * pitch * size :][: row * size] = True
+        strides = [pitch]
+        inner = row
+        for extent in values.shape[1:]:
+            inner = inner // extent if extent else 0
+            strides.append(max(inner, 1))
+        tensor = flat.as_strided(values.shape, strides)
+        tensor.copy_(torch.from_numpy(np.ascontiguousarray(values, np.float32)))
+        self.stores.append((name, store, ~used))
+        return tensor
+
+    def freeze(self, name: str, tensor: Any) -> Any:
+        """Remember an input, which the call must leave alone."""
+        self.inputs.append((name, tensor, bits(tensor)))
+        return tensor
+
+    def verify(self) -> None:
+        for name, store, guard in self.stores:
+            assert (store[guard] == PATTERN).all(), f"guard band of {name} was written"
+        for name, tensor, before in self.inputs:
+            assert np.array_equal(bits(tensor), before), f"input {name} was written"
+
+
+def bits(tensor: Any) -> np.ndarray:
+    """The tensor's bytes as unsigned integers."""
+    import torch
+
+    kind = {4: torch.int32, 2: torch.int16}[tensor.element_size()]
+    return tensor.contiguous().view(kind).numpy().copy()
+
+
+def step(
+    *,
+    rows: list[dict[str, Any]],
+    row: Any,
+    state: np.ndarray,
+    models: list[np.ndarray],
+    dtype: str = "float32",
+    seeds: np.ndarray | None = None,
+    guidance: np.ndarray | None = None,
+    known: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    copies: int = 0,
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+    together: bool = False,
+) -> dict[str, np.ndarray]:
+    """Run ``fewstep.solver.step`` on copies of the arrays; model outputs and input in `dtype`.
+
+    `state` is [S, B, ...]. Returns the state, the `copies` model inputs as float32, and their bits.
+    """
+    import fewstep.solver
+
+    fewstep.set_num_threads(threads)
+    plan = fewstep.solver.Plan.from_rows([fewstep.solver.Row(**fields) for fields in rows])
+    buffers = Buffers()
+    layout = {"offset": offset, "gap": gap}
+    slots = [
+        buffers.place(f"slot {i}", slot, "float32", **layout) for i, slot in enumerate(state)
+    ]
+    if together and models:
+        models = [np.concatenate(models)]
+    outputs = [
+        buffers.freeze(f"model {i}", buffers.place(f"model {i}", m, dtype, **layout))
+        for i, m in enumerate(models)
+    ]
+    extras: dict[str, Any] = {"seeds": seeds, "guidance": guidance}
+    for name, values in (("known", known), ("mask", mask)):
+        if values is not None:
+            extras[name] = buffers.freeze(name, buffers.place(name, values, "float32", **layout))
+    model_input = None
+    if copies:
+        shape = (copies * state.shape[1], *state.shape[2:])
+        model_input = buffers.place("model input", np.full(shape, 7.0), dtype, **layout)
+    fewstep.solver.step(
+        plan, row, slots, outputs or None, model_input=model_input, **extras
+    )
+    buffers.verify()
+    result = {"state": np.stack([slot.numpy() for slot in slots])}
+    if model_input is not None:
+        result["model_input"] = model_input.float().numpy()
+        result["bits"] = bits(model_input)
+    return result
+
+
+def normal(
+    *, seeds: np.ndarray, shape: tuple[int, ...], dtype: str = "float32", threads: int = 1,
+    offset: int = 0, gap: int = 0, **options: Any,
+) -> np.ndarray:
+    """Bits of ``fewstep.noise.normal``."""
+    import fewstep.solver
+
+    fewstep.set_num_threads(threads)
+    buffers = Buffers()
+    out = buffers.place("out", np.zeros((len(seeds), *shape)), dtype, offset=offset, gap=gap)
+    assert fewstep.noise.normal(seeds, out=out, **options) is out
+    buffers.verify()
+    return bits(out)
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    import fewstep.solver
+
+    return fewstep.info()["cpu"]["isa"]
+
+
+def serve() -> None:
+    """Answer requests until standard input ends."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints must not get between the answers
+    while True:
+        try:
+            name, arguments = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            answer = globals()[name](**arguments)
+        except Exception as error:
+            answer = error
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()
