@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from harness import Worker
 
 import fewstep
+from harness import Worker
 
 ISAS = fewstep.info()["cpu"]["available"]
 

@@ -130,15 +130,13 @@ def step(
 
     `state` is [S, B, ...]. Returns the state, the `copies` model inputs as float32, and their bits.
     """
-    import fewstep.solver
+    import fewstep
 
     fewstep.set_num_threads(threads)
     plan = fewstep.solver.Plan.from_rows([fewstep.solver.Row(**fields) for fields in rows])
     buffers = Buffers()
     layout = {"offset": offset, "gap": gap}
-    slots = [
-        buffers.place(f"slot {i}", slot, "float32", **layout) for i, slot in enumerate(state)
-    ]
+    slots = [buffers.place(f"slot {i}", slot, "float32", **layout) for i, slot in enumerate(state)]
     if together and models:
         models = [np.concatenate(models)]
     outputs = [
@@ -153,9 +151,7 @@ def step(
     if copies:
         shape = (copies * state.shape[1], *state.shape[2:])
         model_input = buffers.place("model input", np.full(shape, 7.0), dtype, **layout)
-    fewstep.solver.step(
-        plan, row, slots, outputs or None, model_input=model_input, **extras
-    )
+    fewstep.solver.step(plan, row, slots, outputs or None, model_input=model_input, **extras)
     buffers.verify()
     result = {"state": np.stack([slot.numpy() for slot in slots])}
     if model_input is not None:
@@ -165,11 +161,17 @@ def step(
 
 
 def normal(
-    *, seeds: np.ndarray, shape: tuple[int, ...], dtype: str = "float32", threads: int = 1,
-    offset: int = 0, gap: int = 0, **options: Any,
+    *,
+    seeds: np.ndarray,
+    shape: tuple[int, ...],
+    dtype: str = "float32",
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+    **options: Any,
 ) -> np.ndarray:
     """Bits of ``fewstep.noise.normal``."""
-    import fewstep.solver
+    import fewstep
 
     fewstep.set_num_threads(threads)
     buffers = Buffers()
@@ -181,7 +183,7 @@ def normal(
 
 def isa() -> str:
     """The instruction set in use."""
-    import fewstep.solver
+    import fewstep
 
     return fewstep.info()["cpu"]["isa"]
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import fewstep
 from cases.solver import (
     CONVERTED,
     DTYPES,
@@ -25,8 +27,6 @@ from cases.solver import (
 from harness import Worker
 from reference import solver as reference
 
-import fewstep
-
 Arrays = dict[str, Any]
 NAN, INF = float("nan"), float("inf")
 
@@ -35,7 +35,7 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     """Values rounded to `dtype` and back to float32."""
     import torch
 
-    tensor = torch.from_numpy(np.asarray(values, np.float32))
+    tensor = torch.from_numpy(np.array(values, np.float32))
     return tensor.to(getattr(torch, dtype)).float().numpy()
 
 
@@ -70,8 +70,8 @@ def plain(
     known: np.ndarray,
     mask: np.ndarray | None,
     gamma: Any,
-) -> tuple[list[np.ndarray], list[float]]:
-    """The row's outputs as plain float32 NumPy computes them, and the size of their terms."""
+) -> list[np.ndarray]:
+    """The row's outputs as plain float32 NumPy computes them, each operation rounded."""
     f = np.float32
     operands: dict[int, np.ndarray] = dict(enumerate(slots))
     operands[KNOWN] = known
@@ -82,7 +82,7 @@ def plain(
         g = sum((f(w) * m for w, m in zip(weights, models, strict=True)), f(0))
         operands[GUIDED] = g
         operands[CONVERTED] = np.clip(f(row.p) * slots[0] + f(row.q) * g, -row.clip, row.clip)
-    outputs, scales = [], []
+    outputs = []
     for r in range(row.n_outputs):
         terms = [f(row.a[r][k]) * operands[code] for k, code in enumerate(row.input)]
         terms += [f(row.noise[r][z]) * xi[z] for z in range(row.n_noises)]
@@ -91,10 +91,22 @@ def plain(
             kept = [f(row.known[r]) * known]
             kept += [f(row.known_noise[r][z]) * xi[z] for z in range(row.n_noises)]
             u = mask * u + (f(1) - mask) * sum(kept, f(0))
-            terms += kept
         outputs.append(np.broadcast_to(u, slots[0].shape))
-        scales.append(max((float(np.abs(t).max(initial=0)) for t in terms), default=0.0))
-    return outputs, scales
+    return outputs
+
+
+def magnitudes(row: SimpleNamespace, *arrays: Any) -> list[float]:
+    """The largest sum of the sizes of an output's terms: what roundings are relative to."""
+    slots, models, xi, known, mask, gamma = arrays
+    size = SimpleNamespace(**vars(row))
+    for name in ("a", "noise", "known", "known_noise", "gamma", "p", "q"):
+        value = getattr(size, name, 0.0)
+        setattr(size, name, np.abs(value) if np.size(value) else value)
+    size.clip = INF
+    gamma = None if gamma is None else [np.abs(g) for g in gamma]
+    sizes = plain(size, np.abs(slots), [*map(np.abs, models)], [*map(np.abs, xi)], np.abs(known),
+                  mask, gamma)  # fmt: skip
+    return [float(s.max(initial=0)) for s in sizes]
 
 
 def check(problem: Arrays, result: Arrays, dtype: str, index: int = 0) -> None:
@@ -110,7 +122,8 @@ def check(problem: Arrays, result: Arrays, dtype: str, index: int = 0) -> None:
         row, problem["state"], models, [x.astype(np.float64) for x in xi], mask,
         problem["known"], gamma,
     )  # fmt: skip
-    simple, scales = plain(row, problem["state"], models, xi, problem["known"], mask, gamma)
+    given = (problem["state"], models, xi, problem["known"], mask, gamma)
+    simple, scales = plain(row, *given), magnitudes(row, *given)
     for r, code in enumerate(row.output):
         kind, copies = ("float32", 1) if code < SLOTS else (dtype, problem["copies"])
         if copies == 0:

@@ -24,7 +24,9 @@ std::string shape_text(const fewstep_tensor& t) {
 int64_t contiguous_elements(const fewstep_tensor& t, int first) {
   int64_t elements = 1;
   for (int i = first; i < t.ndim; ++i) elements *= t.shape[i];
-  if (elements == 0 || !t.strides) return elements;
+  // NumPy gives an array without elements strides of zero.
+  const bool empty = elements == 0 || (t.ndim > 0 && t.shape[0] == 0);
+  if (empty || !t.strides) return elements;
   int64_t expected = 1;
   for (int i = t.ndim - 1; i >= first; --i) {
     if (t.shape[i] != 1 && t.strides[i] != expected) return -1;

@@ -95,9 +95,7 @@ def normal(
     tensor_seeds = _is_torch(seeds)
     if not tensor_seeds:
         seeds = np.asarray(seeds)
-        if seeds.size == 0 and seeds.dtype == np.float64:  # an empty list
-            seeds = seeds.astype(np.int64)
-        elif seeds.dtype.kind in "iu" and seeds.dtype.itemsize < 8:
+        if (seeds.size == 0 and seeds.dtype == np.float64) or (seeds.dtype.kind in "iu" and seeds.dtype.itemsize < 8):  # an empty list
             seeds = seeds.astype(np.int64)
     if out is None:
         if shape is None:

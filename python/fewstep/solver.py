@@ -14,9 +14,11 @@ from typing import Any
 from fewstep import _core
 from fewstep._core import Plan as Plan
 from fewstep._core import Row as Row
+from fewstep._step import empty_state as empty_state
+from fewstep._step import step as step
 from fewstep.schedules import Schedule
 
-__all__ = ["SOLVERS", "Plan", "Row", "plan"]
+__all__ = ["SOLVERS", "Plan", "Row", "empty_state", "plan", "step"]
 
 #: Names that `plan` knows.
 SOLVERS: tuple[str, ...] = tuple(_core.solver_names())

@@ -23,8 +23,10 @@ class Layout:
 
     @property
     def name(self) -> str:
-        return "x".join(map(str, self.shape)) + f"+{self.offset}" * bool(self.offset) + (
-            f"gap{self.gap}" * bool(self.gap)
+        return (
+            "x".join(map(str, self.shape))
+            + f"+{self.offset}" * bool(self.offset)
+            + (f"gap{self.gap}" * bool(self.gap))
         )
 
 
