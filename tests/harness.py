@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs ops in processes that are each forced to one instruction set.
 
-``FEWSTEP_CPU_ISA`` is read once per process, so a test session keeps one worker per instruction set:
-this file, run as a program. Requests and answers are pickled dictionaries of NumPy arrays. Every
-tensor lies between guard bands, which are checked after the call, as is that inputs are unchanged.
+``FEWSTEP_CPU_ISA`` is read once per process, so a test session keeps one worker per instruction
+set: this file, run as a program. Requests and answers are pickled dictionaries of NumPy arrays.
+Every tensor lies between guard bands, which are checked after the call, as is that inputs are
+unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Worker:
 
     def __getattr__(self, name: str) -> Any:
         def call(**arguments: Any) -> Any:
-            assert self.process.stdin and self.process.stdout
+            assert self.process.stdin
+            assert self.process.stdout
             pickle.dump((name, arguments), self.process.stdin)
             self.process.stdin.flush()
             answer = pickle.load(self.process.stdout)

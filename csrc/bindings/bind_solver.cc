@@ -151,6 +151,10 @@ py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle
 
 }  // namespace
 
-void bind_solver(py::module_& m) { m.def("solver_step", &step); }
+void bind_solver(py::module_& m) {
+  m.def("solver_step", &step, py::arg("plan"), py::arg("row"), py::arg("state"),
+        py::arg("model_output"), py::arg("seeds"), py::arg("guidance"), py::arg("known"),
+        py::arg("mask"), py::arg("model_input"));
+}
 
 }  // namespace fewstep::python

@@ -95,7 +95,8 @@ def normal(
     tensor_seeds = _is_torch(seeds)
     if not tensor_seeds:
         seeds = np.asarray(seeds)
-        if (seeds.size == 0 and seeds.dtype == np.float64) or (seeds.dtype.kind in "iu" and seeds.dtype.itemsize < 8):  # an empty list
+        narrow = seeds.dtype.kind in "iu" and seeds.dtype.itemsize < 8
+        if narrow or seeds.size == 0:  # NumPy makes an empty list float64
             seeds = seeds.astype(np.int64)
     if out is None:
         if shape is None:
