@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Float64 NumPy reference of ``noise.normal``: Philox4x32-10 and Box-Muller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+LOW = np.uint64(0xFFFFFFFF)
+
+
+def philox(counter: Sequence[Words], key: tuple[int, int]) -> list[Words]:
+    """Return the four 32-bit words of each block, as Salmon et al. (2011) define them."""
+    c = [np.asarray(word, np.uint64) & LOW for word in counter]
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
+        high0, high1 = p0 >> np.uint64(32), p1 >> np.uint64(32)
+        c = [high1 ^ c[1] ^ np.uint64(k0), p1 & LOW, high0 ^ c[3] ^ np.uint64(k1), p0 & LOW]
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c
+
+
+def normal(
+    seed: int, count: int, *, step: int = 0, stream: int = 0, first_block: int = 0
+) -> NDArray[np.float64]:
+    """Return `count` normals of one sample, from element ``4 * first_block`` on.
+
+    The radius' uniform number is rounded to float32 as the contract's ``fma`` does, because near 1
+    its rounding is what decides the logarithm; everything after that is float64.
+    """
+    seed %= 2**64
+    blocks = np.arange(-(-count // 4), dtype=np.uint64) + np.uint64(first_block)
+    one = np.ones_like(blocks)
+    counter = [blocks, blocks >> np.uint64(32), one * np.uint64(step), one * np.uint64(stream)]
+    words = philox(counter, (seed % 2**32, seed >> 32))
+    z = np.empty((len(blocks), 4))
+    for half in (0, 2):
+        word = words[half].astype(np.float32).astype(np.float64)
+        u = (word * 2.0**-32 + 2.0**-33).astype(np.float32).astype(np.float64)
+        angle = 2 * np.pi * (words[half + 1].astype(np.float64) / 2**32)
+        radius = np.sqrt(-2 * np.log(u))
+        z[:, half], z[:, half + 1] = radius * np.cos(angle), radius * np.sin(angle)
+    return z.reshape(-1)[:count]
