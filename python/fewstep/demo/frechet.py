@@ -57,7 +57,7 @@ class Gaussian:
 def _root(matrix: Array) -> Array:
     """Symmetric square root; eigenvalues that rounding left negative count as zero."""
     values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 def distance(a: Gaussian, b: Gaussian) -> float:

@@ -63,7 +63,7 @@ def _silu(x: Array) -> Array:
 
 def _normalise(x: Array) -> Array:
     """Layer normalisation without weights over the last axis."""
-    centred = x - x.mean(1, keepdims=True)
+    centred: Array = x - x.mean(1, keepdims=True)
     variance = np.einsum("bi,bi->b", centred, centred) / x.shape[1]
     centred /= np.sqrt(variance + 1e-5)[:, None]
     return centred
@@ -77,7 +77,7 @@ class Linear:
     bias: Array
 
     def __call__(self, x: Array) -> Array:
-        out = x @ self.weight
+        out: Array = x @ self.weight
         out += self.bias
         return out
 
@@ -218,4 +218,4 @@ class Classifier:
 
     def predict(self, images: Array) -> Array:
         """Return the likeliest digit of each image; images [B, 64] -> [B], integer."""
-        return np.argmax(self._layers["third"](self.features(images)), 1)
+        return np.asarray(np.argmax(self._layers["third"](self.features(images)), 1))

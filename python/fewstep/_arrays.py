@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays of the caller's kind, numpy or torch, for code that drives a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+def is_torch(value: object) -> bool:
+    """Tell whether `value` is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_array(value: object) -> bool:
+    """Tell whether `value` is a numpy array or a torch tensor."""
+    return isinstance(value, np.ndarray) or is_torch(value)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Makes arrays of one kind: numpy when `torch` is None, else torch tensors on `device`."""
+
+    torch: Any = None
+    device: Any = None
+
+    @classmethod
+    def of(cls, device: Any, model: object, values: Iterable[object], dtype: object) -> Arrays:
+        """Choose the kind: a named device, else the first tensor given, else the model's own."""
+        torch = sys.modules.get("torch")
+        if device is not None:
+            import torch as imported
+
+            return cls(imported, imported.device(device))
+        if torch is None:
+            return cls()
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                return cls(torch, value.device)
+        if isinstance(model, torch.nn.Module):
+            parameter = next(model.parameters(), None)
+            return cls(torch, torch.device("cpu") if parameter is None else parameter.device)
+        return cls(torch, torch.device("cpu")) if isinstance(dtype, torch.dtype) else cls()
+
+    def dtype(self, name: object) -> Any:
+        """Return the array library's dtype called `name` ("float32", ..., or a dtype itself)."""
+        if self.torch is not None:
+            return getattr(self.torch, name) if isinstance(name, str) else name
+        return np.dtype(name)  # type: ignore[call-overload]
+
+    def zeros(self, shape: Sequence[int], dtype: object) -> Any:
+        """Return an array of zeros."""
+        if self.torch is not None:
+            return self.torch.zeros(tuple(shape), dtype=self.dtype(dtype), device=self.device)
+        return np.zeros(shape, self.dtype(dtype))
+
+    def convert(self, value: Any, dtype: object = None) -> Any:
+        """Return `value` as an array of this kind; shares memory where it can."""
+        if self.torch is not None:
+            if isinstance(value, np.ndarray):
+                value = self.torch.from_numpy(np.ascontiguousarray(value))
+            kind = None if dtype is None else self.dtype(dtype)
+            tensor = self.torch.as_tensor(value, dtype=kind, device=self.device)
+            return tensor.detach()
+        if is_torch(value):
+            value = value.detach().cpu().numpy()
+        return np.asarray(value, None if dtype is None else self.dtype(dtype))
+
+    def concatenate(self, values: Sequence[Any]) -> Any:
+        """Join arrays along their first dimension."""
+        return self.torch.cat(list(values)) if self.torch is not None else np.concatenate(values)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Write `source` into `target`."""
+        if self.torch is not None:
+            target.copy_(source)
+        else:
+            np.copyto(target, source)
+
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """Return a context in which models record nothing for backward passes."""
+        if self.torch is None:
+            return nullcontext()
+        context: AbstractContextManager[Any] = self.torch.inference_mode()
+        return context

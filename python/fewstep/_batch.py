@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of what a sampler is called with; the arrays of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._arrays import Arrays, is_array
+from ._tail import first_row
+from .guidance import Guidance
+from .solver import Plan
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The caller's arrays, checked and of one kind."""
+
+    arrays: Arrays
+    shape: tuple[int, ...]
+    seeds: Any  # [B] int64
+    x0: Any  # [B, N...] float32, or None
+    known: Any
+    mask: Any
+
+    @classmethod
+    def prepare(
+        cls,
+        shape: Sequence[int] | None,
+        x0: Any,
+        known: Any,
+        mask: Any,
+        seeds: Iterable[int] | None,
+        conditions: tuple[Mapping[str, Any] | None, ...],
+        model: object,
+        device: Any,
+        dtype: Any,
+    ) -> Batch:
+        if not callable(model):
+            raise TypeError(f"Sampler: 'model' must be callable, got {type(model).__name__}")
+        given = [x0, known, mask, seeds]
+        given += [value for mapping in conditions for value in (mapping or {}).values()]
+        arrays = Arrays.of(device, model, given, dtype)
+        if shape is None:
+            source = x0 if x0 is not None else known
+            if source is None:
+                raise ValueError("Sampler: 'shape' must be given without 'x0' or 'known', got None")
+            shape = source.shape
+        size = tuple(int(n) for n in shape)
+        if not size or min(size) < 0:
+            raise ValueError(f"Sampler: 'shape' must be (B, N...), got {list(size)}")
+        if (known is None) != (mask is None):
+            names = ("known", "mask") if known is None else ("mask", "known")
+            raise ValueError(f"Sampler: '{names[0]}' must be given with '{names[1]}', got None")
+        return cls(
+            arrays,
+            size,
+            arrays.convert(_seeds(seeds, size[0])),
+            _sized(arrays, "x0", x0, (size,)),
+            _sized(arrays, "known", known, (size,)),
+            _sized(arrays, "mask", mask, (size, (1, *size[1:]))),
+        )
+
+
+def _seeds(seeds: Any, count: int) -> NDArray[np.int64]:
+    """Return the low 64 bits of each seed."""
+    if seeds is None:
+        return np.arange(count, dtype=np.int64)
+    values = [int(s) & 0xFFFF_FFFF_FFFF_FFFF for s in seeds]
+    if len(values) != count:
+        raise ValueError(f"Sampler: 'seeds' must have B={count} integers, got {len(values)}")
+    return np.array(values, np.uint64).view(np.int64)
+
+
+def _sized(arrays: Arrays, name: str, value: Any, shapes: Sequence[tuple[int, ...]]) -> Any:
+    """Return `value` as float32 of one of `shapes`; None stays."""
+    if value is None:
+        return None
+    value = arrays.convert(value, "float32")
+    if tuple(value.shape) not in shapes:
+        raise ValueError(
+            f"Sampler: '{name}' must have shape {list(shapes[0])}, got {list(value.shape)}"
+        )
+    return value
+
+
+def _per_sample(name: str, values: Sequence[int], count: int) -> list[int]:
+    result = [int(v) for v in values]
+    if len(result) != count:
+        raise ValueError(f"Sampler: '{name}' must have B={count} integers, got {len(result)}")
+    return result
+
+
+def legs_of(
+    plans: tuple[Plan, ...],
+    count: int,
+    plan_index: Sequence[int] | None,
+    start: int | Sequence[int] | None,
+    strength: float | None,
+    with_x0: bool,
+) -> tuple[tuple[Plan, int], ...]:
+    """Return the plan and the first row of each sample."""
+    if plan_index is None and len(plans) not in (1, count):
+        raise ValueError(
+            f"Sampler: 'plan_index' must be given for {len(plans)} plans and B={count}, got None"
+        )
+    if plan_index is None:
+        index = [0] * count if len(plans) == 1 else list(range(count))
+    else:
+        index = _per_sample("plan_index", plan_index, count)
+    for number in index:
+        if not 0 <= number < len(plans):
+            raise ValueError(f"Sampler: 'plan_index' must be in [0, {len(plans)}), got {number}")
+    if start is not None and strength is not None:
+        raise ValueError(f"Sampler: 'strength' must be None when 'start' is given, got {strength}")
+    for name, value in (("start", start), ("strength", strength)):
+        if value is not None and not with_x0:
+            raise ValueError(f"Sampler: '{name}' must be None without 'x0', got {value}")
+    if strength is not None:
+        first = [first_row(plans[i], strength) for i in index]
+    elif start is None or isinstance(start, (int, np.integer)):
+        first = [int(start or 0)] * count
+    else:
+        first = _per_sample("start", start, count)
+    return tuple((plans[i], f) for i, f in zip(index, first, strict=True))
+
+
+def joined_conditions(
+    batch: Batch,
+    guidance: Guidance | None,
+    cond: Mapping[str, Any],
+    uncond: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Join the conditions of all model outputs; each array gets n * B rows."""
+    count = batch.shape[0]
+    if guidance is None:
+        if uncond is not None:
+            raise ValueError("Sampler: 'uncond' must be None without guidance, got a mapping")
+        return {k: _rows(batch.arrays, "cond", k, v, count) for k, v in cond.items()}
+    if uncond is None or set(uncond) != set(cond):
+        got = None if uncond is None else sorted(uncond)
+        raise ValueError(f"Sampler: 'uncond' must have the keys {sorted(cond)}, got {got}")
+    joined = {}
+    for key, value in cond.items():
+        other = uncond[key]
+        if is_array(value) != is_array(other) or not (is_array(value) or value == other):
+            raise ValueError(
+                f"Sampler: 'uncond[{key!r}]' must be an array as cond's or the same object, "
+                f"got {type(other).__name__}"
+            )
+        parts = [
+            _rows(batch.arrays, name, key, v, count)
+            for name, v in (("cond", value), ("uncond", other))
+        ]
+        joined[key] = batch.arrays.concatenate(parts) if is_array(value) else value
+    return joined
+
+
+def _rows(arrays: Arrays, name: str, key: str, value: Any, count: int) -> Any:
+    """Return an array with B rows; what is not an array stays as it is."""
+    if not is_array(value) or value.ndim == 0:
+        return value
+    value = arrays.convert(value)
+    if value.shape[0] == count:
+        return value
+    if value.shape[0] != 1:
+        raise ValueError(
+            f"Sampler: '{name}[{key!r}]' must have B={count} rows or 1, got {value.shape[0]}"
+        )
+    return arrays.concatenate([value] * count) if count else value[:0]
