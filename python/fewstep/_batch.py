@@ -102,8 +102,8 @@ def legs_of(
     start: int | Sequence[int] | None,
     strength: float | None,
     with_x0: bool,
-) -> tuple[tuple[Plan, int], ...]:
-    """Return the plan and the first row of each sample."""
+) -> tuple[tuple[int, int], ...]:
+    """Return the plan's number and the first row of each sample."""
     if plan_index is None and len(plans) not in (1, count):
         raise ValueError(
             f"Sampler: 'plan_index' must be given for {len(plans)} plans and B={count}, got None"
@@ -121,12 +121,13 @@ def legs_of(
         if value is not None and not with_x0:
             raise ValueError(f"Sampler: '{name}' must be None without 'x0', got {value}")
     if strength is not None:
-        first = [first_row(plans[i], strength) for i in index]
+        rows = [first_row(plan, strength) for plan in plans]
+        first = [rows[i] for i in index]
     elif start is None or isinstance(start, (int, np.integer)):
         first = [int(start or 0)] * count
     else:
         first = _per_sample("start", start, count)
-    return tuple((plans[i], f) for i, f in zip(index, first, strict=True))
+    return tuple(zip(index, first, strict=True))
 
 
 def joined_conditions(

@@ -64,14 +64,16 @@ class _Course:
 
 
 @lru_cache(maxsize=64)
-def _course(legs: tuple[tuple[Plan, int], ...], with_known: bool) -> _Course:
+def _course(
+    plans: tuple[Plan, ...], legs: tuple[tuple[int, int], ...], with_known: bool
+) -> _Course:
     """Join the plans that the samples follow; ``legs[b]`` is sample b's plan and first row."""
-    kinds = list(dict.fromkeys(legs))
-    tails = [tail(plan, start) for plan, start in kinds]
+    kinds = {leg: number for number, leg in enumerate(dict.fromkeys(legs))}
+    tails = [tail(plans[index], start) for index, start in kinds]
     starts = [t.start(0, known=with_known) for t in tails]
     joined = tails[0] if len(tails) == 1 else Plan.concat(tails)
     offsets = np.concatenate([[0], np.cumsum([len(t) for t in tails])])
-    kind = np.array([kinds.index(leg) for leg in legs], np.int32)  # [B]
+    kind = np.array([kinds[leg] for leg in legs], np.int32)  # [B]
     lengths = np.array([len(tails[k]) for k in kind], np.int32)
     turn = np.arange(lengths.max(initial=0), dtype=np.int32)[:, None]
     rows = np.where(turn < lengths, offsets[kind].astype(np.int32) + turn, np.int32(-1))
@@ -226,7 +228,7 @@ class Sampler:
         batch = Batch.prepare(shape, x0, known, mask, seeds, (cond, uncond), model, device, dtype)
         legs = legs_of(self.plans, batch.shape[0], plan_index, start, strength, x0 is not None)
         # An empty batch runs like one sample of which nothing is kept.
-        course = _course(legs or ((self.plans[0], 0),), x0 is not None)
+        course = _course(self.plans, legs or ((0, 0),), x0 is not None)
         conditions = joined_conditions(batch, self.guidance, cond or {}, uncond)
         run = _Run(batch, course, self.outputs, dtype)
         with batch.arrays.without_gradients():

@@ -58,8 +58,8 @@ def _print(result: dict[str, Any]) -> None:
         title=f"{settings['samples']} digits, up to {settings['steps']} model calls, "
         f"guidance {settings['guidance']:g}"
     )
-    table.add_column("solver")
-    for name in ("calls", "RMS to exact", "Frechet", "right digit", "model ms", "fewstep ms"):
+    table.add_column("solver", no_wrap=True)
+    for name in ("calls", "RMS", "Frechet", "right digit", "model ms", "fewstep ms"):
         table.add_column(name, justify="right")
     for line in result["solvers"]:
         table.add_row(

@@ -45,7 +45,8 @@ def sheet(images: NDArray[Any], path: Path, title: str, rows: int = 8) -> None:
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots(rows, CLASSES, squeeze=False)
     for number, axis in enumerate(axes.flat):
-        tile = np.clip(images[number], -1.0, 1.0).reshape(8, 8)
+        # The digits reach the border: a pixel of background around them.
+        tile = np.pad(np.clip(images[number], -1.0, 1.0).reshape(8, 8), 1, constant_values=-1.0)
         axis.imshow(tile, cmap="gray_r", vmin=-1, vmax=1, interpolation="bicubic")
         axis.set_xticks([])
         axis.set_yticks([])
