@@ -107,9 +107,7 @@ def test_complex_and_integer_model_outputs_are_refused():
     state, model = arrays("torch")
     with pytest.raises(
         ValueError,
-        match=(
-            "'models\\[0\\]' must have dtype float32 or float16 or bfloat16, got complex64"
-        ),
+        match=("'models\\[0\\]' must have dtype float32 or float16 or bfloat16, got complex64"),
     ):
         fewstep.solver.step(plan(), 1, state, model.to(torch.complex64))
     with pytest.raises(ValueError, match="got int64"):

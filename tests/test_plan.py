@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans: coefficients against other libraries, moment conditions, JSON, equality, errors."""
+"""Plans: coefficients against other libraries, moment conditions, structure."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from reference import solver as reference
 
-import fewstep
+from cases.plan import every_plan
 from fewstep import schedules
-from fewstep.solver import SOLVERS, Plan, Row, plan
+from fewstep.solver import SOLVERS, Plan, plan
+from reference import solver as reference
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "diffusers.json").read_text())
 
@@ -24,37 +22,6 @@ KARRAS = schedules.karras(0.02, 80.0)
 STEP, START, KNOWN = 0, 1, 2  # streams
 LAMBDA, TIME = 0, 3
 STATE, HISTORY, ANCHOR, INPUT = 0, 1, 2, 3
-
-
-def every_plan() -> list[Any]:
-    """One plan per solver, order, variant and process, for tests of all rows."""
-    grids = {
-        "ve": schedules.karras(0.02, 80.0),
-        "vp": schedules.scaled_linear(spacing="trailing"),
-        "flow": schedules.flow(3.0),
-        "flow-open": schedules.log_snr(0.02, 0.98, process="flow", final_zero=False),
-    }
-    options: dict[str, list[dict[str, Any]]] = {
-        "ddim": [{"eta": 0.0}, {"eta": 0.5}, {"eta": 1.0}],
-        "euler_ancestral": [{}, {"eta": 0.3}],
-        "dpmpp_2m": [{"variant": "heun"}, {"variant": "midpoint"}],
-        "dpmpp_2m_sde": [{"variant": "heun", "eta": 0.5}, {"variant": "midpoint"}],
-        "dpmpp_3m": [{}, {"parity": "diffusers"}, {"parity": "k-diffusion"}],
-        "unipc": [{"order": p, "variant": b} for p in (1, 2, 3, 4) for b in ("bh1", "bh2")],
-        "deis": [{"order": p, "variant": v} for p in (2, 3, 4) for v in ("lambda", "rho", "time")],
-    }
-    params = []
-    for name in SOLVERS:
-        for extra, (grid, schedule) in itertools.product(options.get(name, [{}]), grids.items()):
-            if name.startswith("flow") and not grid.startswith("flow"):
-                continue
-            if name == "heun" and grid == "flow":
-                continue  # begins without signal
-            prediction = "flow" if grid.startswith("flow") else "epsilon"
-            label = "-".join([name, grid, *map(str, extra.values())])
-            arguments = (name, schedule, prediction, extra)
-            params.append(pytest.param(*arguments, id=label))
-    return params
 
 
 # ---- coefficients -------------------------------------------------------------------------------
@@ -143,7 +110,7 @@ def lagrange(nodes: list[float], j: int, v: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("h", [1e-6, 1e-3, 0.1, 1.0, 5.0])
 def test_weights_against_adaptive_quadrature(order: int, h: float) -> None:
-    """Row weights are the integral of solvers.md's formula, by scipy's adaptive rule."""
+    """Row weights are the integral of the README's formula, by scipy's adaptive rule."""
     from scipy.integrate import quad
 
     lam = -1.0 + h * np.arange(order + 1) * np.linspace(1.0, 1.3, order + 1)
@@ -249,8 +216,10 @@ def test_sde_rows_keep_the_variance_of_a_gaussian_exactly() -> None:
         mean = [constant] + [0.0] * (made.slots - 1)
         spread = [noise] + [np.zeros_like(noise)] * (made.slots - 1)
         for i, row in enumerate(made.rows):
-            draws = [np.eye(1 + len(made))[1 + s] if stream == STEP else np.zeros_like(noise)
-                     for stream, s in zip(row.noise_stream, row.noise_step, strict=True)]  # fmt: skip
+            draws = [
+                np.eye(1 + len(made))[1 + s] if stream == STEP else np.zeros_like(noise)
+                for stream, s in zip(row.noise_stream, row.noise_step, strict=True)
+            ]
             mean, _ = reference.step(row, mean, [np.array(c)], [np.array(0.0)] * row.n_noises)
             spread, _ = reference.step(row, spread, [np.zeros_like(noise)], draws)
             assert float(mean[0]) == pytest.approx(nodes.alpha[i + 1] * c, abs=1e-14)
@@ -381,257 +350,3 @@ def test_tableau(frame: str) -> None:
         wrong.validate()
     heun = Plan.from_tableau([[0, 0], [1, 0]], [0.5, 0.5], order=2, steps=5, schedule=KARRAS)
     assert heun == plan("heun", steps=5, schedule=KARRAS)
-
-
-# ---- values -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "schedule", "prediction", "options"), every_plan())
-def test_json_round_trip_is_exact(
-    name: str, schedule: schedules.Schedule, prediction: str, options: dict[str, Any]
-) -> None:
-    made = plan(name, steps=6, schedule=schedule, prediction=prediction, **options)
-    text = made.to_json()
-    back = Plan.from_json(text)
-    assert back == made
-    assert hash(back) == hash(made)
-    assert back.to_json() == text
-    assert back.name == made.name == name
-    assert back.rows == made.rows
-    # Python's own reader gives the same numbers.
-    for row, fields in zip(made.rows, json.loads(text)["rows"], strict=True):
-        assert fields["a"] == [list(line) for line in row.a]
-        assert fields["clip"] is None
-
-
-def test_plans_are_values() -> None:
-    first, second = (plan("deis", steps=6, schedule=KARRAS) for _ in range(2))
-    assert first == second
-    assert len({first, second, plan("deis", steps=7, schedule=KARRAS)}) == 2
-    assert first != "deis"
-    assert Plan.from_rows(first.rows, name="other") == first
-    assert pickle.loads(pickle.dumps(first)) == first
-    assert first[-1] == first.rows[-1]
-    assert repr(first) == "<fewstep.solver.Plan 'deis': 6 rows, 6 model calls, 3 slots>"
-    with pytest.raises(IndexError):
-        first[6]
-
-
-def test_plans_are_immutable() -> None:
-    made = plan("deis", steps=6, schedule=KARRAS)
-    before = made.to_json()
-    made.times[:] = 0.0
-    with pytest.raises(AttributeError):
-        made.name = "other"  # type: ignore[misc]
-    with pytest.raises(AttributeError):
-        made.rows[0].t = 0.0  # type: ignore[misc]
-    assert made.to_json() == before
-
-
-def test_concat() -> None:
-    parts = [plan("ddim", steps=3, schedule=KARRAS), plan("unipc", steps=5, schedule=KARRAS)]
-    joined = Plan.concat(parts)
-    assert joined.rows == parts[0].rows + parts[1].rows
-    assert (joined.slots, joined.calls, joined.name) == (4, 8, "ddim + unipc")
-    assert joined.validate() < 1e-10
-
-
-def test_rows_are_values() -> None:
-    row = plan("unipc", steps=6, schedule=KARRAS).rows[2]
-    assert Row(**row.to_dict()) == row
-    assert hash(Row(**row.to_dict())) == hash(row)
-    assert row.replace(tau=1.0) != row
-    assert (row.n_inputs, row.n_outputs) == (len(row.input), len(row.output))
-    assert copy.copy(row.a) == row.a
-
-
-# ---- errors -------------------------------------------------------------------------------------
-
-ERRORS = [
-    (("unipcc", {}), "fewstep.solver.plan: 'name' must be one of euler, heun, ddim, ddpm, "
-     "euler_ancestral, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc, deis, flow_euler, flow_heun, lcm, "
-     "got 'unipcc' (near: unipc)"),
-    (("ddim", {"prediction": "eps"}), "fewstep.solver.plan: 'prediction' must be one of epsilon, "
-     "x0, v, flow, edm, got 'eps'"),
-    (("ddim", {"eta": 1.5}), "fewstep_plan_create: 'eta' must be 0 to 1, got 1.5"),
-    (("heun", {"eta": 0.0}), "fewstep_plan_create: 'eta' must be left out for heun, got 0"),
-    (("euler", {"s_noise": 1.0}), "fewstep_plan_create: 's_noise' must be left out for euler, "
-     "got 1"),
-    (("dpmpp_2m", {"order": 3}), "fewstep_plan_create: 'order' must be 2 for dpmpp_2m, got 3"),
-    (("unipc", {"order": 5}), "fewstep_plan_create: 'order' must be 1 to 4 for unipc, got 5"),
-    (("unipc", {"variant": "bh3"}), "fewstep_plan_create: 'variant' must be one of bh2, bh1 for "
-     'unipc, got "bh3"'),
-    (("ddim", {"variant": "x"}), "fewstep_plan_create: 'variant' must be left out for ddim, got "
-     '"x"'),
-    (("dpmpp_3m", {"parity": "torch"}), "fewstep_plan_create: 'parity' must be one of diffusers, "
-     'k-diffusion for dpmpp_3m, got "torch"'),
-    (("ddim", {"clip": -1.0}), "fewstep_plan_create: 'clip' must be above 0, got -1"),
-    (("ddim", {"sigma_data": 0.5}), "fewstep_plan_create: 'sigma_data' must be left out unless "
-     "prediction is edm, got 0.5"),
-    (("ddim", {"start": 8}), "fewstep_plan_create: 'start' must be 0 to 7, below the schedule's "
-     "steps, got 8"),
-    (("flow_euler", {}), "fewstep_plan_create: 'schedule' must be a flow (alpha = 1 - sigma) for "
-     "flow_euler, got VE"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("arguments", "message"), ERRORS)
-def test_plan_errors(arguments: tuple[str, dict[str, Any]], message: str) -> None:
-    name, options = arguments
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        plan(name, steps=8, schedule=KARRAS, **options)
-    assert str(error.value) == message
-
-
-def test_plan_refuses_unknown_options() -> None:
-    with pytest.raises(TypeError) as error:
-        plan("ddim", steps=8, schedule=KARRAS, etta=0.0)
-    assert str(error.value) == (
-        "fewstep.solver.plan: options are clip, eta, lower_order_final, parity, s_noise, "
-        "sigma_data, start, variant, got 'etta' (near: eta)"
-    )
-
-
-def test_no_signal_errors() -> None:
-    flow = schedules.flow()
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        plan("dpmpp_2m", steps=8, schedule=flow)
-    assert str(error.value) == (
-        "fewstep_plan_create: 'prediction' must tell x0 where the schedule has no signal "
-        "(alpha = 0 at its first node), got epsilon"
-    )
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        plan("heun", steps=8, schedule=flow, prediction="flow")
-    assert str(error.value) == (
-        "fewstep_plan_create: 'schedule' must have signal (alpha above 0) at every node for a "
-        "solver in the noise frame, got alpha = 0 at its first node"
-    )
-
-
-ROW_ERRORS = [
-    ({"input": (0,), "output": (23,), "a": ((float("nan"),),)},
-     "fewstep_plan_from_rows: 'rows[0].a[0][0]' must be finite, got nan"),
-    ({"input": (0, 0), "output": (0,), "a": ((1, 1),)},
-     "fewstep_plan_from_rows: 'rows[0].input[1]' must not repeat an input, got 0"),
-    ({"input": (16,), "output": (0,), "a": ((1,),)},
-     "fewstep_plan_from_rows: 'rows[0].input[0]' must not be a model output in a row that "
-     "evaluates none, got 16"),
-    ({"input": (18,), "output": (0,), "a": ((1,),), "evaluates": 1, "gamma": (1,)},
-     "fewstep_plan_from_rows: 'rows[0].input[0]' must name one of the row's 1 model outputs, "
-     "got 18"),
-    ({"output": (16,)},
-     "fewstep_plan_from_rows: 'rows[0].output[0]' must be a slot 0 to 15 or 23, got 16"),
-    ({"output": (0,), "clip": 0.0}, "fewstep_plan_from_rows: 'rows[0].clip' must be above 0, "
-     "got 0"),
-    ({}, "fewstep_plan_from_rows: 'rows[0].n_outputs' must be 1 to 4, got 0"),
-    ({"output": (0,), "evaluates": 1},
-     "fewstep_plan_from_rows: 'rows[0].n_guidance' must be 1 to 4, got 0"),
-    ({"output": (0,), "noise_stream": (0, 0), "noise_step": (3, 3), "noise": ((1, 1),)},
-     "fewstep_plan_from_rows: 'rows[0].noise_step[1]' must not repeat a noise of the row, got 3"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("fields", "message"), ROW_ERRORS)
-def test_row_errors(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        Plan.from_rows([Row(**fields)])
-    assert str(error.value) == message
-
-
-def test_other_errors() -> None:
-    made = plan("ddim", steps=4, schedule=KARRAS)
-    with pytest.raises(ValueError, match="'n_guidance' must be 1 to 4, got 5"):
-        made.with_guidance([1.0] * 5)
-    with pytest.raises(ValueError, match="'n_weight_rows' must be 1 or 4, got 3"):
-        made.with_guidance(np.ones((3, 2)))
-    with pytest.raises(ValueError, match=r"'weights\[1\]' must be finite, got inf"):
-        made.with_guidance([1.0, np.inf])
-    with pytest.raises(ValueError, match="'rows' must have 1 to 16777216 rows, got 0"):
-        Plan.from_rows([])
-    with pytest.raises(ValueError, match="'n_plans' must be at least 1, got 0"):
-        Plan.concat([])
-    with pytest.raises(ValueError, match="'row' must be 0 to 3, got 4"):
-        made.start(4)
-    with pytest.raises(TypeError, match="Row has no field 'gama'"):
-        Row(gama=(1.0,))
-    with pytest.raises(ValueError, match="'a' must be a sequence of 1 entries"):
-        Row(input=(0,), output=(0,), a=((1.0, 2.0),))
-    for a, b, message in (
-        ([[0, 1], [1, 0]], [0.5, 0.5], r"'a' must be strictly lower triangular: a\[0\]\[1\] = 0"),
-        ([[0, 0], [1, 0]], [0.5, 0.4], "'b' must sum to 1, got 0.9"),
-        ([[0, 0], [2, 0]], [0.5, 0.5], "'a' must have rows that sum to 0 to 1: row 1, got 2"),
-        ([[0]], [0.5, 0.5], r"'a' must have shape \[stages=2, stages\], got \(1, 1\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Plan.from_tableau(a, b, order=2, steps=4, schedule=KARRAS)
-    with pytest.raises(ValueError, match="'frame' must be x0 or epsilon unless"):
-        Plan.from_tableau([[0]], [1], order=1, steps=4, schedule=KARRAS, frame="velocity")
-
-
-def json_with(change: Any) -> str:
-    document = json.loads(plan("ddim", steps=2, schedule=KARRAS).to_json())
-    change(document)
-    return json.dumps(document)
-
-
-JSON_ERRORS = [
-    ("", "fewstep_plan_from_json: 'text' must have a value at byte 0"),
-    ("{", "fewstep_plan_from_json: 'text' must have a key at byte 1"),
-    ('{"format":"fewstep.plan",}', "fewstep_plan_from_json: 'text' must have a key at byte 25"),
-    ('{"a":1,"a":2}', "fewstep_plan_from_json: 'text' must have no second \"a\" at byte 7"),
-    ("[1,2] 3", "fewstep_plan_from_json: 'text' must have nothing more at byte 6"),
-    ("[01]", "fewstep_plan_from_json: 'text' must have ']' at byte 2"),
-    ("[1.]", "fewstep_plan_from_json: 'text' must have a digit at byte 3"),
-    ("[NaN]", "fewstep_plan_from_json: 'text' must have a value at byte 1"),
-    ("[1]", "fewstep_plan_from_json: 'text' must have an object at byte 0"),
-    ('{"format":"x"}', "fewstep_plan_from_json: 'text' must have \"fewstep.plan\" at byte 10"),
-    ("[" * 40, "fewstep_plan_from_json: 'text' must have at most 16 nested values at byte 17"),
-    ('"\\ud800"', "fewstep_plan_from_json: 'text' must have a pair of surrogates at byte 3"),
-]
-
-
-@pytest.mark.parametrize(("text", "message"), JSON_ERRORS)
-def test_json_errors(text: str, message: str) -> None:
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        Plan.from_json(text)
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.update(extra=1), 'must have no key "extra"'),
-        (lambda d: d.update(version=2), "must have version 1"),
-        (lambda d: d["rows"][1].update(extra=1), 'must have no key "extra"'),
-        (lambda d: d["rows"][1].pop("tau"), 'must have a key "tau" in the object'),
-        (lambda d: d["rows"][0].update(t="1"), "must have a finite number"),
-        (lambda d: d["rows"][0].update(step=1.5), "must have a 32-bit integer"),
-        (lambda d: d["rows"][0].update(role=[0]), "must have an array of 2 entries"),
-        (lambda d: d["rows"][0].update(gamma=[1] * 5), "must have an array of at most 4 entries"),
-        (lambda d: d["rows"][0].update(input=[0, 99]), "'rows[0].input[1]' must be 0 to 22"),
-        (lambda d: d.update(rows=[]), "'rows' must have 1 to 16777216 rows, got 0"),
-    ],
-)
-def test_json_refuses(change: Any, message: str) -> None:
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        Plan.from_json(json_with(change))
-    assert message in str(error.value)
-
-
-def test_json_reads_numbers_exactly_and_names_as_they_are() -> None:
-    name = 'a "quoted" \\ name\n\u00e4'
-    made = Plan.from_rows(plan("ddim", steps=2, schedule=KARRAS).rows, name=name)
-    assert Plan.from_json(made.to_json()).name == name
-    assert json.loads(made.to_json())["name"] == name
-    escaped = json.dumps(json.loads(made.to_json()), indent=1)  # \u escapes and white space
-    assert Plan.from_json(escaped) == made
-    huge = json_with(lambda d: d["rows"][0].update(t=1)).replace('"t": 1,', '"t": 1e999,')
-    with pytest.raises(ValueError, match="must have a finite number"):
-        Plan.from_json(huge)
-
-
-def test_package_lists_its_solvers() -> None:
-    assert fewstep.solver.SOLVERS == SOLVERS
-    for name in SOLVERS:
-        schedule = schedules.flow() if name.startswith("flow") else KARRAS
-        assert plan(name, steps=4, schedule=schedule, prediction="flow").name == name

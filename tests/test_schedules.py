@@ -109,7 +109,7 @@ def test_formulas() -> None:
 
 
 def test_sigma_is_accurate_where_alpha_rounds_to_one() -> None:
-    """sigma of the first training steps comes from expm1, not from 1 - product."""
+    """The sigma of the first training steps comes from expm1, not from 1 - product."""
     nodes = schedules.vp_linear(beta_start=1e-14, beta_end=1e-13, train_steps=10).nodes(10)
     assert nodes.sigma[-2] == pytest.approx(1e-7, rel=1e-12)
 
@@ -159,8 +159,10 @@ def test_schedules_are_values() -> None:
 
 ERRORS = [
     (lambda: schedules.karras().nodes(0), "'steps' must be 1 to 100000, got 0"),
-    (lambda: schedules.karras(-1.0, 80.0).nodes(4), "'sigma_min' must be finite and above 0, got -1"),
-    (lambda: schedules.karras(0.1, np.inf).nodes(4), "'sigma_max' must be finite and above 0, got inf"),
+    (lambda: schedules.karras(-1.0, 80.0).nodes(4),
+     "'sigma_min' must be finite and above 0, got -1"),
+    (lambda: schedules.karras(0.1, np.inf).nodes(4),
+     "'sigma_max' must be finite and above 0, got inf"),
     (lambda: schedules.karras(2.0, 1.0).nodes(4), "'sigma_min' must be below sigma_max=1, got 2"),
     (lambda: schedules.karras(rho=0.0).nodes(4), "'rho' must be finite and above 0, got 0"),
     (lambda: schedules.karras(rho=nan).nodes(4), "'rho' must be finite and above 0, got nan"),

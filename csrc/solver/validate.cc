@@ -128,7 +128,8 @@ class Validator {
         contents_[0] = Content{FEWSTEP_ROLE_STATE, call_position(row), row.frame};
       }
       // A row that evaluates nothing places a sample: the interval begins after it.
-      const bool same_interval = i > 0 && continues && rows_[i - 1].evaluates && row.step == rows_[i - 1].step &&
+      const bool same_interval = i > 0 && continues && rows_[i - 1].evaluates &&
+                                 row.step == rows_[i - 1].step &&
                                  from_position(row) == from_position(rows_[i - 1]);
       if (!same_interval) {
         interval_ = i;

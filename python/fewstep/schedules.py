@@ -12,14 +12,17 @@ the schedule; without it, the schedule places ``steps + 1`` nodes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import nan
-from typing import Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fewstep import _core
+from fewstep._schedule import PROCESSES as PROCESSES
+from fewstep._schedule import Nodes as Nodes
+from fewstep._schedule import Process as Process
+from fewstep._schedule import Schedule as Schedule
+from fewstep._schedule import Spacing as Spacing
 
 __all__ = [
     "Nodes",
@@ -34,90 +37,6 @@ __all__ = [
     "vp_linear",
 ]
 
-Process = Literal["vp", "ve", "flow"]
-Spacing = Literal["linspace", "leading", "trailing", "karras", "exponential", "log_snr", "sigmas"]
-
-PROCESSES: tuple[Process, ...] = ("vp", "ve", "flow")
-
-
-class Nodes(NamedTuple):
-    """The nodes of a schedule, noise first: float64 arrays [steps + 1].
-
-    Attributes
-    ----------
-    t
-        What the model is told: the training step of a discrete-time model (-1 at sigma = 0), else
-        sigma / alpha (VP, VE) or sigma (flow).
-    alpha, sigma
-        Signal and noise scale.
-    lam
-        ``log(alpha / sigma)``; infinite where either is 0.
-    """
-
-    t: NDArray[np.float64]
-    alpha: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    lam: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A noise schedule: its name and parameters. Made by the functions of this module.
-
-    Attributes
-    ----------
-    name : str
-        The function that made it.
-    params : tuple of (str, value)
-        Its parameters, as ``fewstep_schedule_params`` names them.
-    default_steps : int or None
-        Number of steps, where the schedule itself fixes it (an array of sigmas).
-
-    Examples
-    --------
-    >>> fewstep.schedules.karras(0.1, 10.0).nodes(3).sigma.round(3).tolist()
-    [10.0, 1.447, 0.1, 0.0]
-    """
-
-    name: str
-    params: tuple[tuple[str, object], ...]
-    default_steps: int | None = None
-
-    @property
-    def process(self) -> Process:
-        """``"vp"``, ``"ve"`` or ``"flow"``."""
-        if self.name in ("vp_linear", "scaled_linear", "cosine"):
-            return "vp"
-        if self.name == "flow":
-            return "flow"
-        return PROCESSES[int(dict(self.params)["process"])]  # type: ignore[call-overload]
-
-    def nodes(self, steps: int | None = None) -> Nodes:
-        """Place the nodes of a trajectory.
-
-        Parameters
-        ----------
-        steps : int
-            Number of intervals. May be left out for an array of sigmas.
-
-        Returns
-        -------
-        Nodes
-
-        Raises
-        ------
-        ValueError
-            A parameter is out of range, or two nodes coincide; the message names the field.
-        """
-        return Nodes(*self._create(steps).nodes())
-
-    def _create(self, steps: int | None) -> _core.Schedule:
-        if steps is None:
-            steps = self.default_steps
-        if steps is None:
-            raise ValueError("fewstep.schedules: 'steps' must be given, got None")
-        return _core.Schedule(self.name, steps, **dict(self.params))  # type: ignore[arg-type]
-
 
 def _process(function: str, process: str) -> int:
     if process not in PROCESSES:
@@ -127,7 +46,7 @@ def _process(function: str, process: str) -> int:
     return PROCESSES.index(process)
 
 
-def _make(name: str, default_steps: int | None = None, /, **params: object) -> Schedule:
+def _make(name: str, default_steps: int | None = None, /, **params: Any) -> Schedule:
     return Schedule(name, tuple(sorted(params.items())), default_steps)
 
 
@@ -142,7 +61,7 @@ def _training_grid(
     steps_offset: int,
     sigmas: ArrayLike | None,
     final_zero: bool,
-    **params: object,
+    **params: Any,
 ) -> Schedule:
     values = _array(sigmas)
     if values is not None:
@@ -265,7 +184,7 @@ def cosine(
     Examples
     --------
     >>> fewstep.schedules.cosine(train_steps=100).nodes(2).alpha.round(4).tolist()
-    [0.0004, 0.9997, 1.0]
+    [0.0005, 0.9997, 1.0]
     """
     return _training_grid(
         "cosine", spacing, rho, steps_offset, sigmas, final_zero, train_steps=train_steps

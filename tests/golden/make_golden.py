@@ -67,7 +67,7 @@ def run(scheduler: Any) -> list[list[float]]:
 
 
 def ratios(scheduler: Any) -> list[float]:
-    """sigma / alpha at the nodes of a scheduler that indexes alphas_cumprod, then 0."""
+    """Ratios sigma / alpha at the nodes of a scheduler that indexes alphas_cumprod, then 0."""
     steps = scheduler.timesteps.numpy()
     bar = scheduler.alphas_cumprod.double().numpy()[steps]
     return [*np.sqrt((1 - bar) / bar).tolist(), 0.0]

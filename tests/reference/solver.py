@@ -78,7 +78,8 @@ def step(
         if code == CONVERTED:
             assert converted is not None
             return converted
-        assert code == KNOWN and known is not None
+        assert code == KNOWN
+        assert known is not None
         return np.asarray(known, np.float64)
 
     inputs = [operand(code) for code in row.input[: row.n_inputs]]

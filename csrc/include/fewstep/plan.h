@@ -84,7 +84,7 @@ typedef struct fewstep_plan_row {
   double noise[FEWSTEP_MAX_OUTPUTS][FEWSTEP_MAX_NOISES];
   double known[FEWSTEP_MAX_OUTPUTS];
   double known_noise[FEWSTEP_MAX_OUTPUTS][FEWSTEP_MAX_NOISES];
-  double t, alpha, sigma, scale;                     /* the model call it consumes: model(scale * x, t) */
+  double t, alpha, sigma, scale;                     /* the call it consumes: model(scale * x, t) */
   double next_t, next_alpha, next_sigma, next_scale; /* where slot 0 stands afterwards */
   double from_alpha, from_sigma;                     /* where the interval starts */
   double tau;                                        /* reverse-SDE strength */
@@ -106,14 +106,16 @@ typedef struct fewstep_plan_params {
   int32_t order;             /* 0: the solver's default */
   int32_t lower_order_final; /* -1: when steps < 15, as public solvers do; 0 never; 1 always */
   int32_t start;             /* first schedule interval, for image to image; 0: from pure noise */
-  double eta;                /* stochasticity of ddim, euler_ancestral, dpmpp_2m_sde; NaN: default */
+  double eta;                /* noise of ddim, euler_ancestral (0 to 1), dpmpp_2m_sde (tau^2);
+                                NaN: 0, 1, 1 */
   double clip;               /* clamp of x0; +inf or NaN: none */
   double sigma_data;         /* EDM preconditioning; NaN: 0.5 */
   double s_noise;            /* factor on the injected noise; NaN: 1 */
-  const char* variant;       /* dpmpp_2m(_sde): "midpoint" "heun"; unipc: "bh1" "bh2"; deis: "lambda"
-                                "rho" "time" (the interpolation variable); NULL: default */
-  const char* parity;        /* "diffusers" or "k-diffusion": that library's row where it differs from
-                                the method; NULL: the method */
+  const char* variant;       /* dpmpp_2m, dpmpp_2m_sde: "midpoint" (default), "heun" (exact);
+                                unipc: "bh2" (default), "bh1"; deis: "lambda" (default), "rho",
+                                "time", the interpolation variable; NULL: default */
+  const char* parity;        /* that library's rows where they differ from the method: "diffusers"
+                                (dpmpp_3m, unipc, lcm), "k-diffusion" (dpmpp_3m); NULL: none */
 } fewstep_plan_params;
 
 #define FEWSTEP_PLAN_PARAMS_INIT                                                               \
@@ -167,9 +169,11 @@ FEWSTEP_API const char* fewstep_plan_name(const fewstep_plan* plan);
 FEWSTEP_API fewstep_status fewstep_plan_row_at(const fewstep_plan* plan, int32_t i,
                                                fewstep_plan_row* out);
 
-/* Checks every row: finite, slots in range, and the moment conditions of its order (a model whose m
- * is a polynomial of lower degree is integrated exactly; the marginal's variance is kept).
- * residual, if not NULL, receives the largest relative residual; above 1e-9 the plan is refused with
+/* Checks every row: its slots were written before; constant x0 and noise are carried to next_alpha
+ * and next_sigma (with fresh noise, the variance is); a model whose m is a polynomial of degree
+ * below `order` is integrated exactly (not tested in the variable TIME, whose grid is not in the
+ * rows); history, kept samples, known images and model inputs are what their role says. residual,
+ * if not NULL, receives the largest relative residual; above 1e-9 the plan is refused with
  * FEWSTEP_INVALID_ARGUMENT naming the row and the condition. */
 FEWSTEP_API fewstep_status fewstep_plan_validate(const fewstep_plan* plan, double* residual);
 

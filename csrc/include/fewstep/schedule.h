@@ -10,7 +10,8 @@
 extern "C" {
 #endif
 
-/* x = alpha * x0 + sigma * noise. VP: alpha^2 + sigma^2 = 1; VE: alpha = 1; FLOW: alpha + sigma = 1. */
+/* x = alpha * x0 + sigma * noise. VP: alpha^2 + sigma^2 = 1; VE: alpha = 1;
+ * FLOW: alpha + sigma = 1. */
 typedef enum fewstep_process {
   FEWSTEP_PROCESS_VP = 0,
   FEWSTEP_PROCESS_VE = 1,
@@ -24,7 +25,7 @@ typedef struct fewstep_schedule fewstep_schedule;
  *
  *   name             reads
  *   "vp_linear"      beta_start, beta_end, train_steps, spacing   betas linear (DDPM); VP
- *   "scaled_linear"  the same                                     sqrt(beta) linear (Stable Diffusion)
+ *   "scaled_linear"  the same                                     sqrt(beta) linear; VP
  *   "cosine"         train_steps, spacing                         Nichol, Dhariwal 2021; VP
  *   "karras"         sigma_min, sigma_max, rho, process           EDM, eq. 5
  *   "exponential"    sigma_min, sigma_max, process                uniform in log(sigma)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A noise schedule as a value: its name, its parameters, and the nodes it places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep import _core
+
+Process = Literal["vp", "ve", "flow"]
+Spacing = Literal["linspace", "leading", "trailing", "karras", "exponential", "log_snr", "sigmas"]
+
+PROCESSES: tuple[Process, ...] = ("vp", "ve", "flow")
+
+
+class Nodes(NamedTuple):
+    """The nodes of a schedule, noise first: float64 arrays [steps + 1].
+
+    Attributes
+    ----------
+    t
+        What the model is told: the training step of a discrete-time model (-1 at sigma = 0), else
+        sigma / alpha (VP, VE) or sigma (flow).
+    alpha, sigma
+        Signal and noise scale.
+    lam
+        ``log(alpha / sigma)``; infinite where either is 0.
+    """
+
+    t: NDArray[np.float64]
+    alpha: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    lam: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A noise schedule: its name and parameters. Made by the functions of this module.
+
+    Attributes
+    ----------
+    name : str
+        The function that made it.
+    params : tuple of (str, value)
+        Its parameters, as ``fewstep_schedule_params`` names them.
+    default_steps : int or None
+        Number of steps, where the schedule itself fixes it (an array of sigmas).
+
+    Examples
+    --------
+    >>> fewstep.schedules.karras(0.1, 10.0).nodes(3).sigma.round(3).tolist()
+    [10.0, 1.451, 0.1, 0.0]
+    """
+
+    name: str
+    params: tuple[tuple[str, Any], ...]
+    default_steps: int | None = None
+
+    @property
+    def process(self) -> Process:
+        """``"vp"``, ``"ve"`` or ``"flow"``."""
+        if self.name in ("vp_linear", "scaled_linear", "cosine"):
+            return "vp"
+        if self.name == "flow":
+            return "flow"
+        index: int = dict(self.params)["process"]
+        return PROCESSES[index]
+
+    def nodes(self, steps: int | None = None) -> Nodes:
+        """Place the nodes of a trajectory.
+
+        Parameters
+        ----------
+        steps : int
+            Number of intervals. May be left out for an array of sigmas.
+
+        Returns
+        -------
+        Nodes
+
+        Raises
+        ------
+        ValueError
+            A parameter is out of range, or two nodes coincide; the message names the field.
+        """
+        return Nodes(*self._create(steps).nodes())
+
+    def _create(self, steps: int | None) -> _core.Schedule:
+        if steps is None:
+            steps = self.default_steps
+        if steps is None:
+            raise ValueError("fewstep.schedules: 'steps' must be given, got None")
+        return _core.Schedule(self.name, steps, **dict(self.params))
