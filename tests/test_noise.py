@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases.noise import DTYPES, EDGE_DRAWS, KNOWN_ANSWERS, LENGTHS, SEEDS
-from harness import Worker
-from reference import noise as reference
 from scipy import stats
 
 import fewstep
+from cases.noise import DTYPES, EDGE_DRAWS, KNOWN_ANSWERS, LENGTHS, SEEDS
+from harness import Worker
+from reference import noise as reference
 
 normal = fewstep.noise.normal
 

@@ -30,8 +30,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("cuda_built", [] { return fewstep_cuda_built() != 0; });
   m.def("cuda_device_count", &fewstep_cuda_device_count);
   m.def("num_threads", &fewstep_num_threads);
-  m.def("set_num_threads", [](int threads) { check(fewstep_set_num_threads(threads)); },
-        py::arg("threads"));
+  m.def(
+      "set_num_threads", [](int threads) { check(fewstep_set_num_threads(threads)); },
+      py::arg("threads"));
   bind_noise(m);
   bind_plan(m);
   bind_solver(m);

@@ -43,8 +43,8 @@ const ExchangeApi* find_api(PyTypeObject* type) {
     PyErr_Clear();
     return nullptr;
   }
-  auto* api = static_cast<const ExchangeApi*>(
-      PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  auto* api =
+      static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (!api) PyErr_Clear();
   while (api && api->version.major != kDlpackMajor) api = api->prev_api;
   return api && api->dltensor_from_py_object ? api : nullptr;

@@ -56,7 +56,8 @@ class Borrowed {
 // MemoryError or RuntimeError, with the text of fewstep_last_error().
 [[noreturn]] void raise_status(fewstep_status status);
 inline void check(fewstep_status status) {
-  if (status != FEWSTEP_OK) [[unlikely]] raise_status(status);
+  if (status != FEWSTEP_OK) [[unlikely]]
+    raise_status(status);
 }
 
 // One function per family, in bind_<family>.cc.

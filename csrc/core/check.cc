@@ -77,10 +77,10 @@ DType ArgCheck::check_dtype(ArgName name, const fewstep_tensor& t, DTypeSet type
   }
   std::string must = "must have dtype ";
   bool first = true;
-#define FEWSTEP_X(id, text, code, bits)  \
-  if (contains(types, DType::id)) {      \
-    must += first ? text : " or " text;  \
-    first = false;                       \
+#define FEWSTEP_X(id, text, code, bits) \
+  if (contains(types, DType::id)) {     \
+    must += first ? text : " or " text; \
+    first = false;                      \
   }
   FEWSTEP_DTYPES(FEWSTEP_X)
 #undef FEWSTEP_X
@@ -148,8 +148,9 @@ View ArgCheck::check(ArgName name, const fewstep_tensor* t, DTypeSet types,
   const bool has_elements = view.rows > 0 && elements > 0;
   if (has_elements && !t->data) fail(name, "must have data", "a tensor without storage");
   if (written && view.rows > 1 && std::abs(view.stride) < elements) {
-    fail(name, "must not have overlapping rows", format("a row stride of %lld elements for rows of %lld",
-         static_cast<long long>(view.stride), static_cast<long long>(elements)));
+    fail(name, "must not have overlapping rows",
+         format("a row stride of %lld elements for rows of %lld",
+                static_cast<long long>(view.stride), static_cast<long long>(elements)));
   }
   if (!has_elements) return view;
   if (count_ == kMaxTensors) {
@@ -157,12 +158,8 @@ View ArgCheck::check(ArgName name, const fewstep_tensor* t, DTypeSet types,
   }
   const int64_t bytes = size_of(view.dtype);
   Range& range = ranges_[count_++];
-  range = {name.text,
-           name.index,
-           reinterpret_cast<uintptr_t>(view.data),
-           elements * bytes,
-           view.stride * bytes,
-           view.rows,
+  range = {name.text,        name.index,          reinterpret_cast<uintptr_t>(view.data),
+           elements * bytes, view.stride * bytes, view.rows,
            written};
   if (range.pitch_bytes < 0) {  // the same rows, counted from the lowest address
     range.begin += uintptr_t(range.pitch_bytes * (range.rows - 1));

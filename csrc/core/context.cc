@@ -12,16 +12,18 @@ extern "C" {
 fewstep_status fewstep_context_create(int32_t device_type, int32_t device_id,
                                       fewstep_context** out) {
   return guard([&] {
-    if (!out) throw Error(FEWSTEP_INVALID_ARGUMENT, "fewstep_context_create: 'out' must not be NULL");
+    if (!out)
+      throw Error(FEWSTEP_INVALID_ARGUMENT, "fewstep_context_create: 'out' must not be NULL");
     if (device_type != fewstep::kCpu && device_type != fewstep::kCuda) {
       throw Error(FEWSTEP_UNSUPPORTED,
-                  format("fewstep_context_create: 'device_type' must be 1 (CPU) or 2 (CUDA), got %d",
+                  format("fewstep_context_create: 'device_type' must be 1 (CPU) or 2 "
+                         "(CUDA), got %d",
                          int(device_type)));
     }
     if (device_id < 0 || (device_type == fewstep::kCpu && device_id != 0)) {
-      throw Error(FEWSTEP_INVALID_ARGUMENT,
-                  format("fewstep_context_create: 'device_id' must name a device, got %d",
-                         int(device_id)));
+      throw Error(
+          FEWSTEP_INVALID_ARGUMENT,
+          format("fewstep_context_create: 'device_id' must name a device, got %d", int(device_id)));
     }
     if (device_type == fewstep::kCuda && device_id >= fewstep_cuda_device_count()) {
       throw Error(FEWSTEP_UNSUPPORTED,

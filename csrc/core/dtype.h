@@ -8,12 +8,12 @@
 namespace fewstep {
 
 // name, text, DLPack code, bits. The one list of element types.
-#define FEWSTEP_DTYPES(X)      \
-  X(kF32, "float32", 2, 32)    \
-  X(kF16, "float16", 2, 16)    \
-  X(kBF16, "bfloat16", 4, 16)  \
-  X(kI32, "int32", 0, 32)      \
-  X(kI64, "int64", 0, 64)      \
+#define FEWSTEP_DTYPES(X)     \
+  X(kF32, "float32", 2, 32)   \
+  X(kF16, "float16", 2, 16)   \
+  X(kBF16, "bfloat16", 4, 16) \
+  X(kI32, "int32", 0, 32)     \
+  X(kI64, "int64", 0, 64)     \
   X(kU64, "uint64", 1, 64)
 
 enum class DType : uint8_t {

@@ -5,8 +5,9 @@
 #include "core/isa.h"
 #include "core/status.h"
 
-// FEWSTEP_DECLARE_KERNELS(StepFn, step), in <op>.h, declares one kernel per column; a column that is
-// declared here and compiled nowhere is a link error. FEWSTEP_KERNELS(step), in <op>.cc, is the set.
+// FEWSTEP_DECLARE_KERNELS(StepFn, step), in <op>.h, declares one kernel per column; a column that
+// is declared here and compiled nowhere is a link error. FEWSTEP_KERNELS(step), in <op>.cc, is the
+// set.
 // A column that this build lacks is null: no kernel file needs an #ifdef for it.
 #if defined(FEWSTEP_X86_KERNELS)
 #define FEWSTEP_X86_KERNEL(name) &name
@@ -33,11 +34,9 @@
   Fn op;                                \
   }
 
-#define FEWSTEP_KERNELS(op)                                                          \
-  {                                                                                  \
-    {&scalar::op, FEWSTEP_X86_KERNEL(avx2::op), FEWSTEP_X86_KERNEL(avx512::op)},     \
-        FEWSTEP_CUDA_KERNEL(cuda::op)                                                \
-  }
+#define FEWSTEP_KERNELS(op)                                                     \
+  {{&scalar::op, FEWSTEP_X86_KERNEL(avx2::op), FEWSTEP_X86_KERNEL(avx512::op)}, \
+   FEWSTEP_CUDA_KERNEL(cuda::op)}
 
 namespace fewstep {
 

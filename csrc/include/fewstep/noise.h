@@ -25,8 +25,7 @@ typedef struct fewstep_noise_normal_params {
   float scale;     /* standard deviation, finite */
 } fewstep_noise_normal_params;
 
-#define FEWSTEP_NOISE_NORMAL_PARAMS_INIT \
-  { sizeof(fewstep_noise_normal_params), 0u, 0u, 1.0f }
+#define FEWSTEP_NOISE_NORMAL_PARAMS_INIT {sizeof(fewstep_noise_normal_params), 0u, 0u, 1.0f}
 
 /* Fills each sample with normal variates that depend on its seed alone.
  *

@@ -118,9 +118,18 @@ typedef struct fewstep_plan_params {
                                 (dpmpp_3m, unipc, lcm), "k-diffusion" (dpmpp_3m); NULL: none */
 } fewstep_plan_params;
 
-#define FEWSTEP_PLAN_PARAMS_INIT                                                               \
-  { sizeof(fewstep_plan_params), FEWSTEP_PREDICTION_EPSILON, 0, -1, 0, (double)NAN,            \
-    (double)NAN, (double)NAN, (double)NAN, NULL, NULL }
+#define FEWSTEP_PLAN_PARAMS_INIT \
+  {sizeof(fewstep_plan_params),  \
+   FEWSTEP_PREDICTION_EPSILON,   \
+   0,                            \
+   -1,                           \
+   0,                            \
+   (double)NAN,                  \
+   (double)NAN,                  \
+   (double)NAN,                  \
+   (double)NAN,                  \
+   NULL,                         \
+   NULL}
 
 /* An immutable table of rows. Safe to share between threads. */
 typedef struct fewstep_plan fewstep_plan;

@@ -47,15 +47,27 @@ typedef struct fewstep_schedule_params {
   double beta_start, beta_end;
   double sigma_min, sigma_max, rho, shift;
   int32_t train_steps;
-  int32_t final_zero; /* 1: the last node is sigma = 0, after steps nodes; 0: steps + 1 nodes */
+  int32_t final_zero;   /* 1: the last node is sigma = 0, after steps nodes; 0: steps + 1 nodes */
   int32_t steps_offset; /* added to the training steps of spacing "leading" */
   const double* sigmas;
   int64_t n_sigmas;
 } fewstep_schedule_params;
 
-#define FEWSTEP_SCHEDULE_PARAMS_INIT                                                         \
-  { sizeof(fewstep_schedule_params), FEWSTEP_PROCESS_VE, "linspace", 1e-4, 0.02, (double)NAN, \
-    (double)NAN, 7.0, 1.0, 1000, 1, 0, NULL, 0 }
+#define FEWSTEP_SCHEDULE_PARAMS_INIT \
+  {sizeof(fewstep_schedule_params),  \
+   FEWSTEP_PROCESS_VE,               \
+   "linspace",                       \
+   1e-4,                             \
+   0.02,                             \
+   (double)NAN,                      \
+   (double)NAN,                      \
+   7.0,                              \
+   1.0,                              \
+   1000,                             \
+   1,                                \
+   0,                                \
+   NULL,                             \
+   0}
 
 typedef struct fewstep_node {
   double t;      /* what the model is told: the training step of a discrete-time model (-1 at

@@ -17,18 +17,18 @@ typedef struct fewstep_solver_step_args {
   int32_t row;   /* row of every sample when `rows` is NULL */
   int32_t n_slots;
   int32_t n_models;
-  const fewstep_tensor* rows;                        /* [B] i32, on the op's device */
-  const fewstep_tensor* slots[FEWSTEP_MAX_SLOTS];    /* [B, N...] f32, read and written */
+  const fewstep_tensor* rows;                         /* [B] i32, on the op's device */
+  const fewstep_tensor* slots[FEWSTEP_MAX_SLOTS];     /* [B, N...] f32, read and written */
   const fewstep_tensor* models[FEWSTEP_MAX_GUIDANCE]; /* [mB, N...]: m model outputs each */
-  const fewstep_tensor* seeds;                       /* [B] i64 or u64 */
-  const fewstep_tensor* guidance;                    /* [B, G] f32: weights instead of the plan's */
-  const fewstep_tensor* known;                       /* [B, N...] f32 */
-  const fewstep_tensor* mask;                        /* [B, N...] or [1, N...] f32 */
-  const fewstep_tensor* model_input;                 /* [cB, N...]: written c times */
+  const fewstep_tensor* seeds;                        /* [B] i64 or u64 */
+  const fewstep_tensor* guidance;    /* [B, G] f32: weights instead of the plan's */
+  const fewstep_tensor* known;       /* [B, N...] f32 */
+  const fewstep_tensor* mask;        /* [B, N...] or [1, N...] f32 */
+  const fewstep_tensor* model_input; /* [cB, N...]: written c times */
 } fewstep_solver_step_args;
 
 #define FEWSTEP_SOLVER_STEP_ARGS_INIT \
-  { sizeof(fewstep_solver_step_args), 0, 0, 0, NULL, {NULL}, {NULL}, NULL, NULL, NULL, NULL, NULL }
+  {sizeof(fewstep_solver_step_args), 0, 0, 0, NULL, {NULL}, {NULL}, NULL, NULL, NULL, NULL, NULL}
 
 /* Advances every sample by one row of a plan in one pass over memory.
  *

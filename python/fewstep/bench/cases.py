@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 STEPS = 20
 ROW = 10  # the step that is timed
@@ -49,7 +49,7 @@ class Case:
     scheduler: str
     options: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
-    process: str = "vp"
+    process: Literal["vp", "ve", "flow"] = "vp"
     prediction: str = "epsilon"
     stochastic: bool = False
 

@@ -79,18 +79,20 @@ class Engine:
         self.state[0].copy_(self.first)
         for row in range(rows):
             self.step(row)
-        return self.slots[0]
+        first: torch.Tensor = self.slots[0]
+        return first
 
     def noise(self, row: int) -> torch.Tensor:
         """Return the normals that a row adds, for a rival that is to add the same."""
         fields = self.plan.rows[row]
         shape = tuple(self.first.shape[1:])
-        return fewstep.noise.normal(
+        values: torch.Tensor = fewstep.noise.normal(
             self.seeds,
             shape,
             step=int(fields.noise_step[0]),
             stream=int(fields.noise_stream[0]),
         )
+        return values
 
     def tensors(self, row: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return what a row reads and what it writes, each tensor once."""
@@ -104,11 +106,7 @@ class Engine:
                 reads[MODEL] = output
             if operand == CONVERTED and fields.p != 0.0:
                 reads[0] = self.slots[0]
-        writes = [
-            self.slots[operand]
-            for operand in fields.output
-            if operand != MODEL_INPUT
-        ]
+        writes = [self.slots[operand] for operand in fields.output if operand != MODEL_INPUT]
         if self.model_input is not None and MODEL_INPUT in fields.output:
             writes.append(self.model_input)
         return list(reads.values()), writes
