@@ -42,7 +42,7 @@ def refuses(call: Call, kind: type[Exception], message: str) -> None:
 
 def text(value: Any) -> str:
     """Name a parametrised case by its message's argument."""
-    match = re.search(r": '([^']+)'", value) if isinstance(value, str) else None
+    match = re.search(r"'([^']+)'", value) if isinstance(value, str) else None
     return match[1] if match else ""
 
 
@@ -236,3 +236,152 @@ def test_threads() -> None:
         ValueError,
         "fewstep_set_num_threads: 'threads' must be 0 or more, got -1",
     )
+
+
+EULER = plan()
+MULTISTEP = plan("dpmpp_2m")
+NOISY = plan("dpmpp_2m_sde")
+GUIDED = plan().with_guidance([2.0, -1.0])
+FROM_KNOWN = plan().start(known=True)
+SEEDS = np.arange(2)
+
+
+def step(
+    table: Any, row: Any, state: Any = (1, 2, 4), output: Any = (2, 4), **options: Any
+) -> tuple[Call, Any]:
+    """Return a call of solver.step, and the state it must not touch; tuples are shapes."""
+
+    def array(value: Any) -> Any:
+        if not isinstance(value, tuple):
+            return value
+        return np.arange(np.prod(value), dtype=np.float32).reshape(value)
+
+    arrays = {name: array(value) for name, value in options.items()}
+    given = array(state)
+    return lambda: solver.step(table, row, given, array(output), **arrays), given
+
+
+def shared() -> tuple[Call, Any]:
+    state = zeros(1, 2, 4)
+    return lambda: solver.step(EULER, 0, state, state[0]), state
+
+
+def shared_input() -> tuple[Call, Any]:
+    state = zeros(1, 2, 4)
+    return lambda: solver.step(EULER, 0, state, zeros(2, 4), model_input=state[0]), state
+
+
+def shared_slots() -> tuple[Call, Any]:
+    slot = zeros(2, 4)
+    return lambda: solver.step(MULTISTEP, 1, [slot, slot], zeros(2, 4)), slot
+
+
+STEPS: list[tuple[tuple[Call, Any], str]] = [
+    (step(EULER, 4), "'row' must lie in [0, 4), the plan's rows, got 4"),
+    (step(EULER, -1), "'row' must lie in [0, 4), the plan's rows, got -1"),
+    (
+        step(EULER, np.array([0, 4], np.int32)),
+        "'rows' must lie in [0, 4), the plan's rows, or be negative, got 4 for sample 1",
+    ),
+    (step(EULER, np.array([0], np.int32)), "'rows' must have shape [B=2], got [1]"),
+    (step(EULER, np.array([0, 1])), "'rows' must have dtype int32, got int64"),
+    (
+        step(EULER, 0, zeros(1, 2, 4, dtype=np.float64)),
+        "'slots[0]' must have dtype float32, got float64",
+    ),
+    (
+        step(EULER, 0, zeros(1, 2, 4).transpose(0, 2, 1), (4, 2)),
+        "'slots[0]' must be contiguous after its first dimension, got a strided layout",
+    ),
+    (
+        step(EULER, 0, np.broadcast_to(zeros(4), (1, 2, 4))),
+        "'state' must be writable, got a read-only array",
+    ),
+    (
+        step(EULER, 0, (17, 2, 4)),
+        "'state' must have shape [S, B, ...] with 1 to 16 slots S, got [17, 2, 4]",
+    ),
+    (step(MULTISTEP, 1, []), "'state' must hold 1 to 16 slots, got 0"),
+    (step(MULTISTEP, 1), "'slots[1]' must be given for row 1 of the plan, got NULL"),
+    (
+        step(MULTISTEP, 1, [zeros(2, 4), zeros(2, 5)]),
+        "'slots[1]' must have shape [B=2, N...=4], got [2, 5]",
+    ),
+    (
+        step(EULER, 0, output=zeros(2, 4, dtype=np.float64)),
+        "'models[0]' must have dtype float32 or float16 or bfloat16, got float64",
+    ),
+    (
+        step(EULER, 0, output=(3, 4)),
+        "'models[0]' must have shape [multiple of B=2, N...=4], got [3, 4]",
+    ),
+    (
+        step(EULER, 0, output=None),
+        "'models' must hold 1 outputs per sample, as the plan's rows in use say, got 0",
+    ),
+    (
+        step(GUIDED, 0),
+        "'models' must hold 2 outputs per sample, as the plan's rows in use say, got 1",
+    ),
+    (step(NOISY, 0, (2, 2, 4)), "'seeds' must be given for row 0 of the plan, got NULL"),
+    (
+        step(NOISY, 0, (2, 2, 4), seeds=np.arange(3)),
+        "'seeds' must have shape [B=2], got [3]",
+    ),
+    (
+        step(NOISY, 0, (2, 2, 4), seeds=(2,)),
+        "'seeds' must have dtype int64 or uint64, got float32",
+    ),
+    (
+        step(GUIDED, 0, output=(4, 4), guidance=(2, 3)),
+        "'guidance' must have 2 weights per sample, one per model output, got 3",
+    ),
+    (
+        step(GUIDED, 0, output=(4, 4), guidance=(3, 2)),
+        "'guidance' must have shape [B=2, G], got [3, 2]",
+    ),
+    (
+        step(EULER, 0, model_input=(3, 4)),
+        "'model_input' must have shape [multiple of B=2, N...=4], got [3, 4]",
+    ),
+    (
+        step(EULER, 0, model_input=zeros(2, 4, dtype=np.int32)),
+        "'model_input' must have dtype float32 or float16 or bfloat16, got int32",
+    ),
+    (
+        step(FROM_KNOWN, 0, output=None, seeds=SEEDS),
+        "'known' must be given for row 0 of the plan, got NULL",
+    ),
+    (
+        step(FROM_KNOWN, 0, output=None, seeds=SEEDS, known=(2, 5)),
+        "'known' must have shape [B=2, N...=4], got [2, 5]",
+    ),
+    (
+        step(EULER, 0, mask=(3, 4), known=(2, 4)),
+        "'mask' must have shape [1 or B=2, N...=4], got [3, 4]",
+    ),
+    (shared(), "'slots[0]' must not overlap 'models[0]', got shared memory"),
+    (shared_input(), "'slots[0]' must not overlap 'model_input', got shared memory"),
+    (shared_slots(), "'slots[0]' must not overlap 'slots[1]', got shared memory"),
+]
+
+
+@pytest.mark.parametrize(("case", "message"), STEPS, ids=text)
+def test_solver_step(case: tuple[Call, Any], message: str) -> None:
+    call, state = case
+    before = [np.array(slot) for slot in state]
+    refuses(call, ValueError, f"fewstep_solver_step: {message}")
+    for slot, copy in zip(state, before, strict=True):
+        np.testing.assert_array_equal(slot, copy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"state": "x"}, "'state' must be an array with __dlpack__, got str"),
+        ({"seeds": [1, 2]}, "'seeds' must be an array with __dlpack__, got list"),
+    ],
+)
+def test_solver_step_type(options: dict[str, Any], message: str) -> None:
+    call, _ = step(NOISY, 0, **{"state": (2, 2, 4), **options})
+    refuses(call, TypeError, f"fewstep_solver_step: {message}")

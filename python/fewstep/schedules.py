@@ -338,8 +338,8 @@ def sigmas(values: ArrayLike, *, process: Process = "ve") -> Schedule:
 
     Examples
     --------
-    >>> fewstep.schedules.sigmas([10.0, 1.0, 0.0]).nodes().lam.round(3).tolist()
-    [-2.303, 0.0, inf]
+    >>> fewstep.schedules.sigmas([10.0, 2.0, 0.0]).nodes().lam.round(3).tolist()
+    [-2.303, -0.693, inf]
     """
     array = _array(values)
     assert array is not None
