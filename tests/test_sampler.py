@@ -160,6 +160,54 @@ def test_guidance_is_one_batched_call(kind):
     same(x, state[0])
 
 
+def test_no_unconditional_output_where_guidance_is_off():
+    sizes = []
+
+    def model(x, t, mean):
+        sizes.append(len(x))
+        return gaussian(x, t, mean)
+
+    plan = make("unipc", 8)
+    cond = {"mean": np.full(2, 0.5, np.float32)}
+    uncond = {"mean": np.zeros(1, np.float32)}
+    interval = cfg(3.0, interval=(0.1, 5.0))
+    x = Sampler(plan, interval)(model, (2, *SHAPE), cond=cond, uncond=uncond)
+    guided = [w[1] != 0 for w in interval.weights(plan)]
+    assert sizes == [4 if on else 2 for on in guided]
+    # The same as asking for both outputs throughout.
+    always = Sampler(plan)
+    always.guidance = interval
+    always.plans = (plan.with_guidance(interval.weights(plan)),)
+    same(x, always(model, (2, *SHAPE), cond=cond, uncond=uncond))
+    # Mixed with samples that are guided at other times, nothing changes.
+    mixed = Sampler([plan, make("euler", 5)], interval)
+    both = mixed(model, (2, *SHAPE), cond=cond, uncond=uncond)
+    same(both[0], x[0])
+    sizes.clear()
+    plain = Sampler(plan, cfg(1.0))(model, (2, *SHAPE), cond=cond, uncond=uncond)
+    same(plain, Sampler(plan)(model, (2, *SHAPE), cond=cond))
+    assert set(sizes) == {2}
+
+
+def test_models_may_answer_in_any_layout():
+    torch = pytest.importorskip("torch")
+    sampler = Sampler(make("unipc"))
+    shape = (2, 3, 4, 4)
+    plain = sampler(gaussian, shape, device="cpu")
+
+    def channels_last(x, t):
+        return gaussian(x, t).contiguous(memory_format=torch.channels_last)
+
+    same(sampler(channels_last, shape, device="cpu"), plain)
+    same(sampler(lambda x, t: np.asfortranarray(gaussian(x, t)), shape), plain)
+
+    def in_place(x, t):
+        x[...] = gaussian(x, t)
+        return x
+
+    same(sampler(in_place, shape), plain)
+
+
 def test_guidance_weights():
     plan = make("euler", 6)
     np.testing.assert_array_equal(cfg(4.0).weights(plan), [[4.0, -3.0]])

@@ -59,7 +59,7 @@ class _Course:
     start_rows: NDArray[np.int32]  # [B], into `start`
     rows: NDArray[np.int32]  # [R, B], into `plan`; -1 when finished
     times: NDArray[np.float32]  # [R, B]
-    evaluates: tuple[bool, ...]  # [R]
+    outputs: tuple[int, ...]  # [R], how many a model call gives; 0 for no call
     uniform: bool  # every sample takes the same row at every turn
 
 
@@ -79,14 +79,14 @@ def _course(
     rows = np.where(turn < lengths, offsets[kind].astype(np.int32) + turn, np.int32(-1))
     # A finished sample keeps the last time it was called with: models take its logarithm.
     last = np.minimum(turn, lengths - 1) + offsets[kind]
-    evaluates = np.array([bool(row.evaluates) for row in joined.rows])
+    outputs = np.array([row.n_guidance if row.evaluates else 0 for row in joined.rows] + [0])
     return _Course(
         plan=joined,
         start=starts[0] if len(starts) == 1 else Plan.concat(starts),
         start_rows=kind,
         rows=np.ascontiguousarray(rows, np.int32),
         times=np.asarray(joined.times, np.float32)[last],
-        evaluates=tuple(bool((evaluates[r] & (r >= 0)).any()) for r in rows),
+        outputs=tuple(int(outputs[r].max()) for r in rows),  # -1 finds the 0 at the end
         uniform=len(kinds) == 1,
     )
 
@@ -104,7 +104,8 @@ class Sampler:
         From `fewstep.solver.plan`. Several plans let one batch hold samples of different solvers
         and step counts; see `plan_index` of `__call__`.
     guidance : Guidance, optional
-        From `fewstep.guidance`; the model is then called once for all its outputs together.
+        From `fewstep.guidance`; the model is then called once for all its outputs together, and
+        for the conditional one alone at rows where guidance is off.
 
     Raises
     ------
@@ -136,14 +137,9 @@ class Sampler:
                 f"got {type(guidance).__name__}"
             )
         if guidance is not None:
-            plans = tuple(p.with_guidance(guidance.weights(p)) for p in plans)
+            plans = tuple(_guided(p, guidance) for p in plans)
         self.plans: tuple[Plan, ...] = plans
         self.guidance = guidance
-
-    @property
-    def outputs(self) -> int:
-        """Number of model outputs that a step combines."""
-        return 1 if self.guidance is None else self.guidance.n
 
     def __call__(
         self,
@@ -172,7 +168,8 @@ class Sampler:
         model : callable
             ``model(x, t, **cond)`` -> array of x's shape, float32, float16 or bfloat16; x
             [n * B, N...] of `dtype`, t [n * B] float32. With guidance the conditional half comes
-            first. x is one buffer that every call reuses: a model must not keep it.
+            first; rows outside a guidance interval have n = 1. x is one buffer that every call
+            reuses: a model must not keep it.
         shape : sequence of int, optional
             ``(B, N...)``; may be left out when `x0` or `known` has it.
         seeds : B integers of up to 64 bits, default ``range(B)``
@@ -230,7 +227,7 @@ class Sampler:
         # An empty batch runs like one sample of which nothing is kept.
         course = _course(self.plans, legs or ((0, 0),), x0 is not None)
         conditions = joined_conditions(batch, self.guidance, cond or {}, uncond)
-        run = _Run(batch, course, self.outputs, dtype)
+        run = _Run(batch, course, dtype)
         with batch.arrays.without_gradients():
             path = run.drive(model, conditions, callback, trajectory, progress)
         return (run.slots[0], path) if trajectory else run.slots[0]
@@ -239,8 +236,9 @@ class Sampler:
 class _Run:
     """Memory and loop of one call."""
 
-    def __init__(self, batch: Batch, course: _Course, outputs: int, dtype: Any) -> None:
+    def __init__(self, batch: Batch, course: _Course, dtype: Any) -> None:
         arrays, (count, *rest) = batch.arrays, batch.shape
+        outputs = max(course.outputs)
         self.batch, self.course = batch, course
         slots = max(course.plan.slots, course.start.slots)
         self.slots = [arrays.zeros(batch.shape, "float32") for _ in range(slots)]
@@ -270,11 +268,16 @@ class _Run:
         )  # fmt: skip
         if path is not None:
             batch.arrays.copy(path[0], slots[0])
-        bar = _bar(sum(course.evaluates)) if progress else None
+        bar = _bar(sum(n > 0 for n in course.outputs)) if progress else None
+        calls = {
+            n: (n * batch.shape[0], model_input[: n * batch.shape[0]], _first(conditions, n, batch))
+            for n in set(course.outputs)
+        }
         for turn in range(total):
             output = None
-            if course.evaluates[turn]:
-                output = _checked(model(model_input, self.times[turn], **conditions), model_input)
+            if course.outputs[turn]:
+                rows, x, arguments = calls[course.outputs[turn]]
+                output = _checked(model(x, self.times[turn, :rows], **arguments), x)
             step(
                 course.plan, self.rows[turn], slots, output,
                 seeds=seeds, known=known, mask=mask, model_input=model_input,
@@ -292,6 +295,26 @@ class _Run:
         return path
 
 
+def _guided(plan: Plan, guidance: Guidance) -> Plan:
+    """Return the plan with guidance; rows of the conditional output alone ask for no other."""
+    weights = guidance.weights(plan)
+    guided = plan.with_guidance(weights)
+    alone = np.broadcast_to((weights[:, 0] == 1) & (weights[:, 1:] == 0).all(1), len(plan))
+    if not alone.any():
+        return guided
+    rows = [
+        row.replace(gamma=(1.0,)) if one and row.evaluates else row
+        for row, one in zip(guided.rows, alone, strict=True)
+    ]
+    return Plan.from_rows(rows, plan.name)
+
+
+def _first(conditions: dict[str, Any], outputs: int, batch: Batch) -> dict[str, Any]:
+    """Return the conditions of the first `outputs` model outputs."""
+    rows = outputs * batch.shape[0]
+    return {k: v[:rows] if is_array(v) and v.ndim else v for k, v in conditions.items()}
+
+
 def _checked(output: Any, model_input: Any) -> Any:
     """Return a model's output if `solver.step` can take it."""
     if not is_array(output):
@@ -301,8 +324,16 @@ def _checked(output: Any, model_input: Any) -> Any:
             f"Sampler: 'model' must return shape {list(model_input.shape)}, "
             f"got {list(output.shape)}"
         )
-    # NumPy promotes to float64 easily, and the state is float32: nothing is lost by the cast.
-    return output.astype(np.float32) if output.dtype == np.float64 else output
+    if isinstance(output, np.ndarray):
+        # NumPy promotes to float64 easily, and the state is float32: nothing is lost by the cast.
+        if output.dtype == np.float64:
+            return output.astype(np.float32)
+        contiguous = output.flags.c_contiguous
+    else:
+        contiguous = output.is_contiguous()  # convolutions may answer with channels last
+    if contiguous and output is not model_input:
+        return output
+    return output.copy() if isinstance(output, np.ndarray) else output.clone().contiguous()
 
 
 def _bar(total: int) -> Any:
