@@ -263,6 +263,8 @@ def test_tails_keep_their_moments(name, process):
         schedule = schedules.karras(0.02, 40.0, process=process)
     plan = solver.plan(name, steps=7, schedule=schedule, prediction="x0")
     start = [row.step for row in plan.rows].index(2)
+    if name == "dpmpp_2m_sde":  # a strength that differs from its square
+        plan = solver.plan(name, steps=7, schedule=schedule, prediction="x0", eta=0.5)
     assert tail(plan, start).validate() < 1e-9
     assert tail(plan, 0) == plan
 
