@@ -26,7 +26,7 @@ struct Sink {
   int64_t copy_stride;  // bytes
 };
 
-// out[r][i] = blend(clamp(sum_k a[k][r] in[k][i])), and every data pointer moves along.
+// out[r][i] = blend(clamp(sum_k a[k][r] in[k][i]))
 struct Mix {
   int32_t K, R;
   Source in[kMaxTerms];
@@ -40,22 +40,25 @@ struct Mix {
 
 inline int64_t element_bytes(DType t) { return t == DType::kF32 ? 4 : 2; }
 
-// Cursors instead of base + index: with an index GCC keeps one address per vector and element size,
-// more than there are registers.
+// Address of element i. Opaque to the optimiser, which would otherwise keep one address per vector
+// and element size in registers, more than there are.
+template <class Byte>
+inline Byte* at(Byte* base, DType dtype, int64_t i) {
+  Byte* p = base + (dtype == DType::kF32 ? i * 4 : i * 2);
+  asm("" : "+r"(p));
+  return p;
+}
+
 template <int U>
-inline void load(Source& s, F32 x[U]) {
-  const char* p = s.data;
+inline void load(const Source& s, int64_t i, F32 x[U]) {
+  const char* p = at(s.data, s.dtype, i);
   if (s.dtype == DType::kF32) {
     for (int u = 0; u < U; ++u) x[u] = vec::load((const float*)p + u * kLanes);
-    s.data = p + U * kLanes * 4;
-    return;
-  }
-  if (s.dtype == DType::kF16) {
+  } else if (s.dtype == DType::kF16) {
     for (int u = 0; u < U; ++u) x[u] = vec::load_f16((const uint16_t*)p + u * kLanes);
   } else {
     for (int u = 0; u < U; ++u) x[u] = vec::load_bf16((const uint16_t*)p + u * kLanes);
   }
-  s.data = p + U * kLanes * 2;
 }
 
 template <int U>
@@ -88,9 +91,8 @@ inline void store_at(char* data, DType dtype, bool stream, const F32 x[U]) {
 }
 
 template <int U>
-inline void store(Sink& s, const F32 x[U]) {
-  char* p = s.data;
-  s.data = p + U * kLanes * element_bytes(s.dtype);
+inline void store(const Sink& s, int64_t i, const F32 x[U]) {
+  char* p = at(s.data, s.dtype, i);
   store_at<U>(p, s.dtype, s.stream, x);
   for (int32_t c = 1; c < s.copies; ++c) {
     p += s.copy_stride;
@@ -98,36 +100,38 @@ inline void store(Sink& s, const F32 x[U]) {
   }
 }
 
-// The next U * kLanes elements of all outputs. Everything is read before anything is written, so an
-// output may be one of the inputs.
-// kPlain: as is_plain() says of m.
+// Inputs that have load instructions of their own. The prefetchers of the L1 follow the addresses
+// of one instruction: a loop in which one load serves several arrays in turn defeats them (two f32
+// arrays of 64 MB on Zen 5: 42 instead of 58 GB/s with AVX-512, 22 instead of 57 with AVX2;
+// software prefetches recover half of that, and on top of this nothing).
+constexpr int32_t kTermsApart = 8;
+
+// Elements [i, i + U * kLanes) of all outputs. Everything is read before anything is written, so an
+// output may be one of the inputs. kPlain: as is_plain() says of m.
 template <int R, int U, bool kPlain>
-inline void mix_block(Mix& m) {
+inline void mix_block(const Mix& m, int64_t i) {
   F32 sum[R][U];
   for (int r = 0; r < R; ++r) {
     for (int u = 0; u < U; ++u) sum[r][u] = vec::set(0.0f);
   }
-  for (int32_t k = 0; k < m.K; ++k) {
-    F32 x[U];
-    if (kPlain) {
-      const char* p = m.in[k].data;
-      for (int u = 0; u < U; ++u) x[u] = vec::load((const float*)p + u * kLanes);
-      m.in[k].data = p + U * kLanes * 4;
-    } else {
-      load<U>(m.in[k], x);
-    }
-    const uint32_t outputs = m.outputs[k];
-    for (int r = 0; r < R; ++r) {
-      if (!(outputs >> r & 1u)) continue;
-      const F32 a = vec::set(m.a[k][r]);
-      for (int u = 0; u < U; ++u) sum[r][u] = vec::fma(a, x[u], sum[r][u]);
+  for (int32_t first = 0; first < m.K; first += kTermsApart) {
+#pragma GCC unroll 8
+    for (int32_t j = 0; j < kTermsApart; ++j) {
+      const int32_t k = first + j;
+      if (k >= m.K) break;
+      F32 x[U];
+      load<U>({m.in[k].data, kPlain ? DType::kF32 : m.in[k].dtype}, i, x);
+      const uint32_t outputs = m.outputs[k];
+      for (int r = 0; r < R; ++r) {
+        if (!(outputs >> r & 1u)) continue;
+        const F32 a = vec::set(m.a[k][r]);
+        for (int u = 0; u < U; ++u) sum[r][u] = vec::fma(a, x[u], sum[r][u]);
+      }
     }
   }
   if (kPlain) {
     for (int r = 0; r < R; ++r) {
-      char* p = m.out[r].data;
-      store_at<U>(p, DType::kF32, m.out[r].stream, sum[r]);
-      m.out[r].data = p + U * kLanes * 4;
+      store_at<U>(at(m.out[r].data, DType::kF32, i), DType::kF32, m.out[r].stream, sum[r]);
     }
     return;
   }
@@ -139,28 +143,28 @@ inline void mix_block(Mix& m) {
   }
   if (m.mask.data) {
     F32 mask[U];
-    load<U>(m.mask, mask);
+    load<U>(m.mask, i, mask);
     for (int r = 0; r < R; ++r) {
       if (!m.kept[r].data) continue;
       F32 kept[U];
-      load<U>(m.kept[r], kept);
+      load<U>(m.kept[r], i, kept);
       for (int u = 0; u < U; ++u) {
         const F32 rest = vec::mul(vec::sub(vec::set(1.0f), mask[u]), kept[u]);
         sum[r][u] = vec::fma(mask[u], sum[r][u], rest);
       }
     }
   }
-  for (int r = 0; r < R; ++r) store<U>(m.out[r], sum[r]);
+  for (int r = 0; r < R; ++r) store<U>(m.out[r], i, sum[r]);
 }
 
 // The last n < kLanes elements, through copies that have room for a whole vector.
 template <int R>
-inline void mix_rest(const Mix& m, int64_t n) {
+inline void mix_rest(const Mix& m, int64_t i, int64_t n) {
   float in[kMaxTerms][kLanes], out[R][kLanes], mask[kLanes], kept[R][kLanes];
   Mix padded = m;
-  const auto copy_in = [n](float* to, Source* s) {
+  const auto copy_in = [i, n](float* to, Source* s) {
     memset(to, 0, sizeof(float) * kLanes);
-    memcpy(to, s->data, (size_t)(n * element_bytes(s->dtype)));
+    memcpy(to, at(s->data, s->dtype, i), (size_t)(n * element_bytes(s->dtype)));
     s->data = (const char*)to;
   };
   for (int32_t k = 0; k < m.K; ++k) copy_in(in[k], &padded.in[k]);
@@ -171,31 +175,14 @@ inline void mix_rest(const Mix& m, int64_t n) {
     }
   }
   for (int r = 0; r < R; ++r) padded.out[r] = {(char*)out[r], m.out[r].dtype, false, 1, 0};
-  mix_block<R, 1, false>(padded);
+  mix_block<R, 1, false>(padded, 0);
   for (int r = 0; r < R; ++r) {
     const Sink& s = m.out[r];
+    char* to = at(s.data, s.dtype, i);
     for (int32_t c = 0; c < s.copies; ++c) {
-      memcpy(s.data + c * s.copy_stride, out[r], (size_t)(n * element_bytes(s.dtype)));
+      memcpy(to + c * s.copy_stride, out[r], (size_t)(n * element_bytes(s.dtype)));
     }
   }
-}
-
-// Vectors per input and turn. The sums and one input stay in registers, of which AVX-512 has 32 and
-// AVX2 16. More than 256 bytes of each array per turn is slower from memory: with 512 bytes the
-// AVX-512 loop over 5 arrays of 64 MB fell from 60 to 36 GB/s on Zen 5.
-constexpr int unroll(int R) {
-  if (kLanes == 16) return 4;
-  return R <= 2 ? 4 : R == 3 ? 3 : 2;
-}
-
-template <int R>
-void mix_outputs(Mix& m, int64_t n, bool plain) {
-  constexpr int U = unroll(R);
-  if (plain)
-    for (; n >= U * kLanes; n -= U * kLanes) mix_block<R, U, true>(m);
-  for (; n >= U * kLanes; n -= U * kLanes) mix_block<R, U, false>(m);
-  for (; n >= kLanes; n -= kLanes) mix_block<R, 1, false>(m);
-  if (n > 0) mix_rest<R>(m, n);
 }
 
 // True when nothing but sums of f32 arrays is wanted, which the loop then need not ask per input.
@@ -210,13 +197,33 @@ inline bool is_plain(const Mix& m) {
   return true;
 }
 
+// Vectors per input and turn. The sums and one input stay in registers, of which AVX-512 has 32 and
+// AVX2 16. More than 256 bytes of each array per turn is slower from memory: with 512 bytes the
+// AVX-512 loop over 5 arrays of 64 MB fell from 60 to 36 GB/s on Zen 5.
+constexpr int unroll(int R) {
+  if (kLanes == 16) return 4;
+  return R <= 2 ? 4 : R == 3 ? 3 : 2;
+}
+
+template <int R>
+void mix_outputs(const Mix& m, int64_t n) {
+  constexpr int U = unroll(R);
+  int64_t i = 0;
+  if (is_plain(m)) {
+    for (; i + U * kLanes <= n; i += U * kLanes) mix_block<R, U, true>(m, i);
+  } else {
+    for (; i + U * kLanes <= n; i += U * kLanes) mix_block<R, U, false>(m, i);
+  }
+  for (; i + kLanes <= n; i += kLanes) mix_block<R, 1, false>(m, i);
+  if (i < n) mix_rest<R>(m, i, n - i);
+}
+
 // n elements of all outputs.
-inline void mix(Mix& m, int64_t n) {
-  const bool plain = is_plain(m);
-  if (m.R == 1) return mix_outputs<1>(m, n, plain);
-  if (m.R == 2) return mix_outputs<2>(m, n, plain);
-  if (m.R == 3) return mix_outputs<3>(m, n, plain);
-  if (m.R == 4) return mix_outputs<4>(m, n, plain);
+inline void mix(const Mix& m, int64_t n) {
+  if (m.R == 1) return mix_outputs<1>(m, n);
+  if (m.R == 2) return mix_outputs<2>(m, n);
+  if (m.R == 3) return mix_outputs<3>(m, n);
+  if (m.R == 4) return mix_outputs<4>(m, n);
 }
 
 }  // namespace
