@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -34,16 +35,16 @@ def solver(
     ] = None,
 ) -> None:
     """Time solver steps and normals against diffusers, torch.compile and the memory."""
-    try:
-        from .solver import Options, WrongResult, run
-    except ModuleNotFoundError as missing:
-        typer.echo(f"bench solver: '{missing.name}' is missing; install fewstep[bench]", err=True)
-        raise typer.Exit(2) from missing
+    for package in ("torch", "diffusers"):
+        if find_spec(package) is None:
+            typer.echo(f"bench solver: '{package}' is missing; install fewstep[bench]", err=True)
+            raise typer.Exit(2)
     from rich.console import Console
 
     from .cases import CASES
     from .machine import commit, machine
     from .report import table
+    from .solver import Options, WrongResult, run
 
     known = [*CASES, *(f"{name}_cfg" for name in CASES), "normal", "host_overhead"]
     for name in case or []:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,7 @@ class Scheduler:
         self, case: Case, x: torch.Tensor, outputs: Sequence[torch.Tensor], guided: bool
     ) -> None:
         logging.getLogger("diffusers").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="diffusers")
         library = importlib.import_module("diffusers")
         self.scheduler: Any = getattr(library, case.scheduler)(**case.config)
         self.scheduler.set_timesteps(STEPS)

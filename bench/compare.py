@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare two stored runs of ``fewstep bench``: python bench/compare.py OLD.json NEW.json.
+
+Exits with 1 when a row of the new run is slower than the old one by more than the noise allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+MEASURED = {
+    "ours_us",
+    "rival_us",
+    "ratio",
+    "gb_per_s",
+    "share",
+    "difference",
+    "bar",
+    "met",
+    "limit",
+}
+
+
+def rows_of(path: Path) -> dict[tuple[tuple[str, Any], ...], dict[str, Any]]:
+    """Return a file's rows by what they measured."""
+    rows = json.loads(path.read_text())["rows"]
+    return {tuple(sorted((k, v) for k, v in r.items() if k not in MEASURED)): r for r in rows}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the rows that changed; return how the program is to exit."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument(
+        "--noise", type=float, default=0.15, help="relative change that means nothing"
+    )
+    options = parser.parse_args(arguments)
+    old, new = rows_of(options.old), rows_of(options.new)
+    slower = 0
+    for key, row in new.items():
+        if key not in old:
+            continue
+        # Both sides of a run saw the same machine, so the ratio moves less than the times.
+        change = row["ratio"] / old[key]["ratio"]
+        time = row["ours_us"] / old[key]["ours_us"]
+        if abs(time - 1.0) <= options.noise:
+            continue
+        is_regression = time > 1.0 + options.noise and change < 1.0 - options.noise
+        slower += is_regression
+        name = " ".join(str(row[k]) for k in ("op", "case", "n", "dtype", "threads", "rival"))
+        mark = "SLOWER" if is_regression else "faster" if time < 1.0 else "noise?"
+        print(f"{mark}  {name}: {old[key]['ours_us']} -> {row['ours_us']} us ({time:.2f}x)")
+    missing = len(set(old) - set(new))
+    print(f"{len(set(old) & set(new))} rows compared, {slower} slower, {missing} missing")
+    return 1 if slower else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
