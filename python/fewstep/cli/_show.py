@@ -40,7 +40,8 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name in names:
         return
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.4) or names
+    close = difflib.get_close_matches(name, names, n=4, cutoff=0.55)
+    near = list(dict.fromkeys(close + [n for n in names if name and name in n])) or names
     refuse(f"'{kind}' must be a known {kind}, got {name}; near: {', '.join(near)}")
 
 

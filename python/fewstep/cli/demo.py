@@ -76,7 +76,8 @@ def _print(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         "RMS: pixels against a float64 solution of the ODE from the same noise; stochastic solvers "
-        "do not follow it (-).\n"
+        "do not follow it (-). From these noise levels euler, ddim and flow_euler are one and the "
+        "same step, and so are euler_ancestral and ddpm.\n"
         f"Frechet: to the real digits in a classifier's features; real against real scores "
         f"{result['frechet_floor']:.3f}, noise {result['frechet_noise']:.1f}.",
         highlight=False,
