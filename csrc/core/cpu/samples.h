@@ -16,7 +16,7 @@ constexpr int64_t kPiece = 4096;
 constexpr int64_t kGrain = 32768;
 
 // Calls f(b, begin, end) for the parts of samples that cover the whole [B, N], on several threads.
-// Begin is a multiple of kPiece. Requires: f is safe to call from several threads, throws nothing.
+// Begin is a multiple of kPiece. Each run of parts has a copy of f. Requires: f throws nothing.
 template <class F>
 inline void for_samples(int32_t threads, int64_t B, int64_t N, const F& f) {
   if (B <= 0 || N <= 0) return;
@@ -26,11 +26,12 @@ inline void for_samples(int32_t threads, int64_t B, int64_t N, const F& f) {
   } context{f, N, (N + kPiece - 1) / kPiece};
   const auto run = [](void* p, int64_t begin, int64_t end) {
     const Context& c = *static_cast<const Context*>(p);
+    F part = c.f;
     while (begin < end) {
       const int64_t b = begin / c.pieces, first = begin - b * c.pieces;
       const int64_t last = first + (end - begin) < c.pieces ? first + (end - begin) : c.pieces;
       const int64_t stop = last * kPiece < c.N ? last * kPiece : c.N;
-      c.f(b, first * kPiece, stop);
+      part(b, first * kPiece, stop);
       begin += last - first;
     }
   };

@@ -140,23 +140,35 @@ int64_t bytes_per_element(const StepProblem& p, const ResolvedRow& row) {
   return bytes;
 }
 
-}  // namespace
+// What for_samples calls; each thread has a copy, which keeps the row that it resolved last.
+struct Stepper {
+  explicit Stepper(const StepProblem& problem) : p(problem) {}
+  Stepper(const Stepper& other) : p(other.p) {}
 
-void step(const StepProblem& p) {
-  for_samples(p.threads, p.B, p.N, [&p](int64_t b, int64_t begin, int64_t end) {
-    ResolvedRow own;
+  void operator()(int64_t b, int64_t begin, int64_t end) {
     const ResolvedRow* row = p.shared;
     if (!row) {
       const int32_t i = p.rows ? p.rows[b * p.row_stride] : p.row;
       if (i < 0) return;
-      const float* gamma = p.guidance ? p.guidance + b * p.guidance_stride : nullptr;
-      resolve(p.plan[i], {gamma, p.n_guidance, p.has_mask, p.has_model_input}, &own);
+      if (i != index || p.guidance) {
+        const float* gamma = p.guidance ? p.guidance + b * p.guidance_stride : nullptr;
+        resolve(p.plan[i], {gamma, p.n_guidance, p.has_mask, p.has_model_input}, &own);
+        index = i;
+      }
       row = &own;
     }
     const bool stream = p.B * p.N * bytes_per_element(p, *row) > p.cache_bytes;
     step_range(p, *row, stream, b, begin, end);
     if (stream) vec::stream_fence();
-  });
-}
+  }
+
+  const StepProblem& p;
+  int32_t index = -1;
+  ResolvedRow own;  // of row `index`
+};
+
+}  // namespace
+
+void step(const StepProblem& p) { for_samples(p.threads, p.B, p.N, Stepper(p)); }
 
 }  // namespace fewstep::solver::FEWSTEP_ISA
