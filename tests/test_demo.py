@@ -161,6 +161,7 @@ def test_run_writes_figures_and_pictures(tmp_path):
     [
         ({"samples": 55}, "'samples' must be a multiple of 10, at least 100"),
         ({"steps": 1}, r"'steps' must be in \[2, 1000\], got 1"),
+        ({"guidance": float("nan")}, r"'guidance' must be in \[0, 20\], got nan"),
         ({"solver": "unipcc"}, "'solver' must be one of .*, got unipcc"),
     ],
 )

@@ -67,6 +67,9 @@ class Settings:
             )
         if not 2 <= self.steps <= 1000:
             raise ValueError(f"demo image: 'steps' must be in [2, 1000], got {self.steps}")
+        # Far above, the guided ODE is too stiff for the reference to end in reasonable time.
+        if not 0.0 <= self.guidance <= 20.0:
+            raise ValueError(f"demo image: 'guidance' must be in [0, 20], got {self.guidance}")
 
 
 @dataclass(frozen=True)
