@@ -145,10 +145,11 @@ TEST_CASE("written tensors overlap no other") {
   CHECK(overlaps(&first.t, &first.t) == "f: 'a' must not overlap 'b', got shared memory");
   // Two slots of one [B, 2, N] buffer lie between each other's rows.
   Tensor even(memory, {3, 8}, {16, 1}), odd(memory + 8, {3, 8}, {16, 1});
-  Tensor shifted(memory + 9, {3, 8}, {16, 1});
+  Tensor shifted(memory + 9, {3, 8}, {16, 1}), close(memory + 7, {3, 8}, {16, 1});
   CHECK(overlaps(&even.t, &odd.t) == "no error");
   CHECK(overlaps(&odd.t, &even.t) == "no error");
   CHECK(overlaps(&even.t, &shifted.t) != "no error");
+  CHECK(overlaps(&even.t, &close.t) != "no error");
   // The same rows in descending order.
   Tensor reversed(memory + 32, {3, 8}, {-16, 1});
   CHECK(overlaps(&even.t, &reversed.t) != "no error");
