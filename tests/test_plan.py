@@ -326,6 +326,27 @@ def test_known_image_noise_is_one_draw_without_and_fresh_with_step_noise() -> No
     assert draws("ddpm") == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("name", ["unipc", "heun", "dpmpp_2m", "ddpm"])
+def test_masked_samples_follow_the_known_image(name: str) -> None:
+    """Where the mask is 0, slot 0 and every kept sample stand on the known image at their node."""
+    known, mask = np.array([0.3, -0.8]), np.array([0.0, 1.0])
+    made = plan(name, steps=5, schedule=KARRAS, prediction="x0")
+    random = np.random.default_rng(0)
+    draws: dict[tuple[int, int], np.ndarray] = {}
+    slots = [random.normal(size=2) * 80.0] + [np.zeros(2) for _ in range(made.slots - 1)]
+    arrived = None  # the known image as the row before left it in slot 0
+    for row in made.rows:
+        pairs = list(zip(row.noise_stream, row.noise_step, strict=True))
+        xi = [draws.setdefault(pair, random.normal(size=2)) for pair in pairs]
+        slots, _ = reference.step(row, slots, [np.array([0.1, 0.2])], xi, mask, known)
+        where = {role: code for code, role in zip(row.output, row.role, strict=True) if code < 16}
+        noise = sum(f * x[0] for f, x in zip(row.known_noise[0], xi, strict=True))
+        assert slots[0][0] == pytest.approx(row.next_alpha * known[0] + noise)
+        if ANCHOR in where and arrived is not None:
+            assert slots[where[ANCHOR]][0] == pytest.approx(arrived)
+        arrived = slots[0][0]
+
+
 def test_guidance_weights() -> None:
     made = plan("dpmpp_2m", steps=4, schedule=KARRAS)
     one = made.with_guidance([3.0, -2.0])

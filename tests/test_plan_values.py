@@ -50,6 +50,14 @@ def test_plans_are_values() -> None:
         first[6]
 
 
+def test_zeros_are_equal_whatever_their_sign() -> None:
+    rows = [Row(input=(0,), output=(0,), a=((zero,),), t=zero) for zero in (0.0, -0.0)]
+    first, second = (Plan.from_rows([row]) for row in rows)
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first.to_json() == second.to_json()
+
+
 def test_plans_are_immutable() -> None:
     made = plan("deis", steps=6, schedule=KARRAS)
     before = made.to_json()
