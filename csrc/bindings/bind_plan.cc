@@ -277,12 +277,37 @@ Plan
     A last step to sigma = 0, where no model can be called, is x0 itself.
 )";
 
-void bind_plan_class(py::module_& m) {
+void bind_properties(py::class_<PyPlan>& plan) {
   const auto with_column = [](double fewstep_plan_row::* member) {
     return [member](const PyPlan& self) { return column(self, member); };
   };
-  py::class_<PyPlan>(m, "Plan", kPlanDoc)
-      .def_static("_create", &create)
+  plan.def_property_readonly("rows", &rows, "The rows, a tuple of `Row`.")
+      .def_property_readonly(
+          "name", [](const PyPlan& self) { return fewstep_plan_name(self.get()); },
+          "Where the plan comes from: its solver's name.")
+      .def_property_readonly(
+          "slots", [](const PyPlan& self) { return fewstep_plan_slots(self.get()); },
+          "Number of state slots.")
+      .def_property_readonly(
+          "calls", [](const PyPlan& self) { return fewstep_plan_calls(self.get()); },
+          "Number of model calls.")
+      .def_property_readonly(
+          "process", [](const PyPlan& self) { return row_at(self, 0).process; },
+          "Process of the first row: 0 VP, 1 VE, 2 flow.")
+      .def_property_readonly("times", with_column(&fewstep_plan_row::t),
+                             "Model time of each row, float64 [rows].")
+      .def_property_readonly("scales", with_column(&fewstep_plan_row::scale),
+                             "Factor on the model's input of each row, float64 [rows].")
+      .def_property_readonly("alphas", with_column(&fewstep_plan_row::alpha),
+                             "Signal scale at each row's model call, float64 [rows].")
+      .def_property_readonly("sigmas", with_column(&fewstep_plan_row::sigma),
+                             "Noise scale at each row's model call, float64 [rows].");
+}
+
+void bind_plan_class(py::module_& m) {
+  py::class_<PyPlan> plan(m, "Plan", kPlanDoc);
+  bind_properties(plan);
+  plan.def_static("_create", &create)
       .def_static("from_tableau", &from_tableau, py::arg("a"), py::arg("b"), py::kw_only(),
                   py::arg("order"), py::arg("schedule"), py::arg("steps") = py::none(),
                   py::arg("frame") = "epsilon", kTableauDoc)
@@ -308,27 +333,6 @@ void bind_plan_class(py::module_& m) {
           },
           "Check every row's moment conditions; return the largest relative residual.\n\n"
           "Raises ValueError naming the row and the condition when one exceeds 1e-9.")
-      .def_property_readonly("rows", &rows, "The rows, a tuple of `Row`.")
-      .def_property_readonly(
-          "name", [](const PyPlan& self) { return fewstep_plan_name(self.get()); },
-          "Where the plan comes from: its solver's name.")
-      .def_property_readonly(
-          "slots", [](const PyPlan& self) { return fewstep_plan_slots(self.get()); },
-          "Number of state slots.")
-      .def_property_readonly(
-          "calls", [](const PyPlan& self) { return fewstep_plan_calls(self.get()); },
-          "Number of model calls.")
-      .def_property_readonly(
-          "process", [](const PyPlan& self) { return row_at(self, 0).process; },
-          "Process of the first row: 0 VP, 1 VE, 2 flow.")
-      .def_property_readonly("times", with_column(&fewstep_plan_row::t),
-                             "Model time of each row, float64 [rows].")
-      .def_property_readonly("scales", with_column(&fewstep_plan_row::scale),
-                             "Factor on the model's input of each row, float64 [rows].")
-      .def_property_readonly("alphas", with_column(&fewstep_plan_row::alpha),
-                             "Signal scale at each row's model call, float64 [rows].")
-      .def_property_readonly("sigmas", with_column(&fewstep_plan_row::sigma),
-                             "Noise scale at each row's model call, float64 [rows].")
       .def("__len__", &n_rows)
       .def("__getitem__",
            [](const PyPlan& self, int32_t i) {
