@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Print the README's table of a stored run: python bench/summary.py bench/results/RUN.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def microseconds(value: float) -> str:
+    """Return a time with the unit that suits it."""
+    return f"{value:.3g} us" if value < 1000 else f"{value / 1000:.3g} ms"
+
+
+def target(row: dict[str, Any]) -> str:
+    """Return what a row had to reach, and mark what it did not."""
+    text = f">= {row['bar']:g}x"
+    if row["case"] == "host_overhead":
+        text = f"<= {row['bar']:g} us"
+    elif row["rival"] == "stream":
+        text = f">= {100 * row['bar']:.0f} %"
+    return text if row["met"] else f"{text} (missed)"
+
+
+def main() -> None:
+    """Print one line for each row that has a bar."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    run = json.loads(parser.parse_args().run.read_text())
+    machine = run["machine"]
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['isa']} kernels, "
+        f"torch {machine['versions'].get('torch')}, "
+        f"diffusers {machine['versions'].get('diffusers')}:\n"
+    )
+    print("| case | elements | dtype | threads | rival | fewstep | rival | ratio | bar |")
+    print("|---|---:|---|---:|---|---:|---:|---:|---|")
+    for row in run["rows"]:
+        if "bar" not in row:
+            continue
+        ratio = (
+            f"{100 * row['share']:.0f} %" if row["rival"] == "stream" else f"{row['ratio']:.3g}x"
+        )
+        print(
+            f"| `{row['case']}` | {row['n']:,} | {row['dtype']} | {row['threads']} | {row['rival']} | "
+            f"{microseconds(row['ours_us'])} | {microseconds(row['rival_us'])} | {ratio} | "
+            f"{target(row)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
