@@ -33,7 +33,7 @@ struct ResolvedRow {
   TermList terms;
   int32_t clamped;  // 1: FEWSTEP_CONVERTED is a term, to be clamped to [-clip, clip]
   float clip;
-  TermList converted;  // one output: the conversion before the clamp
+  TermList converted;  // one output: the conversion before the clamp; empty without one
   uint32_t blended;    // bit r: output r is mask * u + (1 - mask) * kept
   TermList kept;
   int32_t n_noises;
@@ -126,7 +126,7 @@ FEWSTEP_HOST_DEVICE static inline void resolve(const fewstep_plan_row& row,
   out->n_outputs = out->n_noises = 0;
   out->blended = 0;
   out->clamped = 0;
-  out->kept.count = 0;
+  out->converted.count = out->kept.count = 0;
   const bool clips = row.clip < HUGE_VAL;
   int8_t number[FEWSTEP_MAX_NOISES] = {-1, -1, -1};
   int source[FEWSTEP_MAX_OUTPUTS];  // the row's number of each output kept
