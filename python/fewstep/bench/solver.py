@@ -204,7 +204,7 @@ def compare(setting: Setting, options: Options) -> list[Row]:
     timed["diffusers"] = Timed(sides.rival.timed)
     if has_stream(setting):
         timed.update(stream_of(sides.ours, setting.threads))
-    microseconds = interleaved(timed, budget_s=0.25 if setting.n < 10**6 else 0.8)
+    microseconds = interleaved(timed, budget_s=0.15 if setting.n < 10**6 else 0.6)
     moved = sides.ours.bytes_moved(ROW)
     rows = []
     for rival, error in errors.items():
