@@ -188,7 +188,7 @@ void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, vo
   if (threads <= 1 || (api && api->in_parallel())) return fn(context, 0, count);
 
   int64_t chunks = threads * kChunksPerThread;
-  if (chunks > count / grain) chunks = count / grain;
+  if (chunks > count) chunks = count;
   Job job{fn, context, count, (count + chunks - 1) / chunks, uint32_t(chunks)};
   if (api) {
     api->parallel(&run_in_team, &job, unsigned(threads), 0);

@@ -9,9 +9,10 @@ namespace fewstep {
 using RangeFn = void(void* context, int64_t begin, int64_t end);
 
 // Calls fn on disjoint ranges that cover [0, count), on up to `threads` threads, and returns when
-// all are done. threads = 0: the process-wide count. No range but the last is smaller than `grain`;
-// with count < 2 * grain the caller does all of it at once and no other thread is touched. fn must
-// not throw. Nested calls, and calls while another thread uses the pool, run on the caller alone.
+// all are done. threads = 0: the process-wide count. There are at least `grain` items for each
+// thread, in up to 4 ranges; with count < 2 * grain the caller does all of it at once and no other
+// thread is touched. fn must not throw. Nested calls, and calls while another thread uses the pool,
+// run on the caller alone.
 //
 // The threads are the host process' OpenMP team (torch's libgomp) where one is loaded, found by
 // dlsym and never linked: two pools that spin on the same cores slow each other down 500 times.

@@ -46,7 +46,7 @@ void fill(const NormalProblem& p, int64_t b, int64_t begin, int64_t end) {
 }  // namespace
 
 void normal(const NormalProblem& p) {
-  for_samples(p.threads, p.B, p.N, [&p](int64_t b, int64_t begin, int64_t end) {
+  for_samples(p.threads, p.B, p.N, kNormalGrain, [&p](int64_t b, int64_t begin, int64_t end) {
     if (p.dtype == DType::kF32) return fill<Float>(p, b, begin, end);
     if (p.dtype == DType::kF16) return fill<Half>(p, b, begin, end);
     fill<Brain>(p, b, begin, end);

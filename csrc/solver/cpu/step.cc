@@ -169,6 +169,10 @@ struct Stepper {
 
 }  // namespace
 
-void step(const StepProblem& p) { for_samples(p.threads, p.B, p.N, Stepper(p)); }
+void step(const StepProblem& p) {
+  // Rows that differ between samples are looked at one by one: any of them may have noise.
+  const bool is_sum = p.shared && p.shared->n_noises == 0;
+  for_samples(p.threads, p.B, p.N, is_sum ? kSumGrain : kNormalGrain, Stepper(p));
+}
 
 }  // namespace fewstep::solver::FEWSTEP_ISA
