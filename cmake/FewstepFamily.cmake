@@ -20,11 +20,6 @@ function(fewstep_add_family family)
   if(FEWSTEP_SANITIZE)
     set(optimisation -O1)  # instrumented kernels take ten times as long to compile at -O3
   endif()
-  # The sanitizers' checks in loops that are unrolled for speed take a minute per file to optimise.
-  set(optimisation -O3)
-  if(FEWSTEP_SANITIZE)
-    set(optimisation -O1)
-  endif()
   foreach(isa IN LISTS FEWSTEP_ISAS)
     set(kernels fewstep_${family}_${isa})
     list(TRANSFORM arg_OPS PREPEND ${folder}/cpu/ OUTPUT_VARIABLE files)
