@@ -75,3 +75,10 @@ def test_readme_lists_every_environment_variable() -> None:
     }
     assert used >= {"FEWSTEP_CPU_ISA"}
     assert [name for name in sorted(used) if name not in README] == []
+
+
+@pytest.mark.parametrize("last", ["fewstep demo image", "pytest"])
+def test_readme_commands_start_from_nothing(last: str) -> None:
+    """One line each, which .ci/run and a reader can paste."""
+    pattern = rf"^python3 -m venv .+ && .+/pip install .+ && \S+/{last}$"
+    assert len(re.findall(pattern, README, re.M)) == 1
