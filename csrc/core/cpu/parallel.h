@@ -16,8 +16,9 @@ using RangeFn = void(void* context, int64_t begin, int64_t end);
 //
 // The threads are the host process' OpenMP team (torch's libgomp) where one is loaded, found by
 // dlsym and never linked: two pools that spin on the same cores slow each other down 500 times.
-// Otherwise they are a pool of our own. FEWSTEP_THREADS=own|borrow forces one of them. A process
-// that forked uses the pool of our own, because an OpenMP team does not survive a fork.
+// Otherwise, and for jobs of milliseconds, they are a pool of our own. FEWSTEP_THREADS=own|borrow
+// forces one of them. A process that forked uses the pool of our own, because an OpenMP team does
+// not survive a fork.
 //
 // In an OpenMP team and with no count set by fewstep_set_num_threads, a context or
 // FEWSTEP_NUM_THREADS, the team's own size holds, so torch.set_num_threads counts too.
