@@ -29,6 +29,7 @@ struct Sink {
 // out[r][i] = blend(clamp(sum_k a[k][r] in[k][i]))
 struct Mix {
   int32_t K, R;
+  bool from_memory;  // the arrays are too large for the caches
   Source in[kMaxTerms];
   const uint32_t* outputs;                // [K], as in TermList
   const float (*a)[FEWSTEP_MAX_OUTPUTS];  // [K]
@@ -197,19 +198,27 @@ inline bool is_plain(const Mix& m) {
   return true;
 }
 
-// Vectors per input and turn. The sums and one input stay in registers, of which AVX-512 has 32 and
-// AVX2 16. More than 256 bytes of each array per turn is slower from memory: with 512 bytes the
-// AVX-512 loop over 5 arrays of 64 MB fell from 60 to 36 GB/s on Zen 5.
+// Vectors per input and turn: as many as leave the sums and one input in registers, of which
+// AVX-512 has 32 and AVX2 16, because that spreads the look-up of an input over more elements.
 constexpr int unroll(int R) {
   if (kLanes == 16) return 4;
   return R <= 2 ? 4 : R == 3 ? 3 : 2;
+}
+// From memory, 128 bytes of each array per turn come closest to a loop of 32-byte vectors (share of
+// its bandwidth for 2 and 3 arrays of 64 MB on Zen 5: 96 and 92 % with AVX-512; 256 bytes 90 and
+// 89 %; 512 bytes 60 % of two outputs).
+constexpr int unroll_from_memory(int R) {
+  return unroll(R) < 32 / kLanes ? unroll(R) : 32 / kLanes;
 }
 
 template <int R>
 void mix_outputs(const Mix& m, int64_t n) {
   constexpr int U = unroll(R);
   int64_t i = 0;
-  if (is_plain(m)) {
+  if (is_plain(m) && m.from_memory) {
+    constexpr int V = unroll_from_memory(R);
+    for (; i + V * kLanes <= n; i += V * kLanes) mix_block<R, V, true>(m, i);
+  } else if (is_plain(m)) {
     for (; i + U * kLanes <= n; i += U * kLanes) mix_block<R, U, true>(m, i);
   } else {
     for (; i + U * kLanes <= n; i += U * kLanes) mix_block<R, U, false>(m, i);

@@ -76,6 +76,7 @@ void set_outputs(const StepProblem& p, const ResolvedRow& row, bool stream, int6
 void step_tile(const StepProblem& p, const ResolvedRow& row, bool stream, int64_t b, int64_t n,
                int64_t count, Scratch* s) {
   Mix m;
+  m.from_memory = false;  // what is made here comes from the L1
   m.clip = __builtin_inff();
   m.mask = {nullptr, DType::kF32};
   for (int32_t z = 0; z < row.n_noises; ++z) {
@@ -113,6 +114,7 @@ void step_range(const StepProblem& p, const ResolvedRow& row, bool stream, int64
                 int64_t end) {
   if (!row.clamped && !row.blended && row.n_noises == 0) {
     Mix m;
+    m.from_memory = stream;
     m.clip = __builtin_inff();
     m.mask = {nullptr, DType::kF32};
     set_terms(p, nullptr, row.terms, b, begin, &m);
