@@ -164,3 +164,29 @@ def test_a_plan_serves_many_threads_at_once():
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda: fewstep.noise.normal([1], (2,), step=-1),
+            ValueError,
+            "fewstep.noise.normal: 'step' must be in [0, 2**32), got -1",
+        ),
+        (
+            lambda: fewstep.noise.normal([1], (2,), stream=2**32),
+            ValueError,
+            "fewstep.noise.normal: 'stream' must be in [0, 2**32), got 4294967296",
+        ),
+        (
+            lambda: fewstep.solver.plan("euler", steps=2, schedule=3),
+            TypeError,
+            "fewstep.solver.plan: 'schedule' must be a Schedule from fewstep.schedules, got int",
+        ),
+    ],
+)
+def test_values_that_c_could_not_hold_are_named(call, kind, message):
+    with pytest.raises(kind) as caught:
+        call()
+    assert str(caught.value) == message

@@ -92,6 +92,9 @@ def normal(
     >>> bool((fewstep.noise.normal([8], (2, 2))[0] == pair[1]).all())
     True
     """
+    for name, value in (("step", step), ("stream", stream)):
+        if not 0 <= value < 2**32:
+            raise ValueError(f"fewstep.noise.normal: '{name}' must be in [0, 2**32), got {value}")
     tensor_seeds = _is_torch(seeds)
     if not tensor_seeds:
         seeds = np.asarray(seeds)

@@ -116,6 +116,11 @@ def plan(
                 f"fewstep.solver.plan: options are {', '.join(_OPTIONS)}, "
                 f"got {option!r}{_nearest(option, _OPTIONS)}"
             )
+    if not isinstance(schedule, Schedule):
+        raise TypeError(
+            "fewstep.solver.plan: 'schedule' must be a Schedule from fewstep.schedules, "
+            f"got {type(schedule).__name__}"
+        )
     return Plan._create(
         name, schedule._create(steps), prediction=prediction, order=order, **options
     )
