@@ -24,8 +24,8 @@ FEWSTEP_API fewstep_status fewstep_context_set_stream(fewstep_context* ctx, void
 FEWSTEP_API fewstep_status fewstep_context_set_num_threads(fewstep_context* ctx, int32_t threads);
 
 /* The process-wide thread count: what was set here, else FEWSTEP_NUM_THREADS, else
- * OMP_NUM_THREADS, else the hardware's. 0 returns to that default. Where nothing was
- * set for fewstep and a job runs on a loaded OpenMP runtime (torch's), that runtime's count holds. */
+ * OMP_NUM_THREADS, else the hardware's. 0 returns to that default. Where nothing was set for
+ * fewstep and a job runs on a loaded OpenMP runtime (torch's), that runtime's count holds. */
 FEWSTEP_API fewstep_status fewstep_set_num_threads(int32_t threads);
 FEWSTEP_API int32_t fewstep_num_threads(void);
 
