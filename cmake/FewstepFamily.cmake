@@ -3,7 +3,8 @@
 #
 # csrc/<family>/<op>.cc and SOURCES join the library as they are; csrc/<family>/cpu/<op>.cc is
 # compiled once per ISA with -DFEWSTEP_ISA=<isa>, in objects of their own so that no code of a wide
-# ISA can end up in a baseline function.
+# ISA can end up in a baseline function. csrc/<family>/cuda/<op>.cu is compiled by nvcc where CUDA is
+# built, and always by the C++ compiler as ISA cuda_on_host, which walks blocks and threads in loops.
 function(fewstep_add_family family)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "OPS;SOURCES")
   set(folder ${PROJECT_SOURCE_DIR}/csrc/${family})
@@ -31,6 +32,36 @@ function(fewstep_add_family family)
     target_compile_definitions(${kernels} PRIVATE FEWSTEP_ISA=${isa})
     target_compile_options(${kernels} PRIVATE
       ${optimisation} -fno-math-errno ${FEWSTEP_ISA_FLAGS_${isa}})
+    target_sources(fewstep PRIVATE $<TARGET_OBJECTS:${kernels}>)
+  endforeach()
+  foreach(op IN LISTS arg_OPS)
+    fewstep_add_cuda_kernel(${family} ${op} ${optimisation})
+  endforeach()
+endfunction()
+
+function(fewstep_add_cuda_kernel family op optimisation)
+  # A file has one language in a folder, so the C++ compiler gets a file that includes it.
+  set(on_host ${CMAKE_CURRENT_BINARY_DIR}/cuda_on_host/${family}_${op}.cc)
+  file(CONFIGURE OUTPUT ${on_host} CONTENT "#include \"${family}/cuda/${op}.cu\"\n")
+  set(sources ${on_host})
+  if(FEWSTEP_WITH_CUDA)
+    list(APPEND sources ${PROJECT_SOURCE_DIR}/csrc/${family}/cuda/${op}.cu)
+  endif()
+  foreach(source IN LISTS sources)
+    set(kernels fewstep_${family}_${op}_cuda)
+    set(flags -fmad=false --expt-relaxed-constexpr -lineinfo -Xfatbin=-compress-all)
+    set(isa cuda)
+    if(source STREQUAL on_host)
+      string(APPEND kernels _on_host)
+      set(flags ${optimisation} -fno-math-errno)
+      set(isa cuda_on_host)
+    endif()
+    add_library(${kernels} OBJECT ${source})
+    target_include_directories(${kernels} PRIVATE
+      ${PROJECT_SOURCE_DIR}/csrc ${PROJECT_SOURCE_DIR}/csrc/include)
+    target_link_libraries(${kernels} PRIVATE fewstep_flags)
+    target_compile_definitions(${kernels} PRIVATE FEWSTEP_ISA=${isa})
+    target_compile_options(${kernels} PRIVATE ${flags})
     target_sources(fewstep PRIVATE $<TARGET_OBJECTS:${kernels}>)
   endforeach()
 endfunction()

@@ -13,19 +13,24 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 find_package(Threads REQUIRED)
 
 add_library(fewstep_flags INTERFACE)
-target_compile_options(fewstep_flags INTERFACE
+set(compile_flags
   -Wall -Wextra -Wshadow
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>  # GCC 12 warns of std::string's own copies (PR 105651)
   # A product and a sum are fused only where the source says fma: every ISA gives the same bits.
   -ffp-contract=off
 )
 if(FEWSTEP_DEVELOPER_MODE)
-  target_compile_options(fewstep_flags INTERFACE -Werror)
+  list(APPEND compile_flags -Werror)
 endif()
 if(FEWSTEP_SANITIZE)
-  target_compile_options(fewstep_flags INTERFACE
+  list(APPEND compile_flags
     -fsanitize=${FEWSTEP_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(fewstep_flags INTERFACE -fsanitize=${FEWSTEP_SANITIZE})
+endif()
+# -fmad=false, nvcc's word for -ffp-contract=off, stands with the kernels (FewstepFamily.cmake).
+target_compile_options(fewstep_flags INTERFACE "$<$<COMPILE_LANGUAGE:C,CXX>:${compile_flags}>")
+if(FEWSTEP_WITH_CUDA)
+  target_compile_definitions(fewstep_flags INTERFACE FEWSTEP_WITH_CUDA)
 endif()
 
 set(FEWSTEP_ISA_FLAGS_scalar "")
@@ -41,6 +46,9 @@ endif()
 
 function(fewstep_configure_library target)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:fewstep_flags> Threads::Threads ${CMAKE_DL_LIBS})
+  if(FEWSTEP_WITH_CUDA)
+    target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:CUDA::cudart_static>)
+  endif()
   target_link_options(${target} PRIVATE
     -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/fewstep.map
     -Wl,--exclude-libs,ALL -Wl,-z,now

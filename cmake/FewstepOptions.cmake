@@ -9,17 +9,15 @@ endif()
 option(FEWSTEP_DEVELOPER_MODE "Warnings are errors" ${developer})
 option(FEWSTEP_PYTHON "Build the Python module _core" ${PROJECT_IS_TOP_LEVEL})
 option(FEWSTEP_TESTS "Build the C and C++ tests" ${developer})
-set(FEWSTEP_CUDA AUTO CACHE STRING "CUDA kernels: AUTO (when there is a compiler), ON or OFF")
+set(FEWSTEP_CUDA AUTO CACHE STRING
+  "CUDA kernels: AUTO (with a compiler of 12.4 or newer and a GPU), ON or OFF")
+set(FEWSTEP_CUDA_ARCHS "80-real;90a-real;100-real;90-virtual" CACHE STRING
+  "Machine code (-real) and PTX (-virtual) of the CUDA kernels")
 set(FEWSTEP_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, such as address,undefined")
 
 if(NOT FEWSTEP_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "FEWSTEP_CUDA must be AUTO, ON or OFF, got '${FEWSTEP_CUDA}'")
 endif()
-# No family has a CUDA kernel yet, so AUTO means off; the kernel sets already have the column.
-if(FEWSTEP_CUDA STREQUAL "ON")
-  message(FATAL_ERROR "FEWSTEP_CUDA=ON: this version has no CUDA kernels")
-endif()
-
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
 endif()

@@ -10,7 +10,7 @@ import pytest
 import fewstep
 from harness import Worker
 
-ISAS = fewstep.info()["cpu"]["available"]
+ISAS = [*fewstep.info()["cpu"]["available"], "cuda_on_host"]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/context.h"
 
+#include "core/cuda/device.h"
 #include "core/status.h"
 
 using fewstep::Error;
@@ -61,10 +62,11 @@ fewstep_status fewstep_context_set_num_threads(fewstep_context* ctx, int32_t thr
   });
 }
 
-// The stub of the CUDA back end: its kernels' files replace this when FEWSTEP_CUDA is on.
-#if !defined(FEWSTEP_WITH_CUDA)
+#if defined(FEWSTEP_WITH_CUDA)
+int32_t fewstep_cuda_built(void) { return 1; }
+#else
 int32_t fewstep_cuda_built(void) { return 0; }
-int32_t fewstep_cuda_device_count(void) { return 0; }
 #endif
+int32_t fewstep_cuda_device_count(void) { return fewstep::gpu::device_count(); }
 
 }  // extern "C"

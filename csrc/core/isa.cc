@@ -10,7 +10,7 @@
 namespace fewstep {
 namespace {
 
-constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512"};
+constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512", "cuda_on_host"};
 
 struct Choice {
   Isa isa = Isa::kScalar;
@@ -38,7 +38,8 @@ Choice choose() {
   choice.valid = false;
   choice.requested = forced;
   for (int i = 0; i < kIsaCount; ++i) {
-    if (std::strcmp(forced, kNames[i]) == 0 && is_available(Isa(i))) {
+    const bool exists = is_available(Isa(i)) || Isa(i) == Isa::kCudaOnHost;
+    if (exists && std::strcmp(forced, kNames[i]) == 0) {
       choice.isa = Isa(i);
       choice.valid = true;
     }
@@ -52,6 +53,7 @@ const char* name_of(Isa isa) { return kNames[int(isa)]; }
 
 bool is_available(Isa isa) {
   if (isa == Isa::kScalar) return true;
+  if (isa == Isa::kCudaOnHost) return false;
 #if defined(FEWSTEP_X86_KERNELS)
   if (isa == Isa::kAvx2) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

@@ -4,12 +4,14 @@
 namespace fewstep {
 
 // CPU kernel variants, narrowest first. The order is the order of preference.
-enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
-inline constexpr int kIsaCount = 3;
+// kCudaOnHost runs the CUDA kernels' code on the CPU, for tests: it is never a default, and chosen
+// by its name alone.
+enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kCudaOnHost = 3 };
+inline constexpr int kIsaCount = 4;
 
 const char* name_of(Isa isa);
 
-// True when this build has the variant and this machine runs it.
+// True when this build has the variant and this machine runs it; kCudaOnHost is not counted.
 bool is_available(Isa isa);
 
 // The variant in use: the widest available, or FEWSTEP_CPU_ISA. Throws FEWSTEP_UNSUPPORTED when

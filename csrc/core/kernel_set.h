@@ -32,10 +32,13 @@
   }                                     \
   namespace cuda {                      \
   Fn op;                                \
+  }                                     \
+  namespace cuda_on_host {              \
+  Fn op;                                \
   }
 
-#define FEWSTEP_KERNELS(op)                                                     \
-  {{&scalar::op, FEWSTEP_X86_KERNEL(avx2::op), FEWSTEP_X86_KERNEL(avx512::op)}, \
+#define FEWSTEP_KERNELS(op)                                                                        \
+  {{&scalar::op, FEWSTEP_X86_KERNEL(avx2::op), FEWSTEP_X86_KERNEL(avx512::op), &cuda_on_host::op}, \
    FEWSTEP_CUDA_KERNEL(cuda::op)}
 
 namespace fewstep {

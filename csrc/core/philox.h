@@ -3,11 +3,7 @@
 
 #include <stdint.h>
 
-#if defined(__CUDACC__)
-#define FEWSTEP_HOST_DEVICE __host__ __device__
-#else
-#define FEWSTEP_HOST_DEVICE
-#endif
+#include "core/host_device.h"
 
 namespace fewstep {
 

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/noise.h"
 
 namespace fewstep::noise {
@@ -27,10 +28,11 @@ void run_normal(const fewstep_context* ctx, const fewstep_tensor* seeds,
   const View o = check.out("out", out, kFloating, "B N...");
   check.no_overlap();
   check_thread_settings();
+  NormalFn& kernel = kNormal.pick(check.device(), check.function());
   const Execution run = execution_of(ctx);
-  kNormal.pick(check.device(), check.function())(
-      {check.dim('B'), check.dim('N'), s.as<const uint64_t>(), s.stride, o.data, o.stride, o.dtype,
-       params->step, params->stream, params->scale, run.threads, run.stream});
+  const DeviceScope scope(check.function(), check.device());
+  kernel({check.dim('B'), check.dim('N'), s.as<const uint64_t>(), s.stride, o.data, o.stride,
+          o.dtype, params->step, params->stream, params->scale, run.threads, run.stream});
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fewstep/plan.h"
+#include "solver/plan_table.h"
 
 namespace fewstep::solver {
 
@@ -45,4 +46,5 @@ Plan from_json(std::string_view text);
 
 struct fewstep_plan {
   fewstep::solver::Plan plan;
+  mutable fewstep::solver::PlanTables tables{};
 };

@@ -2,6 +2,8 @@
 // The C entry points of plans.
 #include <cstring>
 
+#include "core/context.h"
+#include "core/cuda/device.h"
 #include "core/status.h"
 #include "solver/generate.h"
 #include "solver/plan.h"
@@ -115,6 +117,24 @@ fewstep_status fewstep_plan_with_guidance(const fewstep_plan* plan, const double
     const size_t n =
         sane ? static_cast<size_t>(n_weight_rows) * static_cast<size_t>(n_guidance) : 0;
     *out = new fewstep_plan{plan->plan.with_guidance({weights, n}, n_weight_rows, n_guidance)};
+  });
+}
+
+fewstep_status fewstep_plan_prepare(const fewstep_plan* plan, const fewstep_context* ctx) {
+  return guard([&] {
+    constexpr char kFunction[] = "fewstep_plan_prepare";
+    not_null(kFunction, "plan", plan);
+    if (!ctx || ctx->device_type != fewstep::kCuda) return;
+    const fewstep::Device device{ctx->device_type, ctx->device_id};
+    if (plan->tables.find(device)) return;
+    const fewstep::DeviceScope scope(kFunction, device);
+    if (fewstep::gpu::is_capturing(kFunction, ctx->stream)) {
+      throw Error(FEWSTEP_INVALID_ARGUMENT,
+                  format("%s: 'plan' must be prepared for cuda:%d before a stream is captured, got "
+                         "a stream that is",
+                         kFunction, int(device.id)));
+    }
+    plan->tables.prepare(kFunction, plan->plan.rows(), device);
   });
 }
 

@@ -28,6 +28,7 @@ struct TermList {
 };
 
 struct ResolvedRow {
+  uint32_t needed;  // bit i: operand i is read or written; bit kNoise: noise is drawn
   int32_t n_outputs;
   int32_t output[FEWSTEP_MAX_OUTPUTS];  // a slot or FEWSTEP_MODEL_INPUT
   TermList terms;
@@ -117,11 +118,42 @@ FEWSTEP_HOST_DEVICE static inline int use_noise(const fewstep_plan_row& row, int
   return kNoise + number[z];
 }
 
+// The known side of the outputs that a mask blends. Output o of `out` is the row's source[o].
+FEWSTEP_HOST_DEVICE static inline void resolve_kept(const fewstep_plan_row& row, const int* source,
+                                                    int8_t* number, ResolvedRow* out) {
+  TermSums kept;
+  start_terms(&kept);
+  for (int o = 0; o < out->n_outputs; ++o) {
+    const int r = source[o];
+    if (!row.blend[r]) continue;
+    out->blended |= 1u << o;
+    add_term(&kept, FEWSTEP_KNOWN, o, row.known[r]);
+    for (int z = 0; z < row.n_noises; ++z) {
+      const double a = row.known_noise[r][z];
+      if (a != 0.0) add_term(&kept, use_noise(row, z, number, out), o, a);
+    }
+  }
+  if (out->blended) finish_terms(kept, &out->kept);
+}
+
+FEWSTEP_HOST_DEVICE static inline uint32_t operands_of(const ResolvedRow& row) {
+  uint32_t needed = 0;
+  for (int r = 0; r < row.n_outputs; ++r) needed |= 1u << row.output[r];
+  const TermList* const lists[] = {&row.terms, &row.converted, &row.kept};
+  for (const TermList* list : lists) {
+    for (int k = 0; k < list->count; ++k) {
+      const int operand = list->operand[k];
+      if (operand != FEWSTEP_CONVERTED) needed |= 1u << (operand < kNoise ? operand : kNoise);
+    }
+  }
+  return needed;
+}
+
 // Folds guidance and, where nothing clamps, the prediction's conversion into the coefficients, in
 // float64; drops what no output uses. A plan's rows satisfy every bound used here.
 FEWSTEP_HOST_DEVICE static inline void resolve(const fewstep_plan_row& row,
                                                const ResolveOptions& options, ResolvedRow* out) {
-  TermSums sums, kept;
+  TermSums sums;
   start_terms(&sums);
   out->n_outputs = out->n_noises = 0;
   out->blended = 0;
@@ -165,19 +197,8 @@ FEWSTEP_HOST_DEVICE static inline void resolve(const fewstep_plan_row& row,
     finish_terms(conversion, &out->converted);
     out->clip = (float)row.clip;
   }
-  if (!options.has_mask) return;
-  start_terms(&kept);
-  for (int o = 0; o < out->n_outputs; ++o) {
-    const int r = source[o];
-    if (!row.blend[r]) continue;
-    out->blended |= 1u << o;
-    add_term(&kept, FEWSTEP_KNOWN, o, row.known[r]);
-    for (int z = 0; z < row.n_noises; ++z) {
-      const double a = row.known_noise[r][z];
-      if (a != 0.0) add_term(&kept, use_noise(row, z, number, out), o, a);
-    }
-  }
-  if (out->blended) finish_terms(kept, &out->kept);
+  if (options.has_mask) resolve_kept(row, source, number, out);
+  out->needed = operands_of(*out);
 }
 
 }  // namespace fewstep::solver

@@ -2,10 +2,12 @@
 #include "solver/step.h"
 
 #include <algorithm>
+#include <bit>
 #include <span>
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/solver.h"
 #include "solver/plan.h"
 
@@ -28,7 +30,7 @@ class StepCall {
  public:
   StepCall(const fewstep_context* ctx, const fewstep_plan* plan,
            const fewstep_solver_step_args* args)
-      : check_(kFunction, ctx), args_(args) {
+      : check_(kFunction, ctx), plan_(plan), args_(args) {
     if (!plan) check_.fail("plan", "must be given", "NULL");
     if (!args) check_.fail("args", "must be given", "NULL");
     if (args->size < sizeof(*args)) {
@@ -45,22 +47,28 @@ class StepCall {
 
   void run() {
     check_tensors();
-    StepFn& kernel = kStep.pick(check_.device(), kFunction);
+    const Device device = check_.device();
+    StepFn& kernel = kStep.pick(device, kFunction);
     check_thread_settings();
     p_.shared = nullptr;
     p_.row = args_->row;
+    p_.given = given();
     if (!args_->rows) {
       if (p_.row < 0 || p_.row >= p_.n_rows) {
         check_.fail("row", range_text(p_.n_rows), std::to_string(p_.row));
       }
       require_row(p_.row, &resolved_);
       if (!args_->guidance) p_.shared = &resolved_;
-    } else {
+    } else if (device.type == kCpu) {
       require_rows();
+    } else {
+      models_needed_ = n_models_;  // which rows are in use is known on the device alone
     }
     if (p_.B == 0 || p_.N == 0) return;
     check_model_count();
+    set_table(device);
     p_.cache_bytes = last_level_cache_bytes();
+    const DeviceScope scope(kFunction, device);
     kernel(p_);
   }
 
@@ -133,31 +141,51 @@ class StepCall {
     }
   }
 
+  // The operands that the caller gave.
+  uint32_t given() const {
+    uint32_t bits = slots_ | ((1u << std::min(n_models_, +FEWSTEP_MAX_GUIDANCE)) - 1u)
+                                 << FEWSTEP_MODEL;
+    if (args_->known) bits |= 1u << FEWSTEP_KNOWN;
+    if (args_->model_input) bits |= 1u << FEWSTEP_MODEL_INPUT;
+    if (args_->seeds) bits |= 1u << kNoise;
+    return bits;
+  }
+
   // What row i reads and writes must be there. Keeps the resolved row in *row.
   void require_row(int32_t i, ResolvedRow* row) {
     const fewstep_plan_row& plan_row = p_.plan[i];
     resolve(plan_row, {nullptr, 0, p_.has_mask, p_.has_model_input}, row);
-    models_needed_ = std::max(models_needed_, plan_row.evaluates ? plan_row.n_guidance : 0);
-    for (int32_t r = 0; r < row->n_outputs; ++r) require_operand(row->output[r], i);
-    for (const TermList* list : {&row->terms, &row->kept}) {
-      for (int32_t k = 0; k < list->count; ++k) require_operand(list->operand[k], i);
-    }
-  }
-
-  void require_operand(int32_t operand, int32_t i) {
-    if (operand < FEWSTEP_GUIDED) {
-      if (!(slots_ >> operand & 1u)) missing({"slots", operand}, i);
-    } else if (operand >= FEWSTEP_MODEL && operand < FEWSTEP_CONVERTED) {
-      models_needed_ = std::max(models_needed_, operand - FEWSTEP_MODEL + 1);
-    } else if (operand == FEWSTEP_KNOWN) {
-      if (!args_->known) missing("known", i);
-    } else if (operand >= kNoise) {
-      if (!args_->seeds) missing("seeds", i);
-    }
-  }
-
-  [[noreturn]] void missing(ArgName name, int32_t i) const {
+    constexpr uint32_t kModels = ((1u << FEWSTEP_MAX_GUIDANCE) - 1u) << FEWSTEP_MODEL;
+    const int32_t last_model = std::bit_width((row->needed & kModels) >> FEWSTEP_MODEL);
+    models_needed_ =
+        std::max({models_needed_, plan_row.evaluates ? plan_row.n_guidance : 0, last_model});
+    const uint32_t missing = row->needed & ~p_.given & ~kModels;
+    if (!missing) return;
+    const int32_t operand = std::countr_zero(missing);
+    ArgName name = "seeds";
+    if (operand < FEWSTEP_GUIDED) name = {"slots", operand};
+    if (operand == FEWSTEP_KNOWN) name = "known";
     check_.fail(name, "must be given for row " + std::to_string(i) + " of the plan", "NULL");
+  }
+
+  // Kernels that look rows up on a device need the plan there.
+  void set_table(Device device) {
+    p_.table = nullptr;
+    const bool on_host = device.type == kCpu;
+    if (!args_->rows && !args_->guidance) return;
+    if (on_host && active_isa() != Isa::kCudaOnHost) return;
+    const PlanTable* table = plan_->tables.find(device);
+    if (!table && on_host) {
+      table = &plan_->tables.prepare(kFunction, plan_->plan.rows(), device);
+    }
+    if (!table) {
+      check_.fail("plan",
+                  "must be prepared for the device by fewstep_plan_prepare where 'rows' or "
+                  "'guidance' are given on it",
+                  format("a plan that is not on cuda:%d", int(device.id)));
+    }
+    p_.plan = table->rows;
+    p_.table = table->resolved_for(p_.has_mask, p_.has_model_input, size_t(p_.n_rows));
   }
 
   void require_rows() {
@@ -193,6 +221,7 @@ class StepCall {
   }
 
   ArgCheck check_;
+  const fewstep_plan* plan_;
   const fewstep_solver_step_args* args_;
   StepProblem
       p_;  // filled as the arguments are checked: clearing it would cost more than the checks

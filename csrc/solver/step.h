@@ -27,6 +27,7 @@ struct StepProblem {
   const uint64_t* seeds;                    // [B]
   int64_t seed_stride;                      // elements
   const fewstep_plan_row* plan;             // [n_rows]
+  const ResolvedRow* table;                 // [n_rows], without guidance; null on the CPU
   int32_t n_rows;
   const int32_t* rows;  // [B], below n_rows; negative leaves the sample alone; or null
   int64_t row_stride;   // elements
@@ -36,6 +37,7 @@ struct StepProblem {
   int64_t guidance_stride;    // elements between samples
   int32_t n_guidance;
   bool has_mask, has_model_input;
+  uint32_t given;       // operands that the caller gave, as in ResolvedRow::needed
   int64_t cache_bytes;  // outputs that are not read leave the cache out when all bytes exceed this
   int32_t threads;      // 0: the process-wide count
   void* cuda_stream;

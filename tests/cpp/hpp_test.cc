@@ -90,6 +90,7 @@ TEST_CASE("plans copy, compare, hash, and survive JSON") {
   CHECK(Plan::from_json(plan.to_json()) == plan);
   CHECK(std::unordered_set<Plan>{plan, copy, other}.size() == 2);
   CHECK(plan.validate() < 1e-9);
+  plan.prepare(fewstep::Context::cpu());  // nothing to do there
   CHECK(plan.calls() == 5);
   const std::vector<Plan> parts = {plan, other};
   const Plan both = Plan::concat(parts);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/cpu/vec.h"
+#include "core/host_device.h"
 
 namespace fewstep::vec {
 namespace {
@@ -9,7 +10,7 @@ namespace {
 // -2 ln(u) for u in (0, 1]; relative error below 1.5e-7.
 // u = 2^e m, m in [sqrt(1/2), sqrt(2)); ln(m) by a minimax polynomial of m - 1 whose own error is
 // 0.5 * 2^-24. e times the rounded constant is good to 3e-9: a second constant buys nothing.
-inline F32 minus_two_log(F32 u) {
+FEWSTEP_HOST_DEVICE inline F32 minus_two_log(F32 u) {
   const I32 b = sub(bits(u), set_i32(0x3f3504f3));  // sqrt(1/2)
   const I32 e = shift_right_signed<23>(b);
   const F32 f = sub(float_of_bits(sub(bits(u), shift_left<23>(e))), set(1.0f));
@@ -27,7 +28,7 @@ inline F32 minus_two_log(F32 u) {
 
 // sin and cos of 2 pi w / 2^32, error below 1.5 units in the last place of the larger one.
 // The angle is reduced to the nearest quarter turn in integers, which is exact.
-inline void sincos_turn(I32 w, F32* s, F32* c) {
+FEWSTEP_HOST_DEVICE inline void sincos_turn(I32 w, F32* s, F32* c) {
   // The low 30 bits as a signed fraction of a quarter turn, times 4: 2 pi / 2^34 per unit.
   const F32 x = mul(to_float(shift_left<2>(w)), set(0x1.921fb6p-32f));
   const F32 z = mul(x, x);

@@ -3,6 +3,7 @@
 
 #include "core/cpu/math.h"
 #include "core/cpu/vec.h"
+#include "core/host_device.h"
 #include "core/philox.h"
 
 // The normals of fewstep_noise_normal: Philox4x32-10 and Box-Muller (Box, Muller 1958).
@@ -14,7 +15,7 @@ constexpr int kNormalTile = 4 * kLanes;
 
 // Radius from w0, angle from w1: u = (w0 + 1/2) / 2^32 lies in (0, 1], so the logarithm is finite
 // and the largest normal is 6.7.
-inline void box_muller(I32 w0, I32 w1, F32* z0, F32* z1) {
+FEWSTEP_HOST_DEVICE inline void box_muller(I32 w0, I32 w1, F32* z0, F32* z1) {
   const F32 u = fma(unsigned_to_float(w0), set(0x1p-32f), set(0x1p-33f));
   const F32 radius = sqrt(minus_two_log(u));
   F32 s, c;
@@ -65,7 +66,8 @@ inline void normal_tile(uint64_t block, uint64_t seed, uint32_t step, uint32_t s
 
 #else
 
-inline void normal_tile(uint64_t block, uint64_t seed, uint32_t step, uint32_t stream, F32 z[4]) {
+FEWSTEP_HOST_DEVICE inline void normal_tile(uint64_t block, uint64_t seed, uint32_t step,
+                                            uint32_t stream, F32 z[4]) {
   uint32_t w[4] = {(uint32_t)block, (uint32_t)(block >> 32), step, stream};
   philox4x32(w, (uint32_t)seed, (uint32_t)(seed >> 32));
   box_muller({w[0]}, {w[1]}, &z[0], &z[1]);

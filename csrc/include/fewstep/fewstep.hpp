@@ -263,6 +263,8 @@ class Plan {
     return out;
   }
   // The largest relative residual of the moment conditions; throws when a row breaks one.
+  // Before a step whose rows or weights are on the context's device; see fewstep_plan_prepare.
+  void prepare(const Context& context) const { check(fewstep_plan_prepare(get(), context.get())); }
   double validate() const {
     double residual = 0;
     check(fewstep_plan_validate(get(), &residual));

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "base.h"
+#include "context.h"
 #include "schedule.h"
 
 #ifdef __cplusplus
@@ -168,6 +169,13 @@ FEWSTEP_API fewstep_status fewstep_plan_concat(const fewstep_plan* const* plans,
 FEWSTEP_API fewstep_status fewstep_plan_with_guidance(const fewstep_plan* plan,
                                                       const double* weights, int32_t n_weight_rows,
                                                       int32_t n_guidance, fewstep_plan** out);
+
+/* Copies the plan's table to the context's device, where fewstep_solver_step reads it when `rows`
+ * or `guidance` are there. Allocates, waits for the copy, and cannot be part of a captured graph:
+ * call it once before; calling it again, or for the CPU, does nothing. The copy lives as long as
+ * the plan, which must outlive the work enqueued with it and the graphs that hold such work. */
+FEWSTEP_API fewstep_status fewstep_plan_prepare(const fewstep_plan* plan,
+                                                const fewstep_context* ctx);
 
 FEWSTEP_API void fewstep_plan_destroy(fewstep_plan* plan);
 FEWSTEP_API int32_t fewstep_plan_rows(const fewstep_plan* plan);

@@ -49,8 +49,9 @@ typedef struct fewstep_solver_step_args {
  * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Random   the normals of fewstep_noise_normal at (seed, noise_stream[z], noise_step[z])
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; on CUDA a row
- *          past the table leaves its sample as it is
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; on CUDA `rows`
+ *          and `guidance` need fewstep_plan_prepare, and a row past the table, or one of which
+ *          a tensor was not given, leaves its sample as it is
  * Source   the rows' solvers: csrc/solver/README.md
  */
 FEWSTEP_API fewstep_status fewstep_solver_step(const fewstep_context* ctx, const fewstep_plan* plan,

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/cuda/device.h"
+
+#include <cuda_runtime_api.h>
+
+#include "core/cuda/launch.h"
+#include "core/status.h"
+
+namespace fewstep {
+namespace gpu {
+
+void throw_if_failed(const char* function, int32_t code) {
+  if (code == cudaSuccess) return;
+  const cudaError_t error = static_cast<cudaError_t>(code);
+  (void)cudaGetLastError();  // the caller gets it from here; the next call must not find it again
+  throw Error(FEWSTEP_BACKEND_ERROR, format("%s: CUDA reported %s (%s)", function,
+                                            cudaGetErrorName(error), cudaGetErrorString(error)));
+}
+
+int32_t device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  (void)cudaGetLastError();
+  return 0;  // no driver, or one too old
+}
+
+bool is_capturing(const char* function, void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  throw_if_failed(function, cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+void* upload(const char* function, const void* data, size_t bytes) {
+  void* memory = nullptr;
+  throw_if_failed(function, cudaMalloc(&memory, bytes));
+  const cudaError_t error = cudaMemcpy(memory, data, bytes, cudaMemcpyHostToDevice);
+  if (error != cudaSuccess) (void)cudaFree(memory);
+  throw_if_failed(function, error);
+  return memory;
+}
+
+void release(Device device, void* memory) noexcept {
+  // At the end of the process the driver may be gone, and the memory with it.
+  int previous = 0;
+  if (cudaGetDevice(&previous) != cudaSuccess || cudaSetDevice(device.id) != cudaSuccess) return;
+  (void)cudaFree(memory);
+  (void)cudaSetDevice(previous);
+}
+
+}  // namespace gpu
+
+DeviceScope::DeviceScope(const char* function, Device device) {
+  if (device.type != kCuda) return;
+  int current = 0;
+  gpu::throw_if_failed(function, cudaGetDevice(&current));
+  if (current == device.id) return;
+  gpu::throw_if_failed(function, cudaSetDevice(device.id));
+  previous_ = current;
+}
+
+DeviceScope::~DeviceScope() {
+  if (previous_ >= 0) (void)cudaSetDevice(previous_);
+}
+
+}  // namespace fewstep

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <stdint.h>
+
+#include "core/host_device.h"
+
+// How a kernel runs. A kernel is a functor that is copied to the device as its parameter:
+//
+//   struct Kernel {
+//     static constexpr int kThreads, kBlocks;      // per block; blocks that share a multiprocessor
+//     struct Shared { ... };                       // of a block
+//     void prepare(Thread, Shared*) const;         // every thread, then a barrier
+//     void run(Thread, const Shared&) const;       // every thread
+//   };
+//
+// nvcc compiles a kernel file for the GPU. The C++ compiler compiles the same file as the ISA
+// cuda_on_host, where launch() is a loop over blocks and threads: so tests walk a kernel's index
+// arithmetic, and its results, on a machine without a GPU.
+namespace fewstep::gpu {
+
+struct Thread {
+  int64_t block;
+  int32_t index;  // in its block
+};
+
+// Throws FEWSTEP_BACKEND_ERROR unless code is cudaSuccess.
+void throw_if_failed(const char* function, int32_t code);
+// Throws FEWSTEP_UNSUPPORTED where blocks exceed a grid's first dimension.
+void check_blocks(const char* function, int64_t blocks);
+
+constexpr int64_t kMaxBlocks = 0x7fffffff;
+
+#if defined(__CUDACC__)
+
+namespace {
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
+    run_kernel(const __grid_constant__ Kernel kernel) {
+  __shared__ typename Kernel::Shared shared;
+  const Thread thread{blockIdx.x, (int32_t)threadIdx.x};
+  kernel.prepare(thread, &shared);
+  if constexpr (Kernel::kPrepares) __syncthreads();
+  kernel.run(thread, shared);
+}
+
+template <class Kernel>
+void launch(const char* function, const Kernel& kernel, int64_t blocks, void* stream) {
+  static_assert(sizeof(Kernel) <= 4000, "a kernel's parameters have 4 KiB");
+  check_blocks(function, blocks);
+  void* arguments[] = {const_cast<Kernel*>(&kernel)};
+  throw_if_failed(function,
+                  cudaLaunchKernel((const void*)run_kernel<Kernel>, dim3(blocks),
+                                   dim3(Kernel::kThreads), arguments, 0, (cudaStream_t)stream));
+}
+
+}  // namespace
+
+#else
+
+namespace {
+
+template <class Kernel>
+void launch(const char* function, const Kernel& kernel, int64_t blocks, void*) {
+  check_blocks(function, blocks);
+  for (int64_t block = 0; block < blocks; ++block) {
+    typename Kernel::Shared shared;
+    for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.prepare({block, i}, &shared);
+    for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.run({block, i}, shared);
+  }
+}
+
+}  // namespace
+
+#endif
+
+}  // namespace fewstep::gpu
