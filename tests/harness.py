@@ -107,7 +107,7 @@ def bits(tensor: Any) -> np.ndarray:
     """The tensor's bytes as unsigned integers."""
     import torch
 
-    kind = {4: torch.int32, 2: torch.int16}[tensor.element_size()]
+    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
     return tensor.contiguous().view(kind).numpy().copy()
 
 
@@ -181,6 +181,34 @@ def normal(
     assert fewstep.noise.normal(seeds, out=out, **options) is out
     buffers.verify()
     return bits(out)
+
+
+def gram(
+    *,
+    arrays: list[np.ndarray],
+    dtypes: list[str],
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+    together: bool = False,
+) -> np.ndarray:
+    """Run ``fewstep.solver.gram`` on copies of the arrays, each of its own type."""
+    import fewstep
+
+    fewstep.set_num_threads(threads)
+    buffers = Buffers()
+    count = len(arrays)
+    if together:
+        arrays = [np.concatenate(arrays)]
+    given = [
+        buffers.freeze(f"array {i}", buffers.place(f"array {i}", a, t, offset=offset, gap=gap))
+        for i, (a, t) in enumerate(zip(arrays, dtypes, strict=False))
+    ]
+    batch = len(arrays[0]) // (count if together else 1)
+    out = buffers.place("out", np.full((batch, count + 1, count + 1), 7.0), "float64", gap=gap)
+    assert fewstep.solver.gram(given, out=out, split=1) is out
+    buffers.verify()
+    return out.numpy().copy()
 
 
 def isa() -> str:

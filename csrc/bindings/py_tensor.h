@@ -64,5 +64,6 @@ inline void check(fewstep_status status) {
 void bind_noise(pybind11::module_& m);
 void bind_plan(pybind11::module_& m);
 void bind_solver(pybind11::module_& m);
+void bind_sums(pybind11::module_& m);  // the solver family's reductions
 
 }  // namespace fewstep::python

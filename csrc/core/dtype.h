@@ -12,6 +12,7 @@ namespace fewstep {
   X(kF32, "float32", 2, 32)   \
   X(kF16, "float16", 2, 16)   \
   X(kBF16, "bfloat16", 4, 16) \
+  X(kF64, "float64", 2, 64)   \
   X(kI32, "int32", 0, 32)     \
   X(kI64, "int64", 0, 64)     \
   X(kU64, "uint64", 1, 64)

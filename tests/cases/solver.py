@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of ``solver.step``: sample shapes, memory layouts and rows, random and special."""
+"""Cases of ``solver.step``: sample shapes, memory layouts and rows, random and special.
+
+Those of ``solver.gram`` are in `cases.sums`.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .sums import gram as gram
+
 Array = NDArray[np.float64]
 
 GUIDED = 16

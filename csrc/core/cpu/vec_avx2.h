@@ -100,6 +100,26 @@ inline void stream_bf16(uint16_t* p, F32 a) { _mm_stream_si128((__m128i*)p, narr
 
 inline void stream_fence() { _mm_sfence(); }
 
+struct F64 {
+  __m256d low, high;
+};
+inline F64 zero_f64() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+inline F64 widen(F32 a) {
+  return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v)),
+          _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))};
+}
+inline F64 add(F64 a, F64 b) {
+  return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+}
+inline F64 add_exact_product(F64 a, F64 b, F64 c) {
+  return {_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
+}
+inline F64 load(const double* p) { return {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
+inline void store(double* p, F64 a) {
+  _mm256_storeu_pd(p, a.low);
+  _mm256_storeu_pd(p + 4, a.high);
+}
+
 inline void transpose_quads(F32 z[4]) {
   const __m256 a = _mm256_unpacklo_ps(z[0].v, z[1].v);
   const __m256 b = _mm256_unpackhi_ps(z[0].v, z[1].v);

@@ -112,6 +112,29 @@ inline void stream_bf16(uint16_t* p, F32 a) { _mm256_stream_si256((__m256i*)p, n
 
 inline void stream_fence() { _mm_sfence(); }
 
+// kLanes doubles.
+struct F64 {
+  __m512d low, high;
+};
+inline F64 zero_f64() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+inline F64 widen(F32 a) {
+  return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.v)),
+          _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))};
+}
+inline F64 add(F64 a, F64 b) {
+  return {_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
+}
+// a * b + c where the product is exact, as that of two widened floats is: fused or not, the sum is
+// rounded once.
+inline F64 add_exact_product(F64 a, F64 b, F64 c) {
+  return {_mm512_fmadd_pd(a.low, b.low, c.low), _mm512_fmadd_pd(a.high, b.high, c.high)};
+}
+inline F64 load(const double* p) { return {_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)}; }
+inline void store(double* p, F64 a) {
+  _mm512_storeu_pd(p, a.low);
+  _mm512_storeu_pd(p + 8, a.high);
+}
+
 // Transposes each group of four lanes over the four vectors: lane 4 q + j of row i becomes lane
 // 4 q + i of row j.
 inline void transpose_quads(F32 z[4]) {

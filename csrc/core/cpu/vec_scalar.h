@@ -103,5 +103,21 @@ FEWSTEP_HOST_DEVICE inline void stream_bf16(uint16_t* p, F32 a) { *p = narrow_bf
 
 FEWSTEP_HOST_DEVICE inline void stream_fence() {}
 
+struct F64 {
+  double v;
+};
+FEWSTEP_HOST_DEVICE inline F64 zero_f64() { return {0.0}; }
+FEWSTEP_HOST_DEVICE inline F64 widen(F32 a) { return {(double)a.v}; }
+FEWSTEP_HOST_DEVICE inline F64 add(F64 a, F64 b) { return {a.v + b.v}; }
+FEWSTEP_HOST_DEVICE inline F64 add_exact_product(F64 a, F64 b, F64 c) {
+#if defined(__CUDA_ARCH__)
+  return {__fma_rn(a.v, b.v, c.v)};
+#else
+  return {a.v * b.v + c.v};
+#endif
+}
+FEWSTEP_HOST_DEVICE inline F64 load(const double* p) { return {*p}; }
+FEWSTEP_HOST_DEVICE inline void store(double* p, F64 a) { *p = a.v; }
+
 }  // namespace
 }  // namespace fewstep::vec

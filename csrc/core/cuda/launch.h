@@ -11,7 +11,8 @@
 //     static constexpr int kThreads, kBlocks;      // per block; blocks that share a multiprocessor
 //     struct Shared { ... };                       // of a block
 //     void prepare(Thread, Shared*) const;         // every thread, then a barrier
-//     void run(Thread, const Shared&) const;       // every thread
+//     void run(Thread, Shared&) const;             // every thread
+//     void finish(Thread, Shared&) const;          // optional: every thread, after another barrier
 //   };
 //
 // nvcc compiles a kernel file for the GPU. The C++ compiler compiles the same file as the ISA
@@ -31,6 +32,11 @@ void check_blocks(const char* function, int64_t blocks);
 
 constexpr int64_t kMaxBlocks = 0x7fffffff;
 
+template <class Kernel>
+concept Finishes = requires(const Kernel& kernel, typename Kernel::Shared& shared) {
+  kernel.finish(Thread{}, shared);
+};
+
 #if defined(__CUDACC__)
 
 namespace {
@@ -43,6 +49,10 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
   kernel.prepare(thread, &shared);
   if constexpr (Kernel::kPrepares) __syncthreads();
   kernel.run(thread, shared);
+  if constexpr (Finishes<Kernel>) {
+    __syncthreads();
+    kernel.finish(thread, shared);
+  }
 }
 
 template <class Kernel>
@@ -68,6 +78,9 @@ void launch(const char* function, const Kernel& kernel, int64_t blocks, void*) {
     typename Kernel::Shared shared;
     for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.prepare({block, i}, &shared);
     for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.run({block, i}, shared);
+    if constexpr (Finishes<Kernel>) {
+      for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.finish({block, i}, shared);
+    }
   }
 }
 

@@ -57,6 +57,42 @@ typedef struct fewstep_solver_step_args {
 FEWSTEP_API fewstep_status fewstep_solver_step(const fewstep_context* ctx, const fewstep_plan* plan,
                                                const fewstep_solver_step_args* args);
 
+/* Tensors of fewstep_solver_gram. */
+typedef struct fewstep_solver_gram_args {
+  uint32_t size; /* sizeof(fewstep_solver_gram_args) */
+  int32_t n_arrays;
+  const fewstep_tensor* arrays[4]; /* [mB, N...]: m arrays each */
+  const fewstep_tensor* out;       /* [B, K + 1, K + 1] f64 */
+  const fewstep_tensor* workspace; /* [W] i64 */
+} fewstep_solver_gram_args;
+
+#define FEWSTEP_SOLVER_GRAM_ARGS_INIT {sizeof(fewstep_solver_gram_args), 0, {NULL}, NULL, NULL}
+
+/* Bytes of workspace that fewstep_solver_gram needs for K arrays. */
+FEWSTEP_API int64_t fewstep_solver_gram_workspace_bytes(int64_t B, int64_t N, int32_t K);
+
+/* Sums, squared norms and inner products of up to 4 arrays per sample, in one pass over memory.
+ *
+ *   out[b, j, k] = sum_n u_j[b, n] u_k[b, n]   with u_0 = 1 and u_1 .. u_K the arrays
+ *
+ * Shapes   arrays [mB, N...] each  out [B, K + 1, K + 1]  workspace [W];  1 <= K <= 4
+ *          several arrays, or one of m * B rows (sample b of array j at row j * B + b), are
+ *          u_1 .. u_K in order
+ * Types    arrays: each one of f32 f16 bf16; out: f64; workspace: i64; every product is exact in
+ *          f64 and every sum is taken in it, because guidance subtracts entries that nearly cancel
+ * Layout   dimensions after the first contiguous, batch strided; workspace contiguous
+ * Alias    out and workspace overlap nothing; arrays may overlap each other
+ * Memory   allocates nothing; reads each array once; workspace holds the pieces' sums,
+ *          fewstep_solver_gram_workspace_bytes
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across devices, ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR
+ * Source   pairwise summation: Higham 1993, "The accuracy of floating point summation"; the order
+ *          is in csrc/solver/strands.h
+ */
+FEWSTEP_API fewstep_status fewstep_solver_gram(const fewstep_context* ctx,
+                                               const fewstep_solver_gram_args* args);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "py_tensor.h"
+
+namespace py = pybind11;
+
+namespace fewstep::python {
+namespace {
+
+constexpr int kMaxArrays = 4;
+
+// A tensor that may be None.
+struct Optional {
+  Optional(py::handle object, const char* function, const char* name, Borrowed::Access access)
+      : given(!object.is_none()) {
+    if (given) tensor.borrow(object, function, name, access);
+  }
+  const fewstep_tensor* get() const { return given ? tensor.get() : nullptr; }
+
+  bool given;
+  Borrowed tensor;
+};
+
+void gram(const py::sequence& arrays, py::handle out, py::handle workspace) {
+  constexpr const char* kFunction = "fewstep_solver_gram";
+  fewstep_solver_gram_args args = FEWSTEP_SOLVER_GRAM_ARGS_INIT;
+  const size_t count = arrays.size();
+  if (count > kMaxArrays) {
+    throw py::value_error(std::string(kFunction) +
+                          ": 'arrays' must hold at most 4 arrays of B rows, got " +
+                          std::to_string(count));
+  }
+  Borrowed held[kMaxArrays];
+  for (size_t i = 0; i < count; ++i) {
+    held[i].borrow(arrays[i], kFunction, "arrays", Borrowed::kRead);
+    args.arrays[i] = held[i].get();
+  }
+  args.n_arrays = int32_t(count);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite);
+  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite);
+  args.out = o.get();
+  args.workspace = w.get();
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_solver_gram(nullptr, &args);
+  }
+  check(status);
+}
+
+}  // namespace
+
+void bind_sums(py::module_& m) {
+  m.def("solver_gram", &gram, py::arg("arrays"), py::arg("out"), py::arg("workspace"));
+  m.def("solver_gram_workspace_bytes", &fewstep_solver_gram_workspace_bytes, py::arg("B"),
+        py::arg("N"), py::arg("K"));
+}
+
+}  // namespace fewstep::python

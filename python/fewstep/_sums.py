@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Per-sample reductions of the solver family; `fewstep.solver` re-exports them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fewstep import _core
+from fewstep._arrays import is_torch
+
+
+def _shape_of(function: str, name: str, value: Any) -> tuple[int, ...]:
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        raise TypeError(
+            f"fewstep.solver.{function}: '{name}' must be an array, got {type(value).__name__}"
+        )
+    if len(shape) == 0:
+        raise ValueError(f"fewstep.solver.{function}: '{name}' must have shape [B, ...], got []")
+    return tuple(int(n) for n in shape)
+
+
+def _empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+    """Make an uninitialised array of the kind and on the device of `like`."""
+    if is_torch(like):
+        import torch
+
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    return np.empty(shape, dtype)
+
+
+def gram(arrays: Any, *, split: int = 1, out: Any = None, workspace: Any = None) -> Any:
+    """Sum up each sample's Gram matrix of 1 and up to 4 arrays, in one pass over memory.
+
+    ``out[b, j, k] = sum_n u_j[b, n] * u_k[b, n]`` with ``u_0 = 1`` and ``u_1 .. u_K`` the arrays:
+    row 0 holds the number of elements and the sums, the diagonal the squared norms, the rest the
+    inner products. Means, standard deviations, projections and angles follow from it.
+
+    Parameters
+    ----------
+    arrays : array or sequence of arrays, shape (B, ...); float32 | float16 | bfloat16
+        The arrays u_1 .. u_K, each of its own dtype. One of shape (m * B, ...) stands for m of
+        them, one after the other, as model outputs come under guidance.
+    split : int, default 1
+        How many arrays the first one holds, which says what B is when there is no `out`.
+    out : array, shape (B, K + 1, K + 1), float64, optional
+        Written in place and returned.
+    workspace : array, shape (W,), int64, optional
+        Scratch of ``B * ceil(N / 4096) * K * (K + 3) / 2`` elements or more; allocated when left
+        out.
+
+    Returns
+    -------
+    array, shape (B, K + 1, K + 1), float64
+        `out`; or a new array of the arrays' kind and device.
+
+    Raises
+    ------
+    ValueError
+        A shape, dtype or overlap that is not as described; the message names the argument.
+    TypeError
+        Something is not an array.
+
+    Notes
+    -----
+    Products are exact and sums are taken in float64, in an order that depends on the shape of a
+    sample alone: the same bits alone or in a batch, on any number of threads, with every kernel
+    variant. Guidance needs the precision: the squared norm of the difference of two outputs that
+    agree in three digits loses six of them. Allocates nothing with `out` and `workspace`.
+
+    References
+    ----------
+    .. [1] Higham, "The accuracy of floating point summation", 1993.
+
+    Examples
+    --------
+    >>> u = np.array([[1.0, 2.0, 2.0]], np.float32)
+    >>> fewstep.solver.gram(u)
+    array([[[3., 5.],
+            [5., 9.]]])
+    """
+    given = list(arrays) if isinstance(arrays, (list, tuple)) else [arrays]
+    if not given:
+        raise ValueError("fewstep.solver.gram: 'arrays' must hold 1 to 4 arrays, got 0")
+    shapes = [_shape_of("gram", "arrays", a) for a in given]
+    if out is not None:
+        batch = _shape_of("gram", "out", out)[0]
+    elif split < 1 or shapes[0][0] % split:
+        raise ValueError(
+            "fewstep.solver.gram: 'split' must be 1 or more and divide the rows of the first "
+            f"array, {shapes[0][0]}, got {split}"
+        )
+    else:
+        batch = shapes[0][0] // split
+    count = sum(shape[0] // batch for shape in shapes) if batch else len(given) + split - 1
+    if out is None:
+        out = _empty((batch, count + 1, count + 1), "float64", given[0])
+    if workspace is None:
+        elements = math.prod(shapes[0][1:])
+        needed = _core.solver_gram_workspace_bytes(batch, elements, count)
+        workspace = _empty((needed // 8,), "int64", given[0])
+    _core.solver_gram(given, out, workspace)
+    return out

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error of the solver family's reductions: type and whole message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewstep import solver
+from test_errors import Call, refuses, text, zeros
+
+X = zeros(2, 4)
+
+
+def doubles(*shape: int) -> Any:
+    return zeros(*shape, dtype=np.float64)
+
+
+GRAM: list[tuple[Call, str]] = [
+    (lambda: solver.gram([]), "fewstep.solver.gram: 'arrays' must hold 1 to 4 arrays, got 0"),
+    (
+        lambda: solver.gram([X] * 5),
+        "fewstep_solver_gram: 'arrays' must hold at most 4 arrays of B rows, got 5",
+    ),
+    (
+        lambda: solver.gram([zeros(10, 4)], split=5),
+        "fewstep_solver_gram: 'arrays' must hold at most 4 arrays of B rows, got 5",
+    ),
+    (
+        lambda: solver.gram(X, split=3),
+        "fewstep.solver.gram: 'split' must be 1 or more and divide the rows of the first array, 2, "
+        "got 3",
+    ),
+    (
+        lambda: solver.gram(zeros()),
+        "fewstep.solver.gram: 'arrays' must have shape [B, ...], got []",
+    ),
+    (
+        lambda: solver.gram([X, zeros(2, 5)]),
+        "fewstep_solver_gram: 'arrays[1]' must have shape [multiple of B=2, N...=4], got [2, 5]",
+    ),
+    (
+        lambda: solver.gram([X, zeros(3, 4)]),
+        "fewstep_solver_gram: 'arrays[1]' must have shape [multiple of B=2, N...=4], got [3, 4]",
+    ),
+    (
+        lambda: solver.gram([X, doubles(2, 4)]),
+        "fewstep_solver_gram: 'arrays[1]' must have dtype float32 or float16 or bfloat16, "
+        "got float64",
+    ),
+    (
+        lambda: solver.gram(zeros(2, 4, 4)[:, :, ::2]),
+        "fewstep_solver_gram: 'arrays[0]' must be contiguous after its first dimension, "
+        "got a strided layout",
+    ),
+    (
+        lambda: solver.gram(X, out=zeros(2, 2, 2)),
+        "fewstep_solver_gram: 'out' must have dtype float64, got float32",
+    ),
+    (
+        lambda: solver.gram(X, out=doubles(2, 2, 3)),
+        "fewstep_solver_gram: 'out' must have shape [B=2, K=2, K=2], got [2, 2, 3]",
+    ),
+    (
+        lambda: solver.gram(X, out=doubles(2, 3, 3)),
+        "fewstep_solver_gram: 'out' must have 2 rows per matrix, one more than arrays, got 3",
+    ),
+    (
+        lambda: solver.gram(X, out=np.broadcast_to(doubles(2, 2), (2, 2, 2))),
+        "fewstep_solver_gram: 'out' must be writable, got a read-only array",
+    ),
+    (
+        lambda: solver.gram(X, workspace=zeros(3, dtype=np.int64)),
+        "fewstep_solver_gram: 'workspace' must have 4 elements or more, got 3",
+    ),
+    (
+        lambda: solver.gram(X, workspace=zeros(8, dtype=np.int32)),
+        "fewstep_solver_gram: 'workspace' must have dtype int64, got int32",
+    ),
+    (
+        lambda: solver.gram(X, workspace=zeros(8, dtype=np.int64)[::2]),
+        "fewstep_solver_gram: 'workspace' must be contiguous, got a strided layout",
+    ),
+]
+
+
+def shared_out() -> Any:
+    memory = doubles(2, 2, 2)
+    return solver.gram(memory.view(np.float32).reshape(2, 8), out=memory)
+
+
+GRAM.append(
+    (shared_out, "fewstep_solver_gram: 'out' must not overlap 'arrays[0]', got shared memory")
+)
+
+
+@pytest.mark.parametrize(("call", "message"), GRAM, ids=text)
+def test_solver_gram(call: Call, message: str) -> None:
+    refuses(call, ValueError, message)
+
+
+def test_solver_gram_type() -> None:
+    refuses(
+        lambda: solver.gram("x"),
+        TypeError,
+        "fewstep.solver.gram: 'arrays' must be an array, got str",
+    )
+
+
+def test_solver_gram_leaves_out_alone() -> None:
+    out = np.full((2, 2, 2), 5.0)
+    for arguments in (
+        {"workspace": zeros(1, dtype=np.int64)},
+        {"arrays": zeros(2, 4, 4)[..., ::2]},
+    ):
+        with pytest.raises(ValueError, match="must"):
+            solver.gram(**{"arrays": X, "out": out, **arguments})
+    assert (out == 5.0).all()
