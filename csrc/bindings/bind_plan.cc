@@ -18,26 +18,39 @@ using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 // ---- schedules --------------------------------------------------------------------------------
 
-PySchedule make_schedule(const std::string& name, int32_t steps, int32_t process,
-                         const std::string& spacing, double beta_start, double beta_end,
-                         double sigma_min, double sigma_max, double rho, double shift,
-                         int32_t train_steps, bool final_zero, int32_t steps_offset,
-                         const std::optional<Doubles>& sigmas) {
+// The keyword arguments are the fields of fewstep_schedule_params by name.
+PySchedule make_schedule(const std::string& name, int32_t steps, const py::kwargs& fields) {
   fewstep_schedule_params p = FEWSTEP_SCHEDULE_PARAMS_INIT;
-  p.process = process;
-  p.spacing = spacing.c_str();
-  p.beta_start = beta_start;
-  p.beta_end = beta_end;
-  p.sigma_min = sigma_min;
-  p.sigma_max = sigma_max;
-  p.rho = rho;
-  p.shift = shift;
-  p.train_steps = train_steps;
-  p.final_zero = final_zero;
-  p.steps_offset = steps_offset;
-  if (sigmas) {
-    p.sigmas = sigmas->data();
-    p.n_sigmas = sigmas->size();
+  std::string spacing;
+  Doubles sigmas;
+  const std::pair<const char*, double*> numbers[] = {
+      {"beta_start", &p.beta_start}, {"beta_end", &p.beta_end}, {"sigma_min", &p.sigma_min},
+      {"sigma_max", &p.sigma_max},   {"rho", &p.rho},           {"shift", &p.shift},
+      {"beta_a", &p.beta_a},         {"beta_b", &p.beta_b},     {"terminal", &p.terminal},
+      {"threshold", &p.threshold},   {"t_min", &p.t_min}};
+  const std::pair<const char*, int32_t*> counts[] = {
+      {"process", &p.process},           {"train_steps", &p.train_steps},
+      {"final_zero", &p.final_zero},     {"steps_offset", &p.steps_offset},
+      {"linear_steps", &p.linear_steps}, {"zero_terminal_snr", &p.zero_terminal_snr}};
+  for (const auto& [key, value] : fields) {
+    const auto field = key.cast<std::string>();
+    bool known = true;
+    if (field == "spacing") {
+      p.spacing = (spacing = value.cast<std::string>()).c_str();
+    } else if (field == "sigmas") {
+      sigmas = value.cast<Doubles>();
+      p.sigmas = sigmas.data();
+      p.n_sigmas = sigmas.size();
+    } else {
+      known = false;
+    }
+    for (const auto& [name_of, target] : numbers) {
+      if (field == name_of) *target = value.cast<double>(), known = true;
+    }
+    for (const auto& [name_of, target] : counts) {
+      if (field == name_of) *target = value.cast<int32_t>(), known = true;
+    }
+    if (!known) throw py::type_error("fewstep.schedules: unknown parameter '" + field + "'");
   }
   fewstep_schedule* schedule = nullptr;
   check(fewstep_schedule_create(name.c_str(), steps, &p, &schedule));
@@ -59,15 +72,8 @@ py::tuple schedule_nodes(const PySchedule& self) {
 }
 
 void bind_schedule(py::module_& m) {
-  const fewstep_schedule_params d = FEWSTEP_SCHEDULE_PARAMS_INIT;
   py::class_<PySchedule>(m, "Schedule")
-      .def(py::init(&make_schedule), py::arg("name"), py::arg("steps"), py::kw_only(),
-           py::arg("process") = d.process, py::arg("spacing") = d.spacing,
-           py::arg("beta_start") = d.beta_start, py::arg("beta_end") = d.beta_end,
-           py::arg("sigma_min") = d.sigma_min, py::arg("sigma_max") = d.sigma_max,
-           py::arg("rho") = d.rho, py::arg("shift") = d.shift,
-           py::arg("train_steps") = d.train_steps, py::arg("final_zero") = d.final_zero != 0,
-           py::arg("steps_offset") = d.steps_offset, py::arg("sigmas") = py::none())
+      .def(py::init(&make_schedule), py::arg("name"), py::arg("steps"))
       .def("nodes", &schedule_nodes)
       .def_property_readonly(
           "process", [](const PySchedule& self) { return fewstep_schedule_process(self.get()); });

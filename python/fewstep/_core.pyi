@@ -107,24 +107,7 @@ class Row:
     def tau(self) -> float: ...
 
 class Schedule:
-    def __init__(
-        self,
-        name: str,
-        steps: int,
-        *,
-        process: int = ...,
-        spacing: str = ...,
-        beta_start: float = ...,
-        beta_end: float = ...,
-        sigma_min: float = ...,
-        sigma_max: float = ...,
-        rho: float = ...,
-        shift: float = ...,
-        train_steps: int = ...,
-        final_zero: bool = ...,
-        steps_offset: int = ...,
-        sigmas: Sequence[float] | None = ...,
-    ) -> None: ...
+    def __init__(self, name: str, steps: int, **fields: Any) -> None: ...
     def nodes(
         self,
     ) -> tuple[

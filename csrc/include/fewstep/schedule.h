@@ -23,23 +23,38 @@ typedef struct fewstep_schedule fewstep_schedule;
 
 /* What is read depends on the name; fields that a name does not read are ignored.
  *
- *   name             reads
- *   "vp_linear"      beta_start, beta_end, train_steps, spacing   betas linear (DDPM); VP
- *   "scaled_linear"  the same                                     sqrt(beta) linear; VP
- *   "cosine"         train_steps, spacing                         Nichol, Dhariwal 2021; VP
- *   "karras"         sigma_min, sigma_max, rho, process           EDM, eq. 5
- *   "exponential"    sigma_min, sigma_max, process                uniform in log(sigma)
- *   "log_snr"        sigma_min, sigma_max, process                uniform in log(alpha / sigma)
- *   "flow"           sigma_min, sigma_max, shift                  rectified flow, alpha = 1 - sigma
- *   "sigmas"         sigmas, n_sigmas, process                    any decreasing array
+ *   name               reads
+ *   "vp_linear"        beta_start, beta_end, train_steps, spacing   betas linear (DDPM); VP
+ *   "scaled_linear"    the same                                     sqrt(beta) linear; VP
+ *   "cosine"           train_steps, spacing                         Nichol, Dhariwal 2021; VP
+ *   "vp_sde"           beta_start, beta_end, t_min, rho             continuous VP; t^(1/rho)
+ * uniform "karras"           sigma_min, sigma_max, rho, process           EDM, eq. 5 "exponential"
+ * sigma_min, sigma_max, process                uniform in log(sigma) "polyexponential"  sigma_min,
+ * sigma_max, rho, process           log(sigma) as a power rho "log_snr"          sigma_min,
+ * sigma_max, process                uniform in log(alpha / sigma) "kl_optimal"       sigma_min,
+ * sigma_max, process                uniform in atan(sigma) "beta"             sigma_min, sigma_max,
+ * beta_a, beta_b, process   quantiles of Beta(a, b) "flow"             sigma_min, sigma_max, shift,
+ * terminal, spacing  rectified flow "log_linear"       sigmas, n_sigmas, process a table resampled
+ * to any steps "sigmas"           sigmas, n_sigmas, process                    any decreasing array
  *
  * sigma_min, sigma_max and sigmas are sigma / alpha for VP and VE, and sigma for FLOW. NaN means
  * 0.002 and 80, for FLOW 0.002 and 1; "flow" itself then spaces its nodes evenly down to zero.
- * spacing (the discrete-time VP names) places nodes at training steps: "linspace", "leading" (plus
- * steps_offset), "trailing"; or at any sigma / alpha, with the model time interpolated linearly in
- * its logarithm: "karras" (reads rho), "exponential" (the same as "log_snr"), "sigmas" (reads
- * sigmas). An array has steps + 1 entries, of which the last may be 0; final_zero does not touch
- * it. */
+ *
+ * spacing of the discrete-time VP names places nodes at training steps: "linspace", "leading" (plus
+ * steps_offset), "trailing", "simple", "ddim_uniform", "beta" (reads beta_a, beta_b); at fractional
+ * training steps: "normal", "sgm_uniform"; or at any sigma / alpha between the first and the last,
+ * with the model time interpolated linearly in its logarithm: "karras" and "polyexponential" (read
+ * rho), "exponential" (the same as "log_snr"), "kl_optimal", "beta_sigma", "log_linear" and
+ * "sigmas" (read sigmas). zero_terminal_snr rescales the betas so that the last training step has
+ * no signal. "ddim_uniform" places one step more where train_steps leaves room for it, "beta" fewer
+ * where quantiles round to one training step; fewstep_schedule_steps tells.
+ *
+ * spacing of "flow" is of sigma before the shift: "linspace", "beta", "linear_quadratic" (reads
+ * threshold, linear_steps); or of its range after shift and terminal: "karras", "exponential",
+ * "beta_sigma". terminal stretches 1 - sigma so that the last node before zero has that sigma.
+ *
+ * An array "sigmas" has steps + 1 entries, of which the last may be 0; final_zero does not touch
+ * it. "log_linear" takes steps + 1 values of its table, of which final_zero replaces the last. */
 typedef struct fewstep_schedule_params {
   uint32_t size;
   int32_t process; /* fewstep_process */
@@ -49,8 +64,14 @@ typedef struct fewstep_schedule_params {
   int32_t train_steps;
   int32_t final_zero;   /* 1: the last node is sigma = 0, after steps nodes; 0: steps + 1 nodes */
   int32_t steps_offset; /* added to the training steps of spacing "leading" */
+  int32_t zero_terminal_snr;
   const double* sigmas;
   int64_t n_sigmas;
+  double beta_a, beta_b; /* of the Beta distribution */
+  double terminal;       /* between 0 and 1; NaN: no stretch */
+  double threshold;      /* noise removed in the linear part of "linear_quadratic" */
+  double t_min;          /* last time of "vp_sde", whose first is 1 */
+  int32_t linear_steps;  /* of "linear_quadratic"; 0: half of the steps */
 } fewstep_schedule_params;
 
 #define FEWSTEP_SCHEDULE_PARAMS_INIT \
@@ -66,7 +87,14 @@ typedef struct fewstep_schedule_params {
    1000,                             \
    1,                                \
    0,                                \
+   0,                                \
    NULL,                             \
+   0,                                \
+   0.6,                              \
+   0.6,                              \
+   (double)NAN,                      \
+   0.025,                            \
+   1e-3,                             \
    0}
 
 typedef struct fewstep_node {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from typing import Annotated, Any
@@ -15,7 +16,12 @@ from fewstep import schedules, solver
 from . import _show
 
 PREDICTIONS = ("epsilon", "x0", "v", "flow", "edm")
-SCHEDULES = tuple(name for name in schedules.__all__ if name.islower())
+SCHEDULES = tuple(
+    name
+    for name in schedules.__all__
+    if name.islower()
+    and inspect.signature(getattr(schedules, name)).return_annotation == "Schedule"
+)
 
 
 def plan(

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fewstep import _core
 
 Process = Literal["vp", "ve", "flow"]
-Spacing = Literal["linspace", "leading", "trailing", "karras", "exponential", "log_snr", "sigmas"]
+Spacing = Literal[
+    "linspace", "leading", "trailing", "simple", "ddim_uniform", "beta", "normal", "sgm_uniform",
+    "karras", "exponential", "log_snr", "polyexponential", "kl_optimal", "beta_sigma",
+    "log_linear", "sigmas",
+]  # fmt: skip
 
 PROCESSES: tuple[Process, ...] = ("vp", "ve", "flow")
 
@@ -63,7 +67,7 @@ class Schedule:
     @property
     def process(self) -> Process:
         """``"vp"``, ``"ve"`` or ``"flow"``."""
-        if self.name in ("vp_linear", "scaled_linear", "cosine"):
+        if self.name in ("vp_linear", "scaled_linear", "cosine", "vp_sde"):
             return "vp"
         if self.name == "flow":
             return "flow"
@@ -95,3 +99,22 @@ class Schedule:
         if steps is None:
             raise ValueError("fewstep.schedules: 'steps' must be given, got None")
         return _core.Schedule(self.name, steps, **dict(self.params))
+
+
+def make(name: str, default_steps: int | None = None, /, **params: Any) -> Schedule:
+    """Return the schedule of a name and its parameters."""
+    return Schedule(name, tuple(sorted(params.items())), default_steps)
+
+
+def process_index(function: str, process: str) -> int:
+    """Return the number of a process; `function` names the caller in the error."""
+    if process not in PROCESSES:
+        raise ValueError(
+            f"fewstep.schedules.{function}: 'process' must be one of vp, ve, flow, got {process!r}"
+        )
+    return PROCESSES.index(process)
+
+
+def as_floats(values: ArrayLike | None) -> tuple[float, ...] | None:
+    """Return the values as a tuple, which can be hashed."""
+    return None if values is None else tuple(np.asarray(values, np.float64).ravel().tolist())
