@@ -211,6 +211,28 @@ def gram(
     return out.numpy().copy()
 
 
+def quantile(
+    *,
+    x: np.ndarray,
+    q: float,
+    dtype: str = "float32",
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+    **options: Any,
+) -> np.ndarray:
+    """Run ``fewstep.solver.quantile`` on a copy of x in `dtype`."""
+    import fewstep
+
+    fewstep.set_num_threads(threads)
+    buffers = Buffers()
+    given = buffers.freeze("x", buffers.place("x", x, dtype, offset=offset, gap=gap))
+    out = buffers.place("out", np.full(len(x), 7.0), "float32", gap=gap)
+    assert fewstep.solver.quantile(given, q, out=out, **options) is out
+    buffers.verify()
+    return out.numpy().copy()
+
+
 def isa() -> str:
     """The instruction set in use."""
     import fewstep

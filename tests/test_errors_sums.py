@@ -118,3 +118,41 @@ def test_solver_gram_leaves_out_alone() -> None:
         with pytest.raises(ValueError, match="must"):
             solver.gram(**{"arrays": X, "out": out, **arguments})
     assert (out == 5.0).all()
+
+
+QUANTILE: list[tuple[Call, str]] = [
+    (lambda: solver.quantile(X, 1.5), "'q' must lie in [0, 1], got 1.5"),
+    (lambda: solver.quantile(X, -0.1), "'q' must lie in [0, 1], got -0.1"),
+    (lambda: solver.quantile(X, float("nan")), "'q' must lie in [0, 1], got nan"),
+    (
+        lambda: solver.quantile(zeros(2, 0), 0.5),
+        "'x' must have 1 to 4294967295 elements per sample, got 0",
+    ),
+    (
+        lambda: solver.quantile(doubles(2, 4), 0.5),
+        "'x' must have dtype float32 or float16 or bfloat16, got float64",
+    ),
+    (
+        lambda: solver.quantile(zeros(2, 4, 4)[..., ::2], 0.5),
+        "'x' must be contiguous after its first dimension, got a strided layout",
+    ),
+    (lambda: solver.quantile(X, 0.5, out=zeros(3)), "'out' must have shape [B=2], got [3]"),
+    (lambda: solver.quantile(X, 0.5, out=doubles(2)), "'out' must have dtype float32, got float64"),
+    (
+        lambda: solver.quantile(X, 0.5, workspace=zeros(9, dtype=np.int64)),
+        "'workspace' must have 2056 elements or more, got 9",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), QUANTILE, ids=text)
+def test_solver_quantile(call: Call, message: str) -> None:
+    refuses(call, ValueError, f"fewstep_solver_quantile: {message}")
+
+
+def test_solver_quantile_shape() -> None:
+    refuses(
+        lambda: solver.quantile(zeros(), 0.5),
+        ValueError,
+        "fewstep.solver.quantile: 'x' must have shape [B, ...], got []",
+    )

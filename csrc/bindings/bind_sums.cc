@@ -47,12 +47,35 @@ void gram(const py::sequence& arrays, py::handle out, py::handle workspace) {
   check(status);
 }
 
+void quantile(py::handle x, double q, bool magnitude, py::handle out, py::handle workspace) {
+  constexpr const char* kFunction = "fewstep_solver_quantile";
+  fewstep_solver_quantile_args args = FEWSTEP_SOLVER_QUANTILE_ARGS_INIT;
+  const Borrowed in(x, kFunction, "x", Borrowed::kRead);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite);
+  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite);
+  args.q = q;
+  args.magnitude = magnitude ? 1 : 0;
+  args.x = in.get();
+  args.out = o.get();
+  args.workspace = w.get();
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_solver_quantile(nullptr, &args);
+  }
+  check(status);
+}
+
 }  // namespace
 
 void bind_sums(py::module_& m) {
   m.def("solver_gram", &gram, py::arg("arrays"), py::arg("out"), py::arg("workspace"));
   m.def("solver_gram_workspace_bytes", &fewstep_solver_gram_workspace_bytes, py::arg("B"),
         py::arg("N"), py::arg("K"));
+  m.def("solver_quantile", &quantile, py::arg("x"), py::arg("q"), py::arg("magnitude"),
+        py::arg("out"), py::arg("workspace"));
+  m.def("solver_quantile_workspace_bytes", &fewstep_solver_quantile_workspace_bytes, py::arg("B"),
+        py::arg("N"));
 }
 
 }  // namespace fewstep::python

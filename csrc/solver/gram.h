@@ -5,17 +5,11 @@
 
 #include "core/dtype.h"
 #include "core/kernel_set.h"
+#include "solver/sum_input.h"
 
 namespace fewstep::solver {
 
 constexpr int kMaxGramArrays = 4;
-
-// Sample b's elements are contiguous at data + b * stride.
-struct SumInput {
-  const char* data;
-  int64_t stride;  // bytes
-  DType dtype;     // f32 f16 bf16
-};
 
 // out[b] is the Gram matrix of (1, u_1 .. u_K) of sample b; partials [B, entries, pieces] is
 // scratch.

@@ -104,3 +104,70 @@ def gram(arrays: Any, *, split: int = 1, out: Any = None, workspace: Any = None)
         workspace = _empty((needed // 8,), "int64", given[0])
     _core.solver_gram(given, out, workspace)
     return out
+
+
+def quantile(
+    x: Any, q: float, *, magnitude: bool = True, out: Any = None, workspace: Any = None
+) -> Any:
+    """Find the exact q-quantile of each sample's magnitudes, or of its values, without sorting.
+
+    ``out[b] = y[k] + f * (y[k + 1] - y[k])`` with y the sample's magnitudes (values) in ascending
+    order and ``k + f = q * (N - 1)``: linear interpolation, as `numpy.quantile` has it.
+
+    Parameters
+    ----------
+    x : array, shape (B, ...); float32 | float16 | bfloat16
+        Samples of 1 to 2**32 - 1 elements.
+    q : float
+        0 (the least) to 1 (the greatest).
+    magnitude : bool, default True
+        Of ``|x|``, as dynamic thresholding wants it; False for x itself.
+    out : array, shape (B,), float32, optional
+        Written in place and returned.
+    workspace : array, shape (W,), int64, optional
+        Scratch of ``B * (4 + 1024 * min(16, ceil(N / 65536)))`` elements or more; allocated when
+        left out.
+
+    Returns
+    -------
+    array, shape (B,), float32
+        `out`; or a new array of x's kind and device.
+
+    Raises
+    ------
+    ValueError
+        A shape, dtype, value or overlap that is not as described; the message names the argument.
+    TypeError
+        `x` is not an array.
+
+    Notes
+    -----
+    A sample that holds a NaN has the quantile NaN. The position is computed in float64 and the
+    interpolation rounded once; `torch.quantile` computes the position in float32, which beyond
+    some hundred thousand elements is off by more than one element, and refuses more than 2**24.
+    Three passes over memory find the digits of the wanted element's bits [1]_. The same bits alone
+    or in a batch, on any number of threads, with every kernel variant. Allocates nothing with `out`
+    and `workspace`.
+
+    References
+    ----------
+    .. [1] Alabi, Blanchard, Gordon, Steinbach, "Fast k-selection algorithms for graphics processing
+       units", 2012.
+    .. [2] Hyndman, Fan, "Sample quantiles in statistical packages", 1996, definition 7.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, -4.0, 2.0], [0.5, 0.0, 0.25]], np.float32)
+    >>> fewstep.solver.quantile(x, 0.75)
+    array([3.   , 0.375], dtype=float32)
+    >>> fewstep.solver.quantile(x, 0.0, magnitude=False)
+    array([-4.,  0.], dtype=float32)
+    """
+    shape = _shape_of("quantile", "x", x)
+    if out is None:
+        out = _empty(shape[:1], "float32", x)
+    if workspace is None:
+        needed = _core.solver_quantile_workspace_bytes(shape[0], math.prod(shape[1:]))
+        workspace = _empty(((needed + 7) // 8,), "int64", x)
+    _core.solver_quantile(x, q, magnitude, out, workspace)
+    return out

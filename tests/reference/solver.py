@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .sums import gram as gram
+from .sums import quantile as quantile
 
 Array = NDArray[np.float64]
 

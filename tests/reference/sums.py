@@ -25,3 +25,22 @@ def gram(arrays: Sequence[Array]) -> Array:
             for k, right in enumerate(u):
                 out[b, j, k] = math.fsum(left * right)
     return out
+
+
+def quantile(x: Array, q: float, magnitude: bool = True) -> Array:
+    """Return each sample's quantile by sorting; the interpolation is rounded once to float32."""
+    out = np.empty(len(x), np.float32)
+    for b, sample in enumerate(x):
+        values = np.sort(np.asarray(sample, np.float64).ravel())
+        if magnitude:
+            values = np.sort(np.abs(values))
+        position = q * (values.size - 1)
+        k = math.floor(position)
+        f = position - k
+        if np.isnan(values).any():
+            out[b] = np.nan
+        elif f == 0 or values[k] == values[k + 1]:
+            out[b] = values[k]
+        else:
+            out[b] = values[k] + f * (values[k + 1] - values[k])
+    return out

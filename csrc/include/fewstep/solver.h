@@ -93,6 +93,45 @@ FEWSTEP_API int64_t fewstep_solver_gram_workspace_bytes(int64_t B, int64_t N, in
 FEWSTEP_API fewstep_status fewstep_solver_gram(const fewstep_context* ctx,
                                                const fewstep_solver_gram_args* args);
 
+/* Arguments of fewstep_solver_quantile. */
+typedef struct fewstep_solver_quantile_args {
+  uint32_t size;                   /* sizeof(fewstep_solver_quantile_args) */
+  int32_t magnitude;               /* 1: the quantile of |x| */
+  double q;                        /* 0 to 1 */
+  const fewstep_tensor* x;         /* [B, N...] */
+  const fewstep_tensor* out;       /* [B] f32 */
+  const fewstep_tensor* workspace; /* [W] i64 */
+} fewstep_solver_quantile_args;
+
+#define FEWSTEP_SOLVER_QUANTILE_ARGS_INIT \
+  {sizeof(fewstep_solver_quantile_args), 1, 0.5, NULL, NULL, NULL}
+
+/* Bytes of workspace that fewstep_solver_quantile needs. */
+FEWSTEP_API int64_t fewstep_solver_quantile_workspace_bytes(int64_t B, int64_t N);
+
+/* The exact q-quantile of each sample, or of its magnitudes, without sorting.
+ *
+ *   out[b] = y_k + f (y_{k+1} - y_k)   with y the elements in ascending order, k + f = q (N - 1),
+ *                                      k whole and 0 <= f < 1
+ *
+ * A sample that holds a NaN has the quantile NaN.
+ *
+ * Shapes   x [B, N...]  out [B]  workspace [W];  1 <= N < 2^32
+ * Types    x: f32 f16 bf16; out: f32; workspace: i64; position and interpolation in f64, rounded
+ *          once
+ * Layout   dimensions after the first contiguous, batch strided; workspace contiguous
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads x three times; workspace holds histograms,
+ *          fewstep_solver_quantile_workspace_bytes
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across devices, ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR
+ * Source   radix selection on the bits of a float: Alabi, Blanchard, Gordon, Steinbach 2012, "Fast
+ *          k-selection algorithms for graphics processing units"; definition 7 of Hyndman, Fan 1996
+ */
+FEWSTEP_API fewstep_status fewstep_solver_quantile(const fewstep_context* ctx,
+                                                   const fewstep_solver_quantile_args* args);
+
 #ifdef __cplusplus
 }
 #endif
