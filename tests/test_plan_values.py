@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fewstep
-from cases.plan import every_plan
+from cases.plan import FLOW_ONLY, every_plan
 from fewstep import schedules
 from fewstep.solver import SOLVERS, Plan, Row, plan
 
@@ -89,9 +89,8 @@ def test_rows_are_values() -> None:
 # ---- errors -------------------------------------------------------------------------------------
 
 ERRORS = [
-    (("unipcc", {}), "fewstep.solver.plan: 'name' must be one of euler, heun, ddim, ddpm, "
-     "euler_ancestral, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc, deis, flow_euler, flow_heun, lcm, "
-     "got 'unipcc' (near: unipc)"),
+    (("unipcc", {}), "fewstep.solver.plan: 'name' must be one of " + ", ".join(SOLVERS)
+     + ", got 'unipcc' (near: unipc)"),
     (("ddim", {"prediction": "eps"}), "fewstep.solver.plan: 'prediction' must be one of epsilon, "
      "x0, v, flow, edm, got 'eps'"),
     (("ddim", {"eta": 1.5}), "fewstep_plan_create: 'eta' must be 0 to 1, got 1.5"),
@@ -99,7 +98,11 @@ ERRORS = [
     (("euler", {"s_noise": 1.0}), "fewstep_plan_create: 's_noise' must be left out for euler, "
      "got 1"),
     (("dpmpp_2m", {"order": 3}), "fewstep_plan_create: 'order' must be 2 for dpmpp_2m, got 3"),
-    (("unipc", {"order": 5}), "fewstep_plan_create: 'order' must be 1 to 4 for unipc, got 5"),
+    (("unipc", {"order": 6}), "fewstep_plan_create: 'order' must be 1 to 5 for unipc, got 6"),
+    (("lms", {"order": 5}), "fewstep_plan_create: 'order' must be 1 to 4 for lms, got 5"),
+    (("ddim", {"gamma": 2.0}), "fewstep_plan_create: 'gamma' must be left out for ddim, got 2"),
+    (("hb", {"beta": 0.0}), "fewstep_plan_create: 'beta' must be 0.01 to 1 for hb, got 0"),
+    (("dpm_3s", {"r2": 0.3}), "fewstep_plan_create: 'r2' must be above r1 = 0.333333, got 0.3"),
     (("unipc", {"variant": "bh3"}), "fewstep_plan_create: 'variant' must be one of bh2, bh1 for "
      'unipc, got "bh3"'),
     (("ddim", {"variant": "x"}), "fewstep_plan_create: 'variant' must be left out for ddim, got "
@@ -128,8 +131,8 @@ def test_plan_refuses_unknown_options() -> None:
     with pytest.raises(TypeError) as error:
         plan("ddim", steps=8, schedule=KARRAS, etta=0.0)
     assert str(error.value) == (
-        "fewstep.solver.plan: options are clip, eta, lower_order_final, parity, s_noise, "
-        "sigma_data, start, variant, got 'etta' (near: eta)"
+        "fewstep.solver.plan: options are beta, clip, eta, gamma, lower_order_final, parity, r1, "
+        "r2, s_noise, sigma_data, start, variant, got 'etta' (near: eta, beta)"
     )
 
 
@@ -141,12 +144,8 @@ def test_no_signal_errors() -> None:
         "fewstep_plan_create: 'prediction' must tell x0 where the schedule has no signal "
         "(alpha = 0 at its first node), got epsilon"
     )
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        plan("heun", steps=8, schedule=flow, prediction="flow")
-    assert str(error.value) == (
-        "fewstep_plan_create: 'schedule' must have signal (alpha above 0) at every node for a "
-        "solver in the noise frame, got alpha = 0 at its first node"
-    )
+    # In the noise frame such a node is left by the step that needs only x0.
+    assert plan("heun", steps=8, schedule=flow, prediction="flow").rows[0].frame == 0
 
 
 ROW_ERRORS = [
@@ -274,5 +273,5 @@ def test_json_reads_numbers_exactly_and_names_as_they_are() -> None:
 def test_package_lists_its_solvers() -> None:
     assert fewstep.solver.SOLVERS == SOLVERS
     for name in SOLVERS:
-        schedule = schedules.flow() if name.startswith("flow") else KARRAS
+        schedule = schedules.flow() if name in FLOW_ONLY else KARRAS
         assert plan(name, steps=4, schedule=schedule, prediction="flow").name == name

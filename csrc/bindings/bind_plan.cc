@@ -2,6 +2,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <vector>
@@ -84,6 +86,8 @@ void bind_schedule(py::module_& m) {
 struct PlanOptions {
   fewstep_plan_params params = FEWSTEP_PLAN_PARAMS_INIT;
   std::string variant, parity;
+  std::vector<std::string> names;
+  std::vector<fewstep_plan_number> numbers;
 };
 
 // Index of a name in a list; the error lists them.
@@ -101,6 +105,16 @@ int32_t named(const char* function, const char* argument, const char* const (&na
 
 constexpr const char* kPredictions[] = {"epsilon", "x0", "v", "flow", "edm"};
 constexpr const char* kFrames[] = {"x0", "epsilon", "velocity"};
+
+constexpr const char* kCommonOptions[] = {"prediction", "order", "lower_order_final", "start",
+                                          "eta",        "clip",  "sigma_data",        "s_noise",
+                                          "variant",    "parity"};
+
+// An option by which only some solvers are told a number.
+bool is_own_option(const std::string& name) {
+  return std::find(std::begin(kCommonOptions), std::end(kCommonOptions), name) ==
+         std::end(kCommonOptions);
+}
 
 // The keyword arguments that fewstep.solver passes on; None stands for the solver's own default.
 void read_options(const char* function, const py::kwargs& options, PlanOptions* out) {
@@ -120,7 +134,14 @@ void read_options(const char* function, const py::kwargs& options, PlanOptions* 
     if (name == "s_noise") p.s_noise = value.cast<double>();
     if (name == "variant") p.variant = (out->variant = value.cast<std::string>()).c_str();
     if (name == "parity") p.parity = (out->parity = value.cast<std::string>()).c_str();
+    if (is_own_option(name)) {
+      out->names.push_back(name);
+      out->numbers.push_back({nullptr, value.cast<double>()});
+    }
   }
+  for (size_t i = 0; i < out->names.size(); ++i) out->numbers[i].name = out->names[i].c_str();
+  p.numbers = out->numbers.data();
+  p.n_numbers = static_cast<int32_t>(out->numbers.size());
 }
 
 PyPlan create(const std::string& solver, const PySchedule& schedule, const py::kwargs& kwargs) {

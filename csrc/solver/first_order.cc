@@ -31,6 +31,12 @@ void one_node(Generator* g, fewstep_frame frame, fewstep_variable variable) {
 
 }  // namespace
 
+void one_node_step(Generator* g, int i) {
+  const Node &from = g->node(i), &to = g->node(i + 1);
+  const Weights w = step_weights({}, from, to, {&from, 1});
+  g->add({i, from, from, to}, w.A * Expr::slot(0) + w.b[0] * g->quantities(from).x0);
+}
+
 // DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), for every process: noise of variance
 // c^2 with c = eta sigma_t sqrt(1 - e^{-2h}), the rest of sigma_t^2 along the old noise. On VE this
 // is the ancestral step of k-diffusion, at eta = 1 that of DDPM.
@@ -58,6 +64,31 @@ void ddim(Generator* g) { first_order(g, g->settings().eta); }
 void ddpm(Generator* g) { first_order(g, 1); }
 
 void flow_euler(Generator* g) { one_node(g, FEWSTEP_FRAME_VELOCITY, FEWSTEP_VARIABLE_SIGMA); }
+
+// Euler on a rectified flow (Liu et al. 2022, arXiv 2209.03003); one step of it once it is
+// straight. Variant "keep_noise" (Lee et al. 2024, arXiv 2405.20320): every step adds the same
+// first noise to the new x0 instead of what noise the sample is thought to hold.
+void rectified_flow(Generator* g) {
+  if (g->settings().variant == "euler") return flow_euler(g);
+  const int first = g->first();
+  for (int i = first; i < g->steps(); ++i) {
+    const Node &from = g->node(i), &to = g->node(i + 1);
+    const Quantities m = g->quantities(from);
+    Place place{i, from, from, to, FEWSTEP_FRAME_VELOCITY, FEWSTEP_VARIABLE_SIGMA, 1, 0};
+    std::vector<Output> kept;
+    Expr noise = m.noise;
+    if (g->node(first).alpha == 0) {
+      // The first sample is the noise.
+      noise = i == first ? Expr::slot(0) : Expr::slot(1);
+      if (i == first) kept.push_back({FEWSTEP_SLOT + 1, FEWSTEP_ROLE_ANCHOR, noise});
+    } else {
+      place.frame = FEWSTEP_FRAME_EPSILON;
+      if (i == first) kept.push_back({FEWSTEP_SLOT + 1, FEWSTEP_ROLE_HISTORY, noise});
+      if (i > first) noise = Expr::slot(1);
+    }
+    g->add(place, to.alpha * m.x0 + to.sigma * noise, std::move(kept));
+  }
+}
 
 // Latent consistency sampling (Luo et al. 2023, arXiv 2310.04378, algorithm 3): denoise, then draw
 // new noise. The network is taken to tell x0; with parity "diffusers" its boundary condition

@@ -16,6 +16,19 @@ constexpr char kFunction[] = "fewstep_plan_create";
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+// A numeric option that only some solvers have.
+struct NumberOption {
+  const char* name = nullptr;
+  double value = 0, low = 0, high = 0;  // the default, and the bounds, both included
+};
+
+enum : unsigned {
+  kFlowOnly = 1,    // alpha = 1 - sigma
+  kDraws = 2,       // injects noise whatever eta: takes s_noise
+  kAnyOrder = 8,    // down to 1, though the default is the highest
+  kKeepsOrder = 4,  // lower_order_final is off unless asked for, as the method is published
+};
+
 struct Solver {
   const char* name;
   void (*function)(Generator*);
@@ -24,23 +37,62 @@ struct Solver {
   double max_eta;        // above it a step would remove more than the old noise
   const char* variants;  // space separated, the default first; "" takes none
   const char* parities;
-  bool flow_only;
+  unsigned flags = 0;
+  std::array<NumberOption, 4> numbers{};
 };
 
+// Where a single step's stages stand, as fractions of it in lambda.
+constexpr NumberOption kR1Half{"r1", 0.5, 0.01, 1}, kR1Third{"r1", 1.0 / 3, 0.01, 0.98};
+constexpr NumberOption kR2{"r2", 2.0 / 3, 0.02, 1};
+constexpr char kSingleStep[] = "midpoint heun grid_midpoint grid_heun";
+
 constexpr Solver kSolvers[] = {
-    {"euler", euler, 1, 1, kNone, 0, "", "", false},
-    {"heun", heun, 2, 2, kNone, 0, "", "", false},
-    {"ddim", ddim, 1, 1, 0, 1, "", "", false},
-    {"ddpm", ddpm, 1, 1, kNone, 0, "", "", false},
-    {"euler_ancestral", ddim, 1, 1, 1, 1, "", "", false},
-    {"dpmpp_2m", dpmpp_2m, 2, 2, kNone, 0, "midpoint heun", "", false},
-    {"dpmpp_3m", dpmpp_3m, 3, 3, kNone, 0, "", "diffusers k-diffusion", false},
-    {"dpmpp_2m_sde", dpmpp_2m, 2, 2, 1, kInfinity, "midpoint heun", "", false},
-    {"unipc", unipc, 2, 4, kNone, 0, "bh2 bh1", "diffusers", false},
-    {"deis", deis, 3, 4, kNone, 0, "lambda rho time", "", false},
-    {"flow_euler", flow_euler, 1, 1, kNone, 0, "", "", true},
-    {"flow_heun", flow_heun, 2, 2, kNone, 0, "", "", true},
-    {"lcm", lcm, 1, 1, kNone, 0, "", "diffusers", false},
+    {"euler", euler, 1, 1, kNone, 0, "", ""},
+    {"heun", heun, 2, 2, kNone, 0, "", ""},
+    {"ddim", ddim, 1, 1, 0, 1, "", ""},
+    {"ddpm", ddpm, 1, 1, kNone, 0, "", "", kDraws},
+    {"euler_ancestral", ddim, 1, 1, 1, 1, "", ""},
+    {"midpoint", explicit_midpoint, 2, 2, kNone, 0, "", ""},
+    {"dpm2", dpm_single, 2, 2, kNone, 0, "", ""},
+    {"dpm_1s", euler, 1, 1, kNone, 0, "", ""},
+    {"dpm_2s", dpm_single, 2, 2, kNone, 0, kSingleStep, "", 0, {{kR1Half}}},
+    {"dpm_3s", dpm_single, 3, 3, kNone, 0, kSingleStep, "diffusers", 0, {{kR1Third, kR2}}},
+    {"dpm_2m", dpm_2m, 2, 2, kNone, 0, "midpoint heun", ""},
+    {"dpm_3m", dpm_3m, 3, 3, kNone, 0, "", "diffusers k-diffusion"},
+    {"dpmpp_1s", euler, 1, 1, kNone, 0, "", ""},
+    {"dpmpp_2s", dpmpp_single, 2, 2, kNone, 0, kSingleStep, "", 0, {{kR1Half}}},
+    {"dpmpp_3s", dpmpp_single, 3, 3, kNone, 0, kSingleStep, "diffusers", 0, {{kR1Third, kR2}}},
+    {"dpmpp_2m", dpmpp_2m, 2, 2, kNone, 0, "midpoint heun", ""},
+    {"dpmpp_3m", dpmpp_3m, 3, 3, kNone, 0, "", "diffusers k-diffusion"},
+    {"dpmpp_2m_sde", dpmpp_2m, 2, 2, 1, kInfinity, "midpoint heun", ""},
+    {"unipc", unipc, 2, 5, kNone, 0, "bh2 bh1", "diffusers"},
+    {"deis", deis, 3, 4, kNone, 0, "lambda rho time", ""},
+    {"deis_rk", deis_rk, 2, 4, kNone, 0, "heun midpoint", ""},
+    {"lms", lms, 4, 4, kNone, 0, "", "", kKeepsOrder | kAnyOrder},
+    {"pndm", pndm, 4, 4, kNone, 0, "prk plms", "", kKeepsOrder},
+    {"ipndm", ipndm, 4, 4, kNone, 0, "", "diffusers", kKeepsOrder | kAnyOrder},
+    {"ipndm_v", lms, 4, 4, kNone, 0, "", "", kKeepsOrder | kAnyOrder},
+    {"res_2s", res_2s, 2, 2, kNone, 0, "", "", 0, {{kR1Half}}},
+    {"res_3s", res_3s, 3, 3, kNone, 0, "", "", 0, {{{"r1", 0.5, 0.01, 0.65}, {"r2", 1, 0.02, 1}}}},
+    {"res_2m", res_multistep, 2, 2, kNone, 0, "", ""},
+    {"res_3m", res_multistep, 3, 3, kNone, 0, "", ""},
+    {"gradient_estimation",
+     gradient_estimation,
+     1,
+     1,
+     kNone,
+     0,
+     "",
+     "",
+     0,
+     {{{"gamma", 2, -10, 10}}}},
+    {"hb", hb, 2, 5, kNone, 0, "polyak nesterov", "", kKeepsOrder, {{{"beta", 0.8, 0.01, 1}}}},
+    {"ghvb", ghvb, 2, 5, kNone, 0, "", "", kKeepsOrder, {{{"beta", 0.8, 0.01, 1}}}},
+    {"flow_euler", flow_euler, 1, 1, kNone, 0, "", "", kFlowOnly},
+    {"flow_heun", flow_heun, 2, 2, kNone, 0, "", "", kFlowOnly},
+    {"flow_midpoint", flow_midpoint, 2, 2, kNone, 0, "", "", kFlowOnly},
+    {"rectified_flow", rectified_flow, 1, 1, kNone, 0, "euler keep_noise", "", kFlowOnly},
+    {"lcm", lcm, 1, 1, kNone, 0, "", "diffusers", kDraws},
 };
 
 [[noreturn]] void fail(const char* field, const std::string& must, const std::string& got) {
@@ -115,18 +167,46 @@ Settings common_settings(const Schedule& schedule, const fewstep_plan_params& p)
   return s;
 }
 
+// The numeric options of this solver, each with its default.
+void read_numbers(const Solver& solver, const fewstep_plan_params& p, Settings* s) {
+  for (const NumberOption& option : solver.numbers) {
+    if (option.name) s->numbers.emplace_back(option.name, option.value);
+  }
+  if (p.n_numbers < 0 || (p.n_numbers > 0 && !p.numbers)) {
+    fail("n_numbers", "be the length of 'numbers'", std::to_string(p.n_numbers));
+  }
+  for (int32_t i = 0; i < p.n_numbers; ++i) {
+    const char* name = p.numbers[i].name ? p.numbers[i].name : "";
+    const double value = p.numbers[i].value;
+    const auto option = std::ranges::find_if(solver.numbers, [&](const NumberOption& o) {
+      return o.name && std::string_view(o.name) == name;
+    });
+    if (option == solver.numbers.end()) {
+      fail(name, format("be left out for %s", solver.name), number(value));
+    }
+    if (!(value >= option->low && value <= option->high)) {
+      fail(name,
+           format("be %s to %s for %s", number(option->low).c_str(), number(option->high).c_str(),
+                  solver.name),
+           number(value));
+    }
+    s->numbers[static_cast<size_t>(option - solver.numbers.begin())].second = value;
+  }
+}
+
 Settings solver_settings(const Solver& solver, const Schedule& schedule,
                          const fewstep_plan_params& p) {
   Settings s = common_settings(schedule, p);
   s.order = p.order == 0 ? solver.default_order : p.order;
-  const int min_order = solver.max_order == solver.default_order ? solver.max_order : 1;
+  const bool fixed = solver.max_order == solver.default_order && !(solver.flags & kAnyOrder);
+  const int min_order = fixed ? solver.max_order : 1;
   if (s.order < min_order || s.order > solver.max_order) {
     const std::string range = min_order == solver.max_order
                                   ? std::to_string(min_order)
                                   : format("%d to %d", min_order, solver.max_order);
     fail("order", format("be %s for %s", range.c_str(), solver.name), std::to_string(p.order));
   }
-  if (solver.flow_only && schedule.process() != FEWSTEP_PROCESS_FLOW) {
+  if ((solver.flags & kFlowOnly) && schedule.process() != FEWSTEP_PROCESS_FLOW) {
     fail("schedule", format("be a flow (alpha = 1 - sigma) for %s", solver.name),
          schedule.process() == FEWSTEP_PROCESS_VP ? "VP" : "VE");
   }
@@ -141,7 +221,7 @@ Settings solver_settings(const Solver& solver, const Schedule& schedule,
            number(s.eta));
     }
   }
-  const bool draws = takes_eta || solver.function == ddpm || solver.function == lcm;
+  const bool draws = takes_eta || (solver.flags & kDraws);
   if (!std::isnan(p.s_noise) && !draws) {
     fail("s_noise", format("be left out for %s", solver.name), number(p.s_noise));
   }
@@ -155,6 +235,8 @@ Settings solver_settings(const Solver& solver, const Schedule& schedule,
   if (solver.function == unipc && s.parity == "diffusers" && p.lower_order_final == -1) {
     s.lower_order_final = true;  // diffusers does it whatever the number of steps
   }
+  if ((solver.flags & kKeepsOrder) && p.lower_order_final == -1) s.lower_order_final = false;
+  read_numbers(solver, p, &s);
   return s;
 }
 
@@ -216,6 +298,9 @@ std::vector<fewstep_plan_row> generate_tableau(std::span<const double> a, std::s
   }
   if (frame == FEWSTEP_FRAME_VELOCITY && schedule.process() != FEWSTEP_PROCESS_FLOW) {
     fail("frame", "be x0 or epsilon unless the schedule is a flow", "velocity");
+  }
+  if (params.n_numbers > 0 && params.numbers) {
+    fail(params.numbers[0].name, "be left out for a tableau", number(params.numbers[0].value));
   }
   const Settings settings = common_settings(schedule, params);
   Generator generator(schedule, settings);

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fewstep/plan.h"
@@ -22,6 +23,14 @@ struct Settings {
   int start = 0;
   double eta = 0, clip = 0, sigma_data = 0.5, s_noise = 1;
   std::string variant, parity;
+  std::vector<std::pair<std::string, double>> numbers;  // the solver's own, by name
+
+  double number(std::string_view name, double otherwise = 0) const {
+    for (const auto& [key, value] : numbers) {
+      if (key == name) return value;
+    }
+    return otherwise;
+  }
 };
 
 // What a model call tells, as combinations of slot 0 and the guided model output.
@@ -103,6 +112,9 @@ void multistep(Generator* g, Interpolation how, const Adjust& adjust = {});
 void runge_kutta(Generator* g, fewstep_frame frame, std::span<const double> a,
                  std::span<const double> b, int order);
 
+// The one-node step of interval i, in the x0 frame.
+void one_node_step(Generator* g, int i);
+
 // The one-node step, with the noise of DDIM's eta.
 void first_order(Generator* g, double eta);
 
@@ -117,6 +129,23 @@ void flow_heun(Generator* g);
 void dpmpp_2m(Generator* g);
 void dpmpp_3m(Generator* g);
 void deis(Generator* g);
+void dpm_2m(Generator* g);
+void dpm_3m(Generator* g);
+void lms(Generator* g);
+void res_multistep(Generator* g);
+void ipndm(Generator* g);
+void gradient_estimation(Generator* g);
+void hb(Generator* g);
+void ghvb(Generator* g);
+void pndm(Generator* g);
+void dpm_single(Generator* g);
+void dpmpp_single(Generator* g);
+void res_2s(Generator* g);
+void res_3s(Generator* g);
+void explicit_midpoint(Generator* g);
+void flow_midpoint(Generator* g);
+void deis_rk(Generator* g);
+void rectified_flow(Generator* g);
 void unipc(Generator* g);
 
 // Name of the i-th solver; NULL past the end.

@@ -80,15 +80,39 @@ void dpmpp_2m(Generator* g) {
   multistep(g, how, midpoint);
 }
 
-void dpmpp_3m(Generator* g) {
+namespace {
+
+constexpr Interpolation kNoise{FEWSTEP_FRAME_EPSILON, FEWSTEP_VARIABLE_LAMBDA, 0, nullptr};
+
+void third_order(Generator* g, const Interpolation& how) {
   const std::string& parity = g->settings().parity;
-  if (parity.empty()) return multistep(g, {});
-  multistep(g, {}, [&](const Node& from, const Node& to, std::span<const Node> nodes, Weights* w) {
+  if (parity.empty()) return multistep(g, how);
+  multistep(g, how, [&](const Node& from, const Node& to, std::span<const Node> nodes, Weights* w) {
     // diffusers warms up with its default second-order rule, k-diffusion with the exact one.
     if (parity == "diffusers") midpoint(from, to, nodes, w);
-    halve_second_difference({}, from, to, nodes, w);
+    halve_second_difference(how, from, to, nodes, w);
   });
 }
+
+}  // namespace
+
+void dpmpp_3m(Generator* g) { third_order(g, {}); }
+
+// The multistep form of DPM-Solver (noise instead of x0).
+void dpm_2m(Generator* g) {
+  if (g->settings().variant == "heun") return multistep(g, kNoise);
+  multistep(g, kNoise, midpoint);
+}
+
+void dpm_3m(Generator* g) { third_order(g, kNoise); }
+
+// Refined exponential solver, multistep (Zhang et al. 2023, arXiv 2308.02157): with exact weights
+// it is the exponential Adams-Bashforth method in the x0 frame.
+void res_multistep(Generator* g) { multistep(g, {}); }
+
+// Adams-Bashforth in sigma / alpha with the weights of the grid, as k-diffusion's LMS and the
+// variable-step form of iPNDM.
+void lms(Generator* g) { multistep(g, {FEWSTEP_FRAME_EPSILON, FEWSTEP_VARIABLE_RHO, 0, nullptr}); }
 
 // Zhang, Chen 2022 (arXiv 2204.13902): exponential Adams-Bashforth on the noise; polynomials in
 // log rho, rho, or time (their tAB).

@@ -3,7 +3,6 @@
 #include <array>
 #include <cmath>
 
-#include "core/status.h"
 #include "solver/generate.h"
 
 namespace fewstep::solver {
@@ -113,25 +112,17 @@ class Step {
   double mu_from_ = 0, width_ = 0;
 };
 
-// x0 itself: no model can be called at sigma = 0, so the last step of every tableau is this one.
-void add_final(Generator* g, int i) {
-  const Node &from = g->node(i), &to = g->node(i + 1);
-  g->add({i, from, from, to}, to.alpha * g->quantities(from).x0);
-}
-
 }  // namespace
 
 void runge_kutta(Generator* g, fewstep_frame frame, std::span<const double> a,
                  std::span<const double> b, int order) {
   for (int i = g->first(); i < g->steps(); ++i) {
-    if (g->node(i + 1).sigma == 0) {
-      add_final(g, i);
+    // No model can be called at sigma = 0, where every tableau ends with x0 itself; and the noise
+    // frame has no place for a node without signal.
+    const bool no_signal = frame == FEWSTEP_FRAME_EPSILON && g->node(i).alpha == 0;
+    if (no_signal || g->node(i + 1).sigma == 0) {
+      one_node_step(g, i);
       continue;
-    }
-    if (frame == FEWSTEP_FRAME_EPSILON && g->node(i).alpha == 0) {
-      throw Error(FEWSTEP_INVALID_ARGUMENT,
-                  "fewstep_plan_create: 'schedule' must have signal (alpha above 0) at every node "
-                  "for a solver in the noise frame, got alpha = 0 at its first node");
     }
     Step(g, frame, a, b, order, i).add();
   }
@@ -142,11 +133,34 @@ namespace {
 // Heun's method (EDM, Karras et al. 2022, algorithm 1 without churn).
 constexpr std::array<double, 4> kHeunA = {0, 0, 1, 0};
 constexpr std::array<double, 2> kHeunB = {0.5, 0.5};
+constexpr std::array<double, 4> kMidpointA = {0, 0, 0.5, 0};
+constexpr std::array<double, 2> kMidpointB = {0, 1};
+constexpr std::array<double, 9> kKuttaA = {0, 0, 0, 0.5, 0, 0, -1, 2, 0};
+constexpr std::array<double, 3> kKuttaB = {1.0 / 6, 2.0 / 3, 1.0 / 6};
+constexpr std::array<double, 16> kClassicA = {0, 0, 0, 0, 0.5, 0, 0, 0, 0, 0.5, 0, 0, 0, 0, 1, 0};
+constexpr std::array<double, 4> kClassicB = {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6};
 
 }  // namespace
 
 void heun(Generator* g) { runge_kutta(g, FEWSTEP_FRAME_EPSILON, kHeunA, kHeunB, 2); }
 
 void flow_heun(Generator* g) { runge_kutta(g, FEWSTEP_FRAME_VELOCITY, kHeunA, kHeunB, 2); }
+
+void explicit_midpoint(Generator* g) {
+  runge_kutta(g, FEWSTEP_FRAME_EPSILON, kMidpointA, kMidpointB, 2);
+}
+
+void flow_midpoint(Generator* g) {
+  runge_kutta(g, FEWSTEP_FRAME_VELOCITY, kMidpointA, kMidpointB, 2);
+}
+
+// rhoRK of DEIS (Zhang, Chen 2022, arXiv 2204.13902, section 3.4): Runge-Kutta in rho.
+void deis_rk(Generator* g) {
+  const Settings& settings = g->settings();
+  if (settings.order == 1) return euler(g);
+  if (settings.order == 2) return settings.variant == "midpoint" ? explicit_midpoint(g) : heun(g);
+  if (settings.order == 3) return runge_kutta(g, FEWSTEP_FRAME_EPSILON, kKuttaA, kKuttaB, 3);
+  runge_kutta(g, FEWSTEP_FRAME_EPSILON, kClassicA, kClassicB, 4);
+}
 
 }  // namespace fewstep::solver

@@ -26,10 +26,14 @@ __all__ = ["SOLVERS", "Plan", "Row", "empty_state", "gram", "plan", "quantile", 
 SOLVERS: tuple[str, ...] = tuple(_core.solver_names())
 
 _OPTIONS = (
+    "beta",
     "clip",
     "eta",
+    "gamma",
     "lower_order_final",
     "parity",
+    "r1",
+    "r2",
     "s_noise",
     "sigma_data",
     "start",
@@ -56,9 +60,13 @@ def plan(
     Parameters
     ----------
     name : str
-        One of `SOLVERS`: ``euler``, ``heun``, ``ddim``, ``ddpm``, ``euler_ancestral``,
-        ``dpmpp_2m``, ``dpmpp_3m``, ``dpmpp_2m_sde``, ``unipc``, ``deis``, ``flow_euler``,
-        ``flow_heun``, ``lcm``.
+        One of `SOLVERS`. Of one model call a step: ``euler``, ``ddim``, ``ddpm``,
+        ``euler_ancestral``, ``flow_euler``, ``rectified_flow``, ``lcm``. Multistep: ``dpm_2m``,
+        ``dpm_3m``, ``dpmpp_2m``, ``dpmpp_3m``, ``dpmpp_2m_sde``, ``res_2m``, ``res_3m``, ``unipc``,
+        ``deis``, ``lms``, ``ipndm``, ``ipndm_v``, ``pndm``, ``gradient_estimation``, ``hb``,
+        ``ghvb``. Several calls a step: ``heun``, ``midpoint``, ``dpm2``, ``dpm_2s``, ``dpm_3s``,
+        ``dpmpp_2s``, ``dpmpp_3s``, ``res_2s``, ``res_3s``, ``deis_rk``, ``flow_heun``,
+        ``flow_midpoint``. ``dpm_1s`` and ``dpmpp_1s`` are ``ddim``.
     schedule : Schedule
         From `fewstep.schedules`.
     steps : int
@@ -68,7 +76,8 @@ def plan(
         ``noise - x0``, or the raw network of EDM. On a VE schedule ``epsilon`` and ``v`` are a VP
         network called with ``x / sqrt(1 + sigma**2)``.
     order : int, optional
-        1 to 4 for ``unipc`` (2 by default) and ``deis`` (3); fixed for the others.
+        1 to 5 for ``unipc``, ``hb`` and ``ghvb`` (2 by default); 1 to 4 for ``deis`` (3),
+        ``deis_rk`` (2), ``lms``, ``ipndm`` and ``ipndm_v`` (4); fixed for the others.
     **options
         ``eta``: noise of ``ddim`` (0 by default) and ``euler_ancestral`` (1), 0 to 1; of
         ``dpmpp_2m_sde`` (1), the square of the SDE's strength.
@@ -77,10 +86,21 @@ def plan(
         ``sigma_data``: of prediction ``edm``, 0.5 by default.
         ``variant``: ``"midpoint"`` (default) or ``"heun"`` (exact) for ``dpmpp_2m`` and
         ``dpmpp_2m_sde``; ``"bh2"`` (default) or ``"bh1"`` for ``unipc``; ``"lambda"`` (default),
-        ``"rho"`` or ``"time"`` for ``deis``.
+        ``"rho"`` or ``"time"`` for ``deis``; ``"midpoint"``, ``"heun"``, ``"grid_midpoint"`` or
+        ``"grid_heun"`` (stages at the schedule's own nodes) for the single-step ``dpm`` and
+        ``dpmpp``; ``"heun"`` or ``"midpoint"`` for ``deis_rk`` of order 2; ``"prk"`` or ``"plms"``
+        (no Runge-Kutta start) for ``pndm``; ``"polyak"`` or ``"nesterov"`` for ``hb``; ``"euler"``
+        or ``"keep_noise"`` for ``rectified_flow``.
         ``parity``: rows of another library where it differs from the method:
-        ``"diffusers"`` for ``dpmpp_3m``, ``unipc`` and ``lcm``, ``"k-diffusion"`` for ``dpmpp_3m``.
-        ``lower_order_final``: lower the order towards the end; by default below 15 steps.
+        ``"diffusers"`` for ``dpm_3m``, ``dpmpp_3m``, ``dpm_3s``, ``dpmpp_3s``, ``unipc``, ``ipndm``
+        and ``lcm``, ``"k-diffusion"`` for ``dpm_3m`` and ``dpmpp_3m``.
+        ``r1``, ``r2``: where the stages of ``dpm``, ``dpmpp`` and ``res`` single steps stand, as
+        fractions of the step in lambda.
+        ``gamma``: of ``gradient_estimation``, the weight of the newest slope, 2 by default.
+        ``beta``: of ``hb`` and ``ghvb``, the share of the newest slope in the velocity, 0.8 by
+        default; 1 is no momentum.
+        ``lower_order_final``: lower the order towards the end; by default below 15 steps, and never
+        for ``lms``, ``pndm``, ``ipndm``, ``ipndm_v``, ``hb`` and ``ghvb``.
         ``start``: first schedule interval, for image to image.
 
     Returns

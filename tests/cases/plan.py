@@ -11,6 +11,30 @@ import pytest
 from fewstep import schedules
 from fewstep.solver import SOLVERS
 
+#: Solvers of alpha = 1 - sigma alone.
+FLOW_ONLY = ("flow_euler", "flow_heun", "flow_midpoint", "rectified_flow")
+
+_SINGLE = [{"variant": v} for v in ("midpoint", "heun", "grid_midpoint", "grid_heun")]
+_ORDERS = [{"order": p} for p in (1, 2, 3, 4)]
+_ODE_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "dpm_2s": [*_SINGLE, {"r1": 0.4}],
+    "dpmpp_2s": [*_SINGLE, {"variant": "heun", "r1": 1.0}],
+    "dpm_3s": [*_SINGLE, {"variant": "grid_midpoint", "parity": "diffusers"}],
+    "dpmpp_3s": [*_SINGLE, {"variant": "heun", "r1": 0.25, "r2": 1.0}],
+    "dpm_2m": [{"variant": "heun"}, {"variant": "midpoint"}],
+    "dpm_3m": [{}, {"parity": "diffusers"}, {"parity": "k-diffusion"}],
+    "deis_rk": [*_ORDERS, {"variant": "midpoint"}],
+    "lms": _ORDERS,
+    "ipndm": [*_ORDERS, {"parity": "diffusers"}],
+    "ipndm_v": _ORDERS,
+    "pndm": [{"variant": "prk"}, {"variant": "plms"}],
+    "res_3s": [{}, {"r1": 0.3, "r2": 0.8}],
+    "gradient_estimation": [{}, {"gamma": 1.5}],
+    "hb": [{"order": p} for p in (1, 2, 3, 4, 5)] + [{"variant": "nesterov", "beta": 0.5}],
+    "ghvb": [{"order": p} for p in (1, 2, 3, 4, 5)] + [{"order": 3, "beta": 1.0}],
+    "rectified_flow": [{"variant": "euler"}, {"variant": "keep_noise"}],
+}
+
 
 def every_plan() -> list[Any]:
     """One plan per solver, order, variant and process, for tests of all rows."""
@@ -26,16 +50,15 @@ def every_plan() -> list[Any]:
         "dpmpp_2m": [{"variant": "heun"}, {"variant": "midpoint"}],
         "dpmpp_2m_sde": [{"variant": "heun", "eta": 0.5}, {"variant": "midpoint"}],
         "dpmpp_3m": [{}, {"parity": "diffusers"}, {"parity": "k-diffusion"}],
-        "unipc": [{"order": p, "variant": b} for p in (1, 2, 3, 4) for b in ("bh1", "bh2")],
+        "unipc": [{"order": p, "variant": b} for p in (1, 2, 3, 4, 5) for b in ("bh1", "bh2")],
         "deis": [{"order": p, "variant": v} for p in (2, 3, 4) for v in ("lambda", "rho", "time")],
+        **_ODE_OPTIONS,
     }
     params = []
     for name in SOLVERS:
         for extra, (grid, schedule) in itertools.product(options.get(name, [{}]), grids.items()):
-            if name.startswith("flow") and not grid.startswith("flow"):
+            if name in FLOW_ONLY and not grid.startswith("flow"):
                 continue
-            if name == "heun" and grid == "flow":
-                continue  # begins without signal
             prediction = "flow" if grid.startswith("flow") else "epsilon"
             label = "-".join([name, grid, *map(str, extra.values())])
             arguments = (name, schedule, prediction, extra)

@@ -66,11 +66,24 @@ def run(scheduler: Any) -> list[list[float]]:
     return states
 
 
-def ratios(scheduler: Any) -> list[float]:
+def ratios(scheduler: Any, steps: Any = None) -> list[float]:
     """Ratios sigma / alpha at the nodes of a scheduler that indexes alphas_cumprod, then 0."""
-    steps = scheduler.timesteps.numpy()
+    steps = scheduler.timesteps.numpy() if steps is None else steps
     bar = scheduler.alphas_cumprod.double().numpy()[steps]
     return [*np.sqrt((1 - bar) / bar).tolist(), 0.0]
+
+
+def flow_coordinates(scheduler: Any, states: Any) -> tuple[list[float], list[list[float]]]:
+    """Rewrite a VP trajectory that begins without signal for alpha + sigma = 1.
+
+    Samples and v-predictions are divided by alpha + sigma, which does not change the ODE.
+    """
+    sigma = np.append(scheduler.betas.double().numpy(), 0.0)[: len(states) + 1]
+    scale = np.sqrt(1 - sigma**2) + sigma
+    model = np.concatenate([scale[:1], scale[:-1], np.ones(len(states))])
+    return (sigma / scale).tolist(), [
+        (np.array(s) * model / scale[i + 1]).tolist() for i, s in enumerate(states)
+    ]
 
 
 def case(
@@ -84,12 +97,23 @@ def case(
 ) -> dict[str, Any]:
     """Run one scheduler and describe the plan that must equal it."""
     scheduler.set_timesteps(steps)
-    nodes = ratios(scheduler) if sigmas is None else scheduler.sigmas.double().tolist()
-    if solver in ("heun", "flow_heun"):  # these list each inner node twice
+    if solver == "pndm":  # its own list holds every node once, from data to noise
+        nodes = ratios(scheduler, scheduler._timesteps[::-1])
+    elif solver != "ipndm":
+        nodes = ratios(scheduler) if sigmas is None else scheduler.sigmas.double().tolist()
+    else:
+        nodes = []  # has neither list: below
+    if solver in ("heun", "flow_heun", "dpm2"):  # these list each inner node twice
         nodes = list(dict.fromkeys(nodes))
     states = run(scheduler)
-    # A NaN is a defect of the rival (UniPC bh1 at sigma = 0): nothing to compare with.
-    kept = [s for s in states if np.isfinite(s).all()]
+    if solver == "ipndm":
+        nodes, states = flow_coordinates(scheduler, states)
+    if nodes[-1] == nodes[-2]:
+        nodes, states = nodes[:-1], states[:-1]
+    # A NaN is a defect of the rival (UniPC bh1 at sigma = 0): nothing to compare with. Of a long
+    # trajectory only the end is kept, which all rows before it made.
+    finite = [i for i, s in enumerate(states) if np.isfinite(s).all()]
+    rows = finite if len(states) <= 20 else finite[-1:]
     return {
         "scheduler": type(scheduler).__name__,
         "solver": solver,
@@ -97,8 +121,10 @@ def case(
         "prediction": prediction,
         "options": options,
         "nodes": nodes,
-        "states": kept,
+        "rows": rows,
+        "states": [np.trim_zeros(states[i], "b") for i in rows],
         "calls": len(states),
+        "nan_rows": len(states) - len(finite),
     }
 
 
@@ -140,7 +166,7 @@ def cases() -> list[dict[str, Any]]:
     for steps in (10, 16):
         out.append(case(dpm(solver_order=3, **TRAINING), "dpmpp_3m", "vp", steps,
                         parity="diffusers"))  # fmt: skip
-    for order in (1, 2, 3, 4):
+    for order in (1, 2, 3, 4, 5):
         for variant in ("bh1", "bh2"):
             scheduler = unipc(solver_order=order, solver_type=variant, **TRAINING)
             out.append(case(scheduler, "unipc", "vp", 10, order=order, variant=variant))
@@ -151,6 +177,72 @@ def cases() -> list[dict[str, Any]]:
     for order in (1, 2, 3):
         scheduler = D.DEISMultistepScheduler(solver_order=order, **TRAINING)
         out.append(case(scheduler, "deis", "vp", 10, order=order))
+    return out + deterministic()
+
+
+def deterministic() -> list[dict[str, Any]]:
+    """Return the schedulers of deterministic solvers, over step counts and kinds of nodes."""
+    D = diffusers
+    multi, single = D.DPMSolverMultistepScheduler, D.DPMSolverSinglestepScheduler
+    minimum = {"final_sigmas_type": "sigma_min"}
+    karras = {"use_karras_sigmas": True}
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    out = []
+    for steps in (4, 10, 50):
+        out.append(case(D.KDPM2DiscreteScheduler(**TRAINING), "dpm2", "ve", steps))
+        out.append(case(D.LMSDiscreteScheduler(**TRAINING), "lms", "ve", steps))
+        for skip, variant in ((False, "prk"), (True, "plms")):
+            scheduler = D.PNDMScheduler(skip_prk_steps=skip, set_alpha_to_one=True, **TRAINING)
+            out.append(case(scheduler, "pndm", "vp", steps, variant=variant))
+        out.append(case(D.IPNDMScheduler(), "ipndm", "flow", steps, prediction="v",
+                        parity="diffusers"))  # fmt: skip
+    out.append(case(D.KDPM2DiscreteScheduler(**karras, **TRAINING), "dpm2", "ve", 10))
+    out.append(case(D.LMSDiscreteScheduler(**karras, **TRAINING), "lms", "ve", 10))
+    for kind, name in (("dpmsolver", "dpm"), ("dpmsolver++", "dpmpp")):
+        for variant in ("midpoint", "heun"):
+            both = {"algorithm_type": kind, "solver_type": variant, **TRAINING}
+            if name == "dpm":
+                out.append(case(multi(solver_order=2, **minimum, **both), "dpm_2m", "vp", 10,
+                                variant=variant))  # fmt: skip
+            for steps in (9, 10, 11):
+                out.append(
+                    case(
+                        single(solver_order=2, **minimum, **both),
+                        f"{name}_2s",
+                        "vp",
+                        steps,
+                        variant=f"grid_{variant}",
+                        lower_order_final=False,
+                    )
+                )
+                out.append(case(single(solver_order=3, **minimum, **both), f"{name}_3s", "vp",
+                                steps, variant=f"grid_{variant}", parity="diffusers",
+                                lower_order_final=False))  # fmt: skip
+        out.append(case(single(solver_order=3, algorithm_type=kind, **minimum, **karras,
+                               **TRAINING), f"{name}_3s", "vp", 50, variant="grid_midpoint",
+                        lower_order_final=True, parity="diffusers"))  # fmt: skip
+    out.append(case(multi(solver_order=3, algorithm_type="dpmsolver", **minimum, **TRAINING),
+                    "dpm_3m", "vp", 16, parity="diffusers"))  # fmt: skip
+    for steps in (4, 10, 50):
+        out.append(
+            case(
+                single(solver_order=2, **flow, **TRAINING),
+                "dpmpp_2s",
+                "flow",
+                steps,
+                prediction="flow",
+                variant="grid_midpoint",
+                lower_order_final=True,
+            )
+        )
+        out.append(case(multi(solver_order=2, **flow, **TRAINING), "dpmpp_2m", "flow", steps,
+                        prediction="flow"))  # fmt: skip
+        if steps < 50:  # beyond, their float32 moments have lost more than is compared
+            scheduler = D.UniPCMultistepScheduler(solver_order=3, **karras, **TRAINING)
+            out.append(case(scheduler, "unipc", "vp", steps, order=3, parity="diffusers"))
+    # With Karras nodes its last sigma comes twice: a call that changes nothing.
+    scheduler = D.DEISMultistepScheduler(solver_order=3, **karras, **TRAINING)
+    out.append(case(scheduler, "deis", "vp", 18, order=3))
     return out
 
 

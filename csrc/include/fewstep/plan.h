@@ -99,6 +99,12 @@ typedef enum fewstep_prediction {
   FEWSTEP_PREDICTION_EDM = 4   /* raw network F of EDM: x0 = c_skip x + c_out F, input c_in x */
 } fewstep_prediction;
 
+/* A numeric option that only some solvers have, by name. */
+typedef struct fewstep_plan_number {
+  const char* name;
+  double value;
+} fewstep_plan_number;
+
 /* What fewstep_plan_create reads besides the solver's name. A zero or NaN means "the solver's own
  * default"; an option that the solver does not take is FEWSTEP_INVALID_ARGUMENT. */
 typedef struct fewstep_plan_params {
@@ -114,9 +120,13 @@ typedef struct fewstep_plan_params {
   double s_noise;            /* factor on the injected noise; NaN: 1 */
   const char* variant;       /* dpmpp_2m, dpmpp_2m_sde: "midpoint" (default), "heun" (exact);
                                 unipc: "bh2" (default), "bh1"; deis: "lambda" (default), "rho",
-                                "time", the interpolation variable; NULL: default */
+                                "time", the interpolation variable; others: csrc/solver/README.md;
+                                NULL: default */
   const char* parity;        /* that library's rows where they differ from the method: "diffusers"
-                                (dpmpp_3m, unipc, lcm), "k-diffusion" (dpmpp_3m); NULL: none */
+                                (dpm_3m, dpmpp_3m, dpm_3s, dpmpp_3s, unipc, ipndm, lcm),
+                                "k-diffusion" (dpm_3m, dpmpp_3m); NULL: none */
+  const fewstep_plan_number* numbers; /* the solver's own options (csrc/solver/README.md) */
+  int32_t n_numbers;
 } fewstep_plan_params;
 
 #define FEWSTEP_PLAN_PARAMS_INIT \
@@ -130,13 +140,15 @@ typedef struct fewstep_plan_params {
    (double)NAN,                  \
    (double)NAN,                  \
    NULL,                         \
-   NULL}
+   NULL,                         \
+   NULL,                         \
+   0}
 
 /* An immutable table of rows. Safe to share between threads. */
 typedef struct fewstep_plan fewstep_plan;
 
-/* solver: "euler" "heun" "ddim" "ddpm" "euler_ancestral" "dpmpp_2m" "dpmpp_3m" "dpmpp_2m_sde"
- * "unipc" "deis" "flow_euler" "flow_heun" "lcm"; fewstep_plan_solver(i) lists them. */
+/* solver: a name of csrc/solver/README.md, such as "dpmpp_2m"; fewstep_plan_solver(i) lists them.
+ */
 FEWSTEP_API fewstep_status fewstep_plan_create(const char* solver, const fewstep_schedule* schedule,
                                                const fewstep_plan_params* params,
                                                fewstep_plan** out);

@@ -108,7 +108,7 @@ def draw(
     plan = plan_for(solver, calls, settings.order)
     guided = settings.guidance != 1.0
     sampler = Sampler(plan, cfg(settings.guidance) if guided else None)
-    model = TimedModel(flow=solver.startswith("flow"))
+    model = TimedModel(flow="flow" in solver)
     cond, uncond = conditions(samples, guided)
     seeds = range(settings.seed, settings.seed + samples)
     begin = time.perf_counter()

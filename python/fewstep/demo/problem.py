@@ -66,7 +66,7 @@ def plan_for(solver: str, calls: int, order: int | None = None) -> Plan:
     """
     steps = (calls + 1) // 2 if solver in TWO_STAGE else calls
     options = {"order": order} if solver in ORDERED and order else {}
-    if solver.startswith("flow"):
+    if "flow" in solver:
         # The same noise levels in rectified flow: sigma' / (1 - sigma') = sigma.
         levels = schedules.exponential(SIGMA_MIN, SIGMA_MAX).nodes(steps).sigma
         schedule = schedules.sigmas(levels / (1 + levels), process="flow")
