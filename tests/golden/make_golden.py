@@ -177,16 +177,17 @@ def cases() -> list[dict[str, Any]]:
     for order in (1, 2, 3):
         scheduler = D.DEISMultistepScheduler(solver_order=order, **TRAINING)
         out.append(case(scheduler, "deis", "vp", 10, order=order))
-    return out + deterministic()
+    return out + slopes() + dpm_solver() + long_and_flow()
 
 
-def deterministic() -> list[dict[str, Any]]:
-    """Return the schedulers of deterministic solvers, over step counts and kinds of nodes."""
+MINIMUM = {"final_sigmas_type": "sigma_min"}
+KARRAS = {"use_karras_sigmas": True}
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+
+
+def slopes() -> list[dict[str, Any]]:
+    """Solvers that combine noises, over step counts."""
     D = diffusers
-    multi, single = D.DPMSolverMultistepScheduler, D.DPMSolverSinglestepScheduler
-    minimum = {"final_sigmas_type": "sigma_min"}
-    karras = {"use_karras_sigmas": True}
-    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
     out = []
     for steps in (4, 10, 50):
         out.append(case(D.KDPM2DiscreteScheduler(**TRAINING), "dpm2", "ve", steps))
@@ -196,18 +197,25 @@ def deterministic() -> list[dict[str, Any]]:
             out.append(case(scheduler, "pndm", "vp", steps, variant=variant))
         out.append(case(D.IPNDMScheduler(), "ipndm", "flow", steps, prediction="v",
                         parity="diffusers"))  # fmt: skip
-    out.append(case(D.KDPM2DiscreteScheduler(**karras, **TRAINING), "dpm2", "ve", 10))
-    out.append(case(D.LMSDiscreteScheduler(**karras, **TRAINING), "lms", "ve", 10))
+    out.append(case(D.KDPM2DiscreteScheduler(**KARRAS, **TRAINING), "dpm2", "ve", 10))
+    out.append(case(D.LMSDiscreteScheduler(**KARRAS, **TRAINING), "lms", "ve", 10))
+    return out
+
+
+def dpm_solver() -> list[dict[str, Any]]:
+    """DPM-Solver and DPM-Solver++, single-step and multistep."""
+    multi, single = diffusers.DPMSolverMultistepScheduler, diffusers.DPMSolverSinglestepScheduler
+    out = []
     for kind, name in (("dpmsolver", "dpm"), ("dpmsolver++", "dpmpp")):
         for variant in ("midpoint", "heun"):
             both = {"algorithm_type": kind, "solver_type": variant, **TRAINING}
             if name == "dpm":
-                out.append(case(multi(solver_order=2, **minimum, **both), "dpm_2m", "vp", 10,
+                out.append(case(multi(solver_order=2, **MINIMUM, **both), "dpm_2m", "vp", 10,
                                 variant=variant))  # fmt: skip
             for steps in (9, 10, 11):
                 out.append(
                     case(
-                        single(solver_order=2, **minimum, **both),
+                        single(solver_order=2, **MINIMUM, **both),
                         f"{name}_2s",
                         "vp",
                         steps,
@@ -215,18 +223,26 @@ def deterministic() -> list[dict[str, Any]]:
                         lower_order_final=False,
                     )
                 )
-                out.append(case(single(solver_order=3, **minimum, **both), f"{name}_3s", "vp",
+                out.append(case(single(solver_order=3, **MINIMUM, **both), f"{name}_3s", "vp",
                                 steps, variant=f"grid_{variant}", parity="diffusers",
                                 lower_order_final=False))  # fmt: skip
-        out.append(case(single(solver_order=3, algorithm_type=kind, **minimum, **karras,
+        out.append(case(single(solver_order=3, algorithm_type=kind, **MINIMUM, **KARRAS,
                                **TRAINING), f"{name}_3s", "vp", 50, variant="grid_midpoint",
                         lower_order_final=True, parity="diffusers"))  # fmt: skip
-    out.append(case(multi(solver_order=3, algorithm_type="dpmsolver", **minimum, **TRAINING),
+    out.append(case(multi(solver_order=3, algorithm_type="dpmsolver", **MINIMUM, **TRAINING),
                     "dpm_3m", "vp", 16, parity="diffusers"))  # fmt: skip
+    return out
+
+
+def long_and_flow() -> list[dict[str, Any]]:
+    """From 4 to 50 steps on flow and Karras nodes."""
+    D = diffusers
+    multi, single = D.DPMSolverMultistepScheduler, D.DPMSolverSinglestepScheduler
+    out = []
     for steps in (4, 10, 50):
         out.append(
             case(
-                single(solver_order=2, **flow, **TRAINING),
+                single(solver_order=2, **FLOW, **TRAINING),
                 "dpmpp_2s",
                 "flow",
                 steps,
@@ -235,13 +251,13 @@ def deterministic() -> list[dict[str, Any]]:
                 lower_order_final=True,
             )
         )
-        out.append(case(multi(solver_order=2, **flow, **TRAINING), "dpmpp_2m", "flow", steps,
+        out.append(case(multi(solver_order=2, **FLOW, **TRAINING), "dpmpp_2m", "flow", steps,
                         prediction="flow"))  # fmt: skip
         if steps < 50:  # beyond, their float32 moments have lost more than is compared
-            scheduler = D.UniPCMultistepScheduler(solver_order=3, **karras, **TRAINING)
+            scheduler = D.UniPCMultistepScheduler(solver_order=3, **KARRAS, **TRAINING)
             out.append(case(scheduler, "unipc", "vp", steps, order=3, parity="diffusers"))
     # With Karras nodes its last sigma comes twice: a call that changes nothing.
-    scheduler = D.DEISMultistepScheduler(solver_order=3, **karras, **TRAINING)
+    scheduler = D.DEISMultistepScheduler(solver_order=3, **KARRAS, **TRAINING)
     out.append(case(scheduler, "deis", "vp", 18, order=3))
     return out
 
