@@ -233,6 +233,29 @@ def quantile(
     return out.numpy().copy()
 
 
+def error_norm(
+    *,
+    arrays: dict[str, np.ndarray],
+    dtypes: list[str],
+    offset: int = 0,
+    gap: int = 0,
+    **options: Any,
+) -> np.ndarray:
+    """Run ``fewstep.solver.error_norm`` on copies of the named arrays, each of its own type."""
+    import fewstep
+
+    fewstep.set_num_threads(options.pop("threads", 1))
+    buffers = Buffers()
+    given = {
+        name: buffers.freeze(name, buffers.place(name, a, t, offset=offset, gap=gap))
+        for (name, a), t in zip(arrays.items(), dtypes, strict=False)
+    }
+    out = buffers.place("out", np.full(len(arrays["error"]), 7.0), "float64", gap=gap)
+    assert fewstep.solver.error_norm(**given, out=out, **options) is out
+    buffers.verify()
+    return out.numpy().copy()
+
+
 def isa() -> str:
     """The instruction set in use."""
     import fewstep

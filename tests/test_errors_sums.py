@@ -156,3 +156,54 @@ def test_solver_quantile_shape() -> None:
         ValueError,
         "fewstep.solver.quantile: 'x' must have shape [B, ...], got []",
     )
+
+
+ERROR_NORM: list[tuple[Call, str]] = [
+    (lambda: solver.error_norm(X, X, X, atol=0.0), "'atol' must be finite and above 0, got 0"),
+    (
+        lambda: solver.error_norm(X, X, X, atol=float("inf")),
+        "'atol' must be finite and above 0, got inf",
+    ),
+    (lambda: solver.error_norm(X, X, X, rtol=-1), "'rtol' must be finite and 0 or more, got -1"),
+    (
+        lambda: solver.error_norm(X, zeros(2, 5), X),
+        "'before' must have shape [B=2, N...=4], got [2, 5]",
+    ),
+    (
+        lambda: solver.error_norm(X, X, zeros(3, 4)),
+        "'after' must have shape [B=2, N...=4], got [3, 4]",
+    ),
+    (
+        lambda: solver.error_norm(X, X, X, minus=doubles(2, 4)),
+        "'minus' must have dtype float32 or float16 or bfloat16, got float64",
+    ),
+    (
+        lambda: solver.error_norm(doubles(2, 4), X, X),
+        "'error' must have dtype float32 or float16 or bfloat16, got float64",
+    ),
+    (
+        lambda: solver.error_norm(X, X, X, out=zeros(2)),
+        "'out' must have dtype float64, got float32",
+    ),
+    (
+        lambda: solver.error_norm(X, X, X, out=doubles(3)),
+        "'out' must have shape [B=2], got [3]",
+    ),
+    (
+        lambda: solver.error_norm(X, X, X, workspace=zeros(1, dtype=np.int64)),
+        "'workspace' must have 2 elements or more, got 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), ERROR_NORM, ids=text)
+def test_solver_error_norm(call: Call, message: str) -> None:
+    refuses(call, ValueError, f"fewstep_solver_error_norm: {message}")
+
+
+def test_solver_error_norm_tolerance() -> None:
+    refuses(
+        lambda: solver.error_norm(X, X, X, tolerance="both"),
+        ValueError,
+        "fewstep.solver.error_norm: 'tolerance' must be one of sum, max, got 'both'",
+    )

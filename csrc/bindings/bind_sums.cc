@@ -66,9 +66,41 @@ void quantile(py::handle x, double q, bool magnitude, py::handle out, py::handle
   check(status);
 }
 
+void error_norm(py::handle error, py::handle before, py::handle after, py::handle minus,
+                double atol, double rtol, int32_t tolerance, py::handle out, py::handle workspace) {
+  constexpr const char* kFunction = "fewstep_solver_error_norm";
+  fewstep_solver_error_norm_args args = FEWSTEP_SOLVER_ERROR_NORM_ARGS_INIT;
+  const Borrowed e(error, kFunction, "error", Borrowed::kRead);
+  const Optional m(minus, kFunction, "minus", Borrowed::kRead);
+  const Borrowed b(before, kFunction, "before", Borrowed::kRead);
+  const Borrowed a(after, kFunction, "after", Borrowed::kRead);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite);
+  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite);
+  args.tolerance = tolerance;
+  args.atol = atol;
+  args.rtol = rtol;
+  args.error = e.get();
+  args.minus = m.get();
+  args.before = b.get();
+  args.after = a.get();
+  args.out = o.get();
+  args.workspace = w.get();
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_solver_error_norm(nullptr, &args);
+  }
+  check(status);
+}
+
 }  // namespace
 
 void bind_sums(py::module_& m) {
+  m.def("solver_error_norm", &error_norm, py::arg("error"), py::arg("before"), py::arg("after"),
+        py::arg("minus"), py::arg("atol"), py::arg("rtol"), py::arg("tolerance"), py::arg("out"),
+        py::arg("workspace"));
+  m.def("solver_error_norm_workspace_bytes", &fewstep_solver_error_norm_workspace_bytes,
+        py::arg("B"), py::arg("N"));
   m.def("solver_gram", &gram, py::arg("arrays"), py::arg("out"), py::arg("workspace"));
   m.def("solver_gram_workspace_bytes", &fewstep_solver_gram_workspace_bytes, py::arg("B"),
         py::arg("N"), py::arg("K"));

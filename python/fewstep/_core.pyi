@@ -25,6 +25,18 @@ def solver_step(
     mask: object,
     model_input: object,
 ) -> Any: ...
+def solver_error_norm(
+    error: object,
+    before: object,
+    after: object,
+    minus: object,
+    atol: float,
+    rtol: float,
+    tolerance: int,
+    out: object,
+    workspace: object,
+) -> None: ...
+def solver_error_norm_workspace_bytes(B: int, N: int) -> int: ...
 def solver_gram(arrays: object, out: object, workspace: object) -> None: ...
 def solver_gram_workspace_bytes(B: int, N: int, K: int) -> int: ...
 def solver_quantile(

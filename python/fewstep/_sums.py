@@ -171,3 +171,87 @@ def quantile(
         workspace = _empty(((needed + 7) // 8,), "int64", x)
     _core.solver_quantile(x, q, magnitude, out, workspace)
     return out
+
+
+_TOLERANCES = ("sum", "max")
+
+
+def error_norm(
+    error: Any,
+    before: Any,
+    after: Any,
+    *,
+    minus: Any = None,
+    atol: float = 1e-6,
+    rtol: float = 1e-3,
+    tolerance: str = "sum",
+    out: Any = None,
+    workspace: Any = None,
+) -> Any:
+    """Return the scaled error of an adaptive step for each sample.
+
+    ``out[b] = sqrt(mean(((error - minus) / s)**2))`` with
+    ``s = atol + rtol * max(|before|, |after|)`` per element: a step is good where it is at most 1.
+
+    Parameters
+    ----------
+    error : array, shape (B, ...); float32 | float16 | bfloat16
+        The error estimate, or one of two solutions whose difference it is.
+    before, after : array, shape (B, ...); float32 | float16 | bfloat16
+        The sample at the start and at the end of the step.
+    minus : array, shape (B, ...); float32 | float16 | bfloat16, optional
+        The other solution; may be `after` itself.
+    atol : float
+        Absolute tolerance, above 0.
+    rtol : float
+        Relative tolerance, 0 or more.
+    tolerance : {"sum", "max"}
+        ``"max"``: ``s = max(atol, rtol * max(|before|, |after|))``, as k-diffusion has it.
+    out : array, shape (B,), float64, optional
+        Written in place and returned.
+    workspace : array, shape (W,), int64, optional
+        Scratch of ``B * ceil(N / 4096)`` elements or more; allocated when left out.
+
+    Returns
+    -------
+    array, shape (B,), float64
+        `out`; or a new array of the inputs' kind and device.
+
+    Raises
+    ------
+    ValueError
+        A shape, dtype, value or overlap that is not as described; the message names the argument.
+    TypeError
+        Something is not an array.
+
+    Notes
+    -----
+    NaN where an element of any input is not finite, so that ``out <= 1`` refuses the step.
+    Arithmetic in float64. The same bits alone or in a batch, on any number of threads, with every
+    kernel variant. Allocates nothing with `out` and `workspace`.
+
+    References
+    ----------
+    .. [1] Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4, eq. 4.11.
+    .. [2] Jolicoeur-Martineau et al., "Gotta go fast when generating data with score-based models",
+       arXiv 2105.14080.
+
+    Examples
+    --------
+    >>> x = np.ones((1, 4), np.float32)
+    >>> fewstep.solver.error_norm(0.25 * x, x, x, atol=0.25, rtol=0.25)
+    array([0.5])
+    """
+    shape = _shape_of("error_norm", "error", error)
+    if tolerance not in _TOLERANCES:
+        raise ValueError(
+            f"fewstep.solver.error_norm: 'tolerance' must be one of sum, max, got {tolerance!r}"
+        )
+    if out is None:
+        out = _empty(shape[:1], "float64", error)
+    if workspace is None:
+        needed = _core.solver_error_norm_workspace_bytes(shape[0], math.prod(shape[1:]))
+        workspace = _empty((needed // 8,), "int64", error)
+    kind = _TOLERANCES.index(tolerance)
+    _core.solver_error_norm(error, before, after, minus, atol, rtol, kind, out, workspace)
+    return out

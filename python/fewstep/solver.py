@@ -16,11 +16,22 @@ from fewstep._core import Plan as Plan
 from fewstep._core import Row as Row
 from fewstep._step import empty_state as empty_state
 from fewstep._step import step as step
+from fewstep._sums import error_norm as error_norm
 from fewstep._sums import gram as gram
 from fewstep._sums import quantile as quantile
 from fewstep.schedules import Schedule
 
-__all__ = ["SOLVERS", "Plan", "Row", "empty_state", "gram", "plan", "quantile", "step"]
+__all__ = [
+    "SOLVERS",
+    "Plan",
+    "Row",
+    "empty_state",
+    "error_norm",
+    "gram",
+    "plan",
+    "quantile",
+    "step",
+]
 
 #: Names that `plan` knows.
 SOLVERS: tuple[str, ...] = tuple(_core.solver_names())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases of ``solver.step``: sample shapes, memory layouts and rows, random and special.
 
-Those of ``solver.gram`` and ``solver.quantile`` are in `cases.sums`.
+Those of ``solver.gram``, ``solver.quantile`` and ``solver.error_norm`` are in `cases.sums`.
 """
 
 from __future__ import annotations

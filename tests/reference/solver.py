@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .sums import error_norm as error_norm
 from .sums import gram as gram
 from .sums import quantile as quantile
 

@@ -44,3 +44,25 @@ def quantile(x: Array, q: float, magnitude: bool = True) -> Array:
         else:
             out[b] = values[k] + f * (values[k + 1] - values[k])
     return out
+
+
+def error_norm(
+    error: Array,
+    before: Array,
+    after: Array,
+    minus: Array | None = None,
+    atol: float = 1e-6,
+    rtol: float = 1e-3,
+    tolerance: str = "sum",
+) -> Array:
+    """Return the root mean square of each sample's error over its tolerance."""
+    out = np.zeros(len(error))
+    for b in range(len(error)):
+        e, x, y = (np.asarray(a[b], np.float64).ravel() for a in (error, before, after))
+        if minus is not None:
+            e = e - np.asarray(minus[b], np.float64).ravel()
+        size = rtol * np.maximum(np.abs(x), np.abs(y))
+        scale = atol + size if tolerance == "sum" else np.maximum(atol, size)
+        if e.size:
+            out[b] = math.sqrt(math.fsum((e / scale) ** 2) / e.size)
+    return out

@@ -114,6 +114,19 @@ inline F64 add(F64 a, F64 b) {
 inline F64 add_exact_product(F64 a, F64 b, F64 c) {
   return {_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
 }
+inline F64 set(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
+inline F64 sub(F64 a, F64 b) {
+  return {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
+}
+inline F64 mul(F64 a, F64 b) {
+  return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
+}
+inline F64 div(F64 a, F64 b) {
+  return {_mm256_div_pd(a.low, b.low), _mm256_div_pd(a.high, b.high)};
+}
+inline F64 max(F64 a, F64 b) {
+  return {_mm256_max_pd(a.low, b.low), _mm256_max_pd(a.high, b.high)};
+}
 inline F64 load(const double* p) { return {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
 inline void store(double* p, F64 a) {
   _mm256_storeu_pd(p, a.low);

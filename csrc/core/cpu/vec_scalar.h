@@ -116,6 +116,11 @@ FEWSTEP_HOST_DEVICE inline F64 add_exact_product(F64 a, F64 b, F64 c) {
   return {a.v * b.v + c.v};
 #endif
 }
+FEWSTEP_HOST_DEVICE inline F64 set(double x) { return {x}; }
+FEWSTEP_HOST_DEVICE inline F64 sub(F64 a, F64 b) { return {a.v - b.v}; }
+FEWSTEP_HOST_DEVICE inline F64 mul(F64 a, F64 b) { return {a.v * b.v}; }
+FEWSTEP_HOST_DEVICE inline F64 div(F64 a, F64 b) { return {a.v / b.v}; }
+FEWSTEP_HOST_DEVICE inline F64 max(F64 a, F64 b) { return {a.v > b.v ? a.v : b.v}; }
 FEWSTEP_HOST_DEVICE inline F64 load(const double* p) { return {*p}; }
 FEWSTEP_HOST_DEVICE inline void store(double* p, F64 a) { *p = a.v; }
 

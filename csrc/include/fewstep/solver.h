@@ -132,6 +132,63 @@ FEWSTEP_API int64_t fewstep_solver_quantile_workspace_bytes(int64_t B, int64_t N
 FEWSTEP_API fewstep_status fewstep_solver_quantile(const fewstep_context* ctx,
                                                    const fewstep_solver_quantile_args* args);
 
+/* How the tolerances of fewstep_solver_error_norm combine. */
+typedef enum fewstep_tolerance {
+  FEWSTEP_TOLERANCE_SUM = 0, /* atol + rtol * size */
+  FEWSTEP_TOLERANCE_MAX = 1  /* max(atol, rtol * size) */
+} fewstep_tolerance;
+
+/* Arguments of fewstep_solver_error_norm. */
+typedef struct fewstep_solver_error_norm_args {
+  uint32_t size;                   /* sizeof(fewstep_solver_error_norm_args) */
+  int32_t tolerance;               /* fewstep_tolerance */
+  double atol, rtol;               /* atol > 0, rtol >= 0 */
+  const fewstep_tensor* error;     /* [B, N...] */
+  const fewstep_tensor* minus;     /* [B, N...], or NULL for none */
+  const fewstep_tensor* before;    /* [B, N...] */
+  const fewstep_tensor* after;     /* [B, N...] */
+  const fewstep_tensor* out;       /* [B] f64 */
+  const fewstep_tensor* workspace; /* [W] i64 */
+} fewstep_solver_error_norm_args;
+
+#define FEWSTEP_SOLVER_ERROR_NORM_ARGS_INIT \
+  {sizeof(fewstep_solver_error_norm_args),  \
+   FEWSTEP_TOLERANCE_SUM,                   \
+   1e-6,                                    \
+   1e-3,                                    \
+   NULL,                                    \
+   NULL,                                    \
+   NULL,                                    \
+   NULL,                                    \
+   NULL,                                    \
+   NULL}
+
+/* Bytes of workspace that fewstep_solver_error_norm needs. */
+FEWSTEP_API int64_t fewstep_solver_error_norm_workspace_bytes(int64_t B, int64_t N);
+
+/* The scaled error of an adaptive step, per sample; at most 1 where the step may be accepted.
+ *
+ *   out[b] = sqrt(mean_n(((error - minus) / s)^2)),  s = atol + rtol max(|before|, |after|), or the
+ *            maximum of the two terms
+ *
+ * NaN where an element of any input is not finite; 0 for samples without elements.
+ *
+ * Shapes   error, minus, before, after [B, N...] each  out [B]  workspace [W]
+ * Types    error, minus, before, after: each one of f32 f16 bf16; out: f64; workspace: i64;
+ *          arithmetic f64
+ * Layout   dimensions after the first contiguous, batch strided; workspace contiguous
+ * Alias    out and workspace overlap nothing; inputs may overlap each other
+ * Memory   allocates nothing; reads each input once; workspace holds the pieces' sums,
+ *          fewstep_solver_error_norm_workspace_bytes
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across devices, ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR
+ * Source   Hairer, Norsett, Wanner, "Solving Ordinary Differential Equations I", II.4, eq. 4.11;
+ *          the maximum: Jolicoeur-Martineau et al. 2021, "Gotta go fast", arXiv 2105.14080
+ */
+FEWSTEP_API fewstep_status fewstep_solver_error_norm(const fewstep_context* ctx,
+                                                     const fewstep_solver_error_norm_args* args);
+
 #ifdef __cplusplus
 }
 #endif
