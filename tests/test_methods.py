@@ -32,6 +32,11 @@ def test_the_table_is_well_formed() -> None:
     assert len({row[0] for row in ROWS}) == len(ROWS), "two rows have one name"
 
 
+def smooth(x: Any, t: Any, **_: Any) -> Any:
+    """Stand in for a network."""
+    return np.tanh(0.3 * np.asarray(x)) * np.float32(0.5)
+
+
 def scope() -> dict[str, Any]:
     names = {m: getattr(fewstep, m) for m in fewstep.__all__ if not m.startswith("_")}
     return {
@@ -41,7 +46,14 @@ def scope() -> dict[str, Any]:
         "vp": fewstep.schedules.scaled_linear(),
         "ve": fewstep.schedules.karras(0.01, 20.0),
         "flow": fewstep.schedules.flow(3.0),
-        "model": lambda x, t, **_: np.tanh(0.3 * np.asarray(x)) * np.float32(0.5),
+        "model": smooth,
+        "problem": fewstep.search.Problem(
+            smooth,
+            (4, 6),
+            schedule=fewstep.schedules.karras(0.01, 20.0),
+            prediction="x0",
+            teacher_steps=16,
+        ),
         "x": fewstep.noise.normal(range(4), (6,), stream=1),
     }
 
@@ -52,8 +64,7 @@ def check(result: Any) -> None:
         nodes = result.nodes(result.default_steps or 6)
         assert (np.diff(nodes.lam) > 0).all()
     elif isinstance(result, fewstep.solver.Plan):
-        model = scope()["model"]
-        images = fewstep.Sampler(result)(model, (3, 5), seeds=[4, 5, 6])
+        images = fewstep.Sampler(result)(smooth, (3, 5), seeds=[4, 5, 6])
         assert np.isfinite(images).all()
     elif isinstance(result, (tuple, list)):
         for item in result:

@@ -3,7 +3,9 @@
 
 from fewstep import guidance as guidance
 from fewstep import noise as noise
+from fewstep import plans as plans
 from fewstep import schedules as schedules
+from fewstep import search as search
 from fewstep import solver as solver
 from fewstep._core import __version__ as __version__
 from fewstep._runtime import get_num_threads as get_num_threads
@@ -18,7 +20,9 @@ __all__ = [
     "guidance",
     "info",
     "noise",
+    "plans",
     "schedules",
+    "search",
     "set_num_threads",
     "solver",
 ]

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makers of plans and schedules that learn or search: a problem and a start in, a better one out.
+
+Each is a pure function: the same problem, start and seed give the same result, which
+`Plan.to_json` saves. `Problem` holds what they are judged by.
+"""
+
+from __future__ import annotations
+
+from ._evolve import CHOICES as CHOICES
+from ._evolve import autodiffusion as autodiffusion
+from ._evolve import s3 as s3
+from ._nodes import ays as ays
+from ._nodes import best_path as best_path
+from ._nodes import boss as boss
+from ._nodes import gits as gits
+from ._problem import Problem as Problem
+from ._problem import Trajectory as Trajectory
+from ._weights import iia as iia
+
+__all__ = [
+    "CHOICES",
+    "Problem",
+    "Trajectory",
+    "autodiffusion",
+    "ays",
+    "best_path",
+    "boss",
+    "gits",
+    "iia",
+    "s3",
+]

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan makers: exactness where an answer is known, and better digits than their start."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewstep import plans, schedules, search
+from fewstep.solver import Plan
+
+from .cases import digits
+
+TRAIN = 200
+
+
+def gaussian(batch: int = 64, steps: int = 32, spread: float = 1.0, **more: Any) -> search.Problem:
+    """Data N(0, spread^2): x(sigma) is proportional to sqrt(spread^2 + sigma^2)."""
+
+    def model(x: Any, t: Any) -> Any:
+        t = np.asarray(t, np.float64)[:, None]
+        return (np.asarray(x, np.float64) * spread**2 / (spread**2 + t**2)).astype(np.float32)
+
+    more = {"schedule": schedules.exponential(0.02, 20.0), "teacher_steps": steps, **more}
+    return search.Problem(model, (batch, 8), prediction="x0", **more)
+
+
+def report(name: str, start: Plan, found: Plan) -> tuple[float, float]:
+    """Print and return held-out errors of the digits; model calls must be equal."""
+    held_out = digits.judge()
+    assert found.calls == start.calls
+    before, after = held_out.error(start), held_out.error(found)
+    print(f"\n{name}: {start.calls} calls, RMS {before:.4f} -> {after:.4f} ({after / before:.2f}x)")
+    assert Plan.from_json(found.to_json()) == found
+    return before, after
+
+
+def test_the_teacher_is_right() -> None:
+    problem = gaussian()
+    levels = [20.0, 7.0, 0.3, 0.02]
+    states = problem.states(levels)
+    for level, state in zip(levels, states, strict=True):
+        exact = states[0] * np.sqrt((1 + level**2) / 401)
+        assert state == pytest.approx(exact, rel=2e-3)
+    x0 = states[-1] / (1 + 0.02**2)
+    assert problem.reference == pytest.approx(x0, rel=2e-3)
+    assert problem.predict(states[1], 7.0) == pytest.approx(states[1] / 50, rel=1e-6)
+
+
+@pytest.mark.parametrize("grid", ["vp", "flow", "ve", "clamped"])
+def test_runs_tell_what_the_plan_did(grid: str) -> None:
+    schedule, prediction = {
+        "vp": (schedules.scaled_linear(), "v"), "flow": (schedules.flow(3.0), "flow"),
+        "ve": (schedules.karras(), "epsilon"), "clamped": (schedules.karras(), "x0"),
+    }[grid]  # fmt: skip
+    options = {"clip": 0.4} if grid == "clamped" else {}
+    problem = search.Problem(lambda x, t: np.sin(x), (4, 3), schedule=schedule,
+                             prediction=prediction, **options)  # fmt: skip
+    plan = problem.plan("deis", 5)
+    seen = problem.run(plan)
+    for i, w in enumerate(plans.weights_of(plan)):
+        columns = [seen.states[i], *seen.predictions[: i + 1][::-1]]
+        expected = sum(a * c for a, c in zip(w, columns, strict=True))
+        assert seen.states[i + 1] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert problem.sample(plan).tolist() == seen.states[-1].tolist()
+
+
+@pytest.mark.parametrize("discount", [1.0, 1.3, 0.7])
+def test_best_path_is_the_best(discount: float) -> None:
+    cost = np.random.default_rng(0).random((8, 8))
+    for steps in range(1, 8):
+
+        def total(path: Any) -> float:
+            moves = itertools.pairwise(path)
+            return sum(float(cost[i, j]) * discount**k for k, (i, j) in enumerate(moves))
+
+        inner = itertools.combinations(range(1, 7), steps - 1)
+        best = min(((0, *middle, 7) for middle in inner), key=total)
+        assert search.best_path(cost, steps, discount) == list(best)
+
+
+def test_align_your_steps_of_gaussian_data() -> None:
+    """D is a martingale along the noise: E|D_s - D_i|^2 = Var D_s - Var D_i, here 1 / (1 + s^2)."""
+    schedule = schedules.exponential(0.1, 20.0, final_zero=False)
+    problem = gaussian(600, 40, schedule=schedule)
+    levels = problem.levels
+    cost = np.full((len(levels), len(levels)), np.inf)
+    for i, j in itertools.combinations(range(len(levels)), 2):
+        s = np.geomspace(levels[i], levels[j], 2001)
+        f = (1 / (1 + s**2) - 1 / (1 + levels[i] ** 2)) / s**3
+        cost[i, j] = ((f[1:] + f[:-1]) / 2 * (s[:-1] - s[1:])).sum()
+
+    def total(places: Any) -> float:
+        return sum(float(cost[i, j]) for i, j in itertools.pairwise(places))
+
+    for steps in (3, 6, 10):
+        found = search.ays(problem, steps).nodes().sigma
+        ours = [int(np.abs(levels - v).argmin()) for v in found]
+        best = search.best_path(cost, steps)
+        even = np.linspace(0, len(levels) - 1, steps + 1).round().astype(int)
+        assert total(ours) <= 1.02 * total(best)
+        assert total(ours) < 0.95 * total(even)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 6])
+def test_boss_finds_the_least_cost(steps: int) -> None:
+    """On one-dimensional Gaussian data the cost of a step is known."""
+    problem = gaussian(32, 12)
+    found = search.boss(problem, steps).nodes().sigma
+    levels = problem.levels
+    start = problem.states([levels[0]])[0] / np.sqrt(1 + levels[0] ** 2)
+    exact = [s * start for s in np.sqrt(1 + levels**2)]
+
+    def cost(i: int, j: int) -> float:
+        keep = levels[j] / levels[i]
+        step = keep * exact[i] + (1 - keep) * exact[i] / (1 + levels[i] ** 2)
+        target = exact[j]
+        return float(((step - target) ** 2).sum(1).mean())
+
+    inner = itertools.combinations(range(1, len(levels) - 1), steps - 1)
+    best = min(((0, *m, len(levels) - 1) for m in inner),
+               key=lambda path: sum(cost(i, j) for i, j in itertools.pairwise(path)))  # fmt: skip
+    ours = [int(np.abs(levels - v).argmin()) for v in found]
+    total = [sum(cost(i, j) for i, j in itertools.pairwise(p)) for p in (ours, best)]
+    assert total[0] <= 1.05 * total[1]
+
+
+def test_iia_is_exact_where_it_can_be() -> None:
+    """Gaussian data: one weight on the sample carries it exactly to the next node."""
+    problem = gaussian()
+    plan = problem.plan("euler", 4)
+    free = search.iia(problem, plan, consistent=False, ridge=0.0)
+    assert problem.error(free) < 1e-5 * problem.error(plan)
+    kept = search.iia(problem, plan)
+    assert kept.validate() < 1e-9
+    assert problem.error(kept) < 0.05 * problem.error(plan)
+
+
+def test_iia_ridge_goes_back_to_the_start() -> None:
+    problem = gaussian()
+    plan = problem.plan("deis", 4)
+    weights = plans.weights_of(search.iia(problem, plan, ridge=1e9))
+    for a, b in zip(weights, plans.weights_of(plan), strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
+
+
+def test_iia_on_digits() -> None:
+    problem = digits.problem(TRAIN, 1000)
+    start = problem.plan("deis", 5, order=2, schedule=digits.SCHEDULES["kl_optimal"])
+    found = search.iia(problem, start)
+    before, after = report("iia", start, found)
+    assert after < 0.75 * before
+    bar, whose = digits.best_unsearched(5)
+    print(f"best unsearched: {bar:.4f} ({whose}); ratio {after / bar:.2f}")
+    assert after <= 0.7 * bar
+
+
+def test_boss_and_gits_on_digits() -> None:
+    problem = digits.problem(TRAIN, 1000)
+    start = problem.plan("euler", 5)
+    for name, make in (("boss", search.boss), ("gits", search.gits)):
+        found = problem.plan("euler", schedule=make(problem, 5))
+        before, after = report(name, start, found)
+        assert after < 0.85 * before
+
+
+def test_autodiffusion_on_digits() -> None:
+    problem = digits.problem(50, 1000)
+    kl = digits.SCHEDULES["kl_optimal"]
+    found = search.autodiffusion(problem, 5, solver="deis", order=2, start=kl, generations=8)
+    start = problem.plan("deis", 5, order=2, schedule=kl)
+    before, after = report("autodiffusion", start, problem.plan("deis", order=2, schedule=found))
+    assert after < 0.95 * before
+
+
+def test_s3_on_digits() -> None:
+    problem = digits.problem(50, 1000)
+    kl = digits.SCHEDULES["kl_optimal"]
+    found = search.s3(problem, 5, start=kl, generations=15)
+    bar, whose = digits.best_unsearched(5)
+    print(f"\nbest unsearched: {bar:.4f} ({whose})")
+    after = digits.judge().error(found)
+    print(f"s3: {found.name}, RMS {after:.4f}, ratio {after / bar:.2f}")
+    assert after < 0.85 * bar
+    assert Plan.from_json(found.to_json()) == found
+
+
+def test_searches_repeat() -> None:
+    problem = gaussian(8, 16)
+    one = search.s3(problem, 3, generations=2, seed=5)
+    assert search.s3(problem, 3, generations=2, seed=5) == one
+    assert search.iia(problem, one) == search.iia(problem, one)
+    assert search.ays(problem, 3, seed=1) == search.ays(problem, 3, seed=1)
+
+
+def test_s3_is_no_worse_than_its_choices() -> None:
+    problem = gaussian(8, 16)
+    plans_of = [problem.plan(n, 3, **o) for n, o in search.CHOICES]
+    found = search.s3(problem, 3, generations=1, population=12, move_nodes=False)
+    # The start's nodes are the fine levels nearest to the schedule's, here not quite the same.
+    assert problem.error(found) < 1.3 * min(problem.error(p) for p in plans_of)
+
+
+def test_custom_fitness_decides() -> None:
+    problem = gaussian(4, 16)
+    found = search.autodiffusion(problem, 3, fitness=lambda p: float(p.sigmas[1]), generations=40)
+    assert found.nodes().sigma[1] == pytest.approx(problem.levels[-3])
+
+
+def test_other_processes_and_guidance_of_torch_models() -> None:
+    for schedule, prediction in ((schedules.scaled_linear(), "epsilon"),
+                                 (schedules.flow(2.0, sigma_max=0.99), "flow")):  # fmt: skip
+        problem = search.Problem(lambda x, t: np.tanh(x), (8, 4), schedule=schedule,
+                                 prediction=prediction, teacher_steps=24)  # fmt: skip
+        start = problem.plan("euler", 4)
+        found = problem.plan("euler", schedule=search.boss(problem, 4))
+        assert problem.error(search.iia(problem, found)) < problem.error(start)
+
+
+ERRORS = [
+    (lambda p: search.boss(p, 40), "fewstep.search: 'steps' must be 1 to 16, got 40"),
+    (lambda p: search.gits(p, 3, metric="l3"),  # type: ignore[arg-type]
+     "fewstep.search.gits: 'metric' must be l1 or l2, got 'l3'"),
+    (lambda p: search.gits(p, 3, coefficient=0.0),
+     "fewstep.search.gits: 'coefficient' must be above 0, got 0.0"),
+    (lambda p: search.iia(p, p.plan("euler", 3), ridge=-1.0),
+     "fewstep.search.iia: 'ridge' must be at least 0, got -1.0"),
+    (lambda p: search.s3(p, 8), "fewstep.search.s3: 'steps' must be 1 to 7, got 8"),
+    (lambda p: search.s3(p, 3, choices=[]),
+     "fewstep.search.s3: 'choices' must not be empty, got none"),
+    (lambda p: search.autodiffusion(p, 40),
+     "fewstep.search.autodiffusion: 'steps' must be 1 to 16, got 40"),
+    (lambda p: p.states([50.0]), "Problem: 'levels' must lie in [0.0, 20.0], got 50.0"),
+    (lambda p: gaussian(4, 3), "Problem: 'teacher_steps' must be at least 4, got 3"),
+    (lambda p: gaussian(schedule=schedules.vp_sde()),
+     "Problem: 'schedule' must tell the time at any noise level, got vp_sde"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), ERRORS, ids=[m[1][:60] for m in ERRORS])
+def test_errors(make: Any, message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        make(gaussian(4, 16))
+    assert str(error.value) == message
