@@ -192,6 +192,8 @@ SMOOTH = [
     ("hb", 1, {"order": 2, "variant": "nesterov"}),
     ("gradient_estimation", 1, {}),
     ("gradient_estimation", 2, {"gamma": 1.5}),
+    ("accelerated_ddim", 2, {"variant": "evaluate"}),
+    ("accelerated_ddim", 2, {"variant": "reuse"}),
 ]
 # Orders are asymptotic: fewer steps show less of them.
 STEPS = (64, 128, 256)
@@ -243,7 +245,13 @@ def test_order_on_every_process_and_prediction(
 
 @pytest.mark.parametrize(
     ("name", "order"),
-    [("flow_euler", 1), ("flow_heun", 2), ("flow_midpoint", 2), ("rectified_flow", 1)],
+    [
+        ("flow_euler", 1),
+        ("flow_heun", 2),
+        ("flow_midpoint", 2),
+        ("rectified_flow", 1),
+        ("flowturbo", 2),
+    ],
 )
 def test_order_of_flow_solvers(name: str, order: int) -> None:
     options: dict[str, Any] = {}

@@ -44,6 +44,7 @@ struct Solver {
 // Where a single step's stages stand, as fractions of it in lambda.
 constexpr NumberOption kR1Half{"r1", 0.5, 0.01, 1}, kR1Third{"r1", 1.0 / 3, 0.01, 0.98};
 constexpr NumberOption kR2{"r2", 2.0 / 3, 0.02, 1};
+constexpr char kAnyText[] = "*";  // the solver reads its variant itself
 constexpr char kSingleStep[] = "midpoint heun grid_midpoint grid_heun";
 
 constexpr Solver kSolvers[] = {
@@ -92,6 +93,8 @@ constexpr Solver kSolvers[] = {
     {"flow_heun", flow_heun, 2, 2, kNone, 0, "", "", kFlowOnly},
     {"flow_midpoint", flow_midpoint, 2, 2, kNone, 0, "", "", kFlowOnly},
     {"rectified_flow", rectified_flow, 1, 1, kNone, 0, "euler keep_noise", "", kFlowOnly},
+    {"flowturbo", flowturbo, 1, 1, kNone, 0, kAnyText, "", kFlowOnly},
+    {"accelerated_ddim", accelerated_ddim, 1, 1, kNone, 0, "evaluate reuse", ""},
     {"lcm", lcm, 1, 1, kNone, 0, "", "diffusers", kDraws},
 };
 
@@ -229,8 +232,12 @@ Settings solver_settings(const Solver& solver, const Schedule& schedule,
   if (!(s.s_noise >= 0 && std::isfinite(s.s_noise))) {
     fail("s_noise", "be finite and at least 0", number(s.s_noise));
   }
-  s.variant =
-      choice("variant", p.variant, solver.variants, first_word(solver.variants), solver.name);
+  if (std::string_view(solver.variants) == kAnyText) {
+    s.variant = p.variant ? p.variant : "";
+  } else {
+    s.variant =
+        choice("variant", p.variant, solver.variants, first_word(solver.variants), solver.name);
+  }
   s.parity = choice("parity", p.parity, solver.parities, "", solver.name);
   if (solver.function == unipc && s.parity == "diffusers" && p.lower_order_final == -1) {
     s.lower_order_final = true;  // diffusers does it whatever the number of steps

@@ -146,6 +146,8 @@ void explicit_midpoint(Generator* g);
 void flow_midpoint(Generator* g);
 void deis_rk(Generator* g);
 void rectified_flow(Generator* g);
+void flowturbo(Generator* g);
+void accelerated_ddim(Generator* g);
 void unipc(Generator* g);
 
 // Name of the i-th solver; NULL past the end.

@@ -77,7 +77,8 @@ def plan(
         ``deis``, ``lms``, ``ipndm``, ``ipndm_v``, ``pndm``, ``gradient_estimation``, ``hb``,
         ``ghvb``. Several calls a step: ``heun``, ``midpoint``, ``dpm2``, ``dpm_2s``, ``dpm_3s``,
         ``dpmpp_2s``, ``dpmpp_3s``, ``res_2s``, ``res_3s``, ``deis_rk``, ``flow_heun``,
-        ``flow_midpoint``. ``dpm_1s`` and ``dpmpp_1s`` are ``ddim``.
+        ``flow_midpoint``. Both: ``flowturbo``, ``accelerated_ddim``. ``dpm_1s`` and ``dpmpp_1s``
+        are ``ddim``.
     schedule : Schedule
         From `fewstep.schedules`.
     steps : int
@@ -101,7 +102,9 @@ def plan(
         ``"grid_heun"`` (stages at the schedule's own nodes) for the single-step ``dpm`` and
         ``dpmpp``; ``"heun"`` or ``"midpoint"`` for ``deis_rk`` of order 2; ``"prk"`` or ``"plms"``
         (no Runge-Kutta start) for ``pndm``; ``"polyak"`` or ``"nesterov"`` for ``hb``; ``"euler"``
-        or ``"keep_noise"`` for ``rectified_flow``.
+        or ``"keep_noise"`` for ``rectified_flow``; ``"evaluate"`` (two calls) or ``"reuse"`` for
+        ``accelerated_ddim``; for ``flowturbo`` a block a step, such as ``"H1P5R3"``: Heun, pseudo
+        corrector, refiner (whose model returns the change of the velocity in slot 2).
         ``parity``: rows of another library where it differs from the method:
         ``"diffusers"`` for ``dpm_3m``, ``dpmpp_3m``, ``dpm_3s``, ``dpmpp_3s``, ``unipc``, ``ipndm``
         and ``lcm``, ``"k-diffusion"`` for ``dpm_3m`` and ``dpmpp_3m``.

@@ -12,7 +12,7 @@ from fewstep import schedules
 from fewstep.solver import SOLVERS
 
 #: Solvers of alpha = 1 - sigma alone.
-FLOW_ONLY = ("flow_euler", "flow_heun", "flow_midpoint", "rectified_flow")
+FLOW_ONLY = ("flow_euler", "flow_heun", "flow_midpoint", "rectified_flow", "flowturbo")
 
 _SINGLE = [{"variant": v} for v in ("midpoint", "heun", "grid_midpoint", "grid_heun")]
 _ORDERS = [{"order": p} for p in (1, 2, 3, 4)]
@@ -32,6 +32,7 @@ _ODE_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "gradient_estimation": [{}, {"gamma": 1.5}],
     "hb": [{"order": p} for p in (1, 2, 3, 4, 5)] + [{"variant": "nesterov", "beta": 0.5}],
     "ghvb": [{"order": p} for p in (1, 2, 3, 4, 5)] + [{"order": 3, "beta": 1.0}],
+    "accelerated_ddim": [{"variant": "evaluate"}, {"variant": "reuse"}],
     "rectified_flow": [{"variant": "euler"}, {"variant": "keep_noise"}],
 }
 
