@@ -172,6 +172,10 @@ SOLVERS = [
         for variant in ("grid_midpoint", "grid_heun")
         for name in ("dpm_2s", "dpmpp_2s")
     ),
+    ("dpm_12", 2, {}),
+    ("dpm_23", 3, {}),
+    ("dpmpp_12", 2, {}),
+    ("dpmpp_23", 3, {}),
     ("res_2s", 2, {}),
     ("res_2s", 2, {"r1": 0.8}),
     ("res_3s", 3, {}),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases.plan import FLOW_ONLY, every_plan
+from cases.plan import EMBEDDED, FLOW_ONLY, every_plan
 from fewstep import schedules
 from fewstep.solver import SOLVERS, Plan, plan
 from reference import solver as reference
@@ -252,7 +252,8 @@ def test_rows_fit_together(
     read: set[int] = set()
     for row in reversed(made.rows):
         written = {code for code in row.output if 0 < code < 16}
-        assert written <= read, "a slot that nobody reads is written"
+        if name not in EMBEDDED:  # these leave a second solution
+            assert written <= read, "a slot that nobody reads is written"
         read = (read - written) | {code for code in row.input if 0 < code < 16}
     assert not read
 

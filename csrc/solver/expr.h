@@ -81,6 +81,7 @@ struct Output {
   bool blend = false;
   double known = 0;
   Expr known_noise = {};
+  bool lasting = false;  // for the caller: stays though no row reads it
 };
 
 // Writes the outputs into the row's arrays: assigns inputs and noise columns in the order of the

@@ -140,6 +140,8 @@ void ghvb(Generator* g);
 void pndm(Generator* g);
 void dpm_single(Generator* g);
 void dpmpp_single(Generator* g);
+void dpm_embedded(Generator* g);
+void dpmpp_embedded(Generator* g);
 void res_2s(Generator* g);
 void res_3s(Generator* g);
 void explicit_midpoint(Generator* g);

@@ -116,8 +116,9 @@ void Generator::drop_dead_outputs() {
   std::vector<bool> live(FEWSTEP_MAX_SLOTS, false);
   live[0] = true;
   for (auto row = pending_.rbegin(); row != pending_.rend(); ++row) {
-    std::erase_if(row->outputs,
-                  [&](const Output& o) { return !live[static_cast<size_t>(o.operand)]; });
+    std::erase_if(row->outputs, [&](const Output& o) {
+      return !o.lasting && !live[static_cast<size_t>(o.operand)];
+    });
     for (const Output& o : row->outputs) live[static_cast<size_t>(o.operand)] = false;
     for (const Output& o : row->outputs) {
       for (int32_t s = 0; s < FEWSTEP_MAX_SLOTS; ++s) {

@@ -40,6 +40,7 @@ double fraction(Nodes nodes, size_t j) {
 // The slope between the first two stages, weighted by half the integral of the kernel.
 Weights half_slope(const Interpolation& how, Nodes nodes, size_t s) {
   Weights w = through(how, nodes, s, {0});
+  if (s == 0) return w;
   const double r = (nodes[1].lambda - nodes[0].lambda) / (nodes[s + 1].lambda - nodes[0].lambda);
   w.b[1] = w.b[0] * 0.5 / r;
   w.b[0] -= w.b[1];
@@ -83,17 +84,28 @@ Weights three_stages(const Interpolation& how, Nodes nodes, size_t s) {
 }
 
 // One step over nodes[0 .. stages] (the last is its end), of schedule interval `i`. Slot 1 keeps
-// the sample at the start, slots 2.. the stages' m.
+// the sample at the start, slots 2.. the stages' m. With `lower`, the last row also leaves the
+// solution by that rule in the slot after these.
 void add_step(Generator* g, const Interpolation& how, int i, const std::vector<Node>& nodes,
-              const StageRule& rule) {
+              const StageRule& rule, const StageRule& lower = {}) {
   const size_t stages = nodes.size() - 1;
   for (size_t s = 0; s < stages; ++s) {
     const Node &at = nodes[s], &next = nodes[s + 1];
     const Weights w = rule(how, nodes, s);
     const Expr m = g->quantities(at).in(how.frame);
-    Expr state = w.A * Expr::slot(s == 0 ? 0 : 1) + w.b[s] * m;
-    for (size_t j = 0; j < s; ++j) state += w.b[j] * Expr::slot(2 + static_cast<int32_t>(j));
+    const auto apply = [&](const Weights& weights) {
+      Expr sum = weights.A * Expr::slot(s == 0 ? 0 : 1) + weights.b[s] * m;
+      for (size_t j = 0; j < s; ++j) sum += weights.b[j] * Expr::slot(2 + static_cast<int32_t>(j));
+      return sum;
+    };
+    Expr state = apply(w);
     std::vector<Output> others;
+    if (lower && s + 1 == stages) {
+      Output other{FEWSTEP_SLOT + 1 + static_cast<int32_t>(stages), FEWSTEP_ROLE_OTHER,
+                   apply(lower(how, nodes, s))};
+      other.lasting = true;
+      others.push_back(std::move(other));
+    }
     if (s == 0 && stages > 1) {
       others.push_back({FEWSTEP_SLOT + 1, FEWSTEP_ROLE_ANCHOR, Expr::slot(0)});
     }
@@ -110,7 +122,7 @@ bool is_finite(const Node& from, const Node& to) { return from.alpha != 0 && to.
 
 // Stages at fractions of each interval in lambda.
 void with_inner_nodes(Generator* g, const Interpolation& how, std::span<const double> fractions,
-                      const StageRule& rule) {
+                      const StageRule& rule, const StageRule& lower = {}) {
   for (int i = g->first(); i < g->steps(); ++i) {
     const Node &from = g->node(i), &to = g->node(i + 1);
     if (!is_finite(from, to)) {
@@ -123,7 +135,7 @@ void with_inner_nodes(Generator* g, const Interpolation& how, std::span<const do
       nodes.push_back(r == 1 ? to : g->schedule().at_rho(std::exp(-lambda)));
     }
     nodes.push_back(to);
-    add_step(g, how, i, nodes, rule);
+    add_step(g, how, i, nodes, rule, lower);
   }
 }
 
@@ -195,10 +207,25 @@ void dpm_single_step(Generator* g, fewstep_frame frame) {
   with_inner_nodes(g, how, fractions, rule);
 }
 
+// DPM-Solver-12 and -23 (the same, appendix C): pairs that share their stages.
+void embedded(Generator* g, fewstep_frame frame) {
+  const Interpolation how{frame, FEWSTEP_VARIABLE_LAMBDA, 0, nullptr};
+  if (g->settings().order == 2) {
+    const double half[] = {0.5};
+    return with_inner_nodes(g, how, half, half_slope, [](const auto& in, Nodes nodes, size_t s) {
+      return through(in, nodes, s, {0});
+    });
+  }
+  const double thirds[] = {1.0 / 3, 2.0 / 3};
+  with_inner_nodes(g, how, thirds, three_stages, half_slope);
+}
+
 }  // namespace
 
 void dpm_single(Generator* g) { dpm_single_step(g, FEWSTEP_FRAME_EPSILON); }
 void dpmpp_single(Generator* g) { dpm_single_step(g, FEWSTEP_FRAME_X0); }
+void dpm_embedded(Generator* g) { embedded(g, FEWSTEP_FRAME_EPSILON); }
+void dpmpp_embedded(Generator* g) { embedded(g, FEWSTEP_FRAME_X0); }
 
 // Refined exponential solver, two stages (Zhang et al. 2023, arXiv 2308.02157): the order-2 scheme
 // of Hochbruck, Ostermann 2005 (Exponential Runge-Kutta methods for parabolic problems), eq. 5.3.

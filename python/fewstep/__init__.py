@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a generator does between two model calls: fused solver steps, guidance and noise."""
 
+from fewstep import adaptive as adaptive
 from fewstep import guidance as guidance
 from fewstep import noise as noise
 from fewstep import plans as plans
@@ -11,11 +12,14 @@ from fewstep._core import __version__ as __version__
 from fewstep._runtime import get_num_threads as get_num_threads
 from fewstep._runtime import info as info
 from fewstep._runtime import set_num_threads as set_num_threads
+from fewstep.adaptive import AdaptiveSampler as AdaptiveSampler
 from fewstep.sampler import Sampler as Sampler
 
 __all__ = [
+    "AdaptiveSampler",
     "Sampler",
     "__version__",
+    "adaptive",
     "get_num_threads",
     "guidance",
     "info",

@@ -137,7 +137,7 @@ class Sampler:
                 f"got {type(guidance).__name__}"
             )
         if guidance is not None:
-            plans = tuple(_guided(p, guidance) for p in plans)
+            plans = tuple(guided_plan(p, guidance) for p in plans)
         self.plans: tuple[Plan, ...] = plans
         self.guidance = guidance
 
@@ -277,7 +277,7 @@ class _Run:
             output = None
             if course.outputs[turn]:
                 rows, x, arguments = calls[course.outputs[turn]]
-                output = _checked(model(x, self.times[turn, :rows], **arguments), x)
+                output = checked_output(model(x, self.times[turn, :rows], **arguments), x)
             step(
                 course.plan, self.rows[turn], slots, output,
                 seeds=seeds, known=known, mask=mask, model_input=model_input,
@@ -295,7 +295,7 @@ class _Run:
         return path
 
 
-def _guided(plan: Plan, guidance: Guidance) -> Plan:
+def guided_plan(plan: Plan, guidance: Guidance) -> Plan:
     """Return the plan with guidance; rows of the conditional output alone ask for no other."""
     weights = guidance.weights(plan)
     guided = plan.with_guidance(weights)
@@ -315,7 +315,7 @@ def _first(conditions: dict[str, Any], outputs: int, batch: Batch) -> dict[str, 
     return {k: v[:rows] if is_array(v) and v.ndim else v for k, v in conditions.items()}
 
 
-def _checked(output: Any, model_input: Any) -> Any:
+def checked_output(output: Any, model_input: Any) -> Any:
     """Return a model's output if `solver.step` can take it."""
     if not is_array(output):
         raise TypeError(f"Sampler: 'model' must return an array, got {type(output).__name__}")

@@ -77,8 +77,9 @@ def plan(
         ``deis``, ``lms``, ``ipndm``, ``ipndm_v``, ``pndm``, ``gradient_estimation``, ``hb``,
         ``ghvb``. Several calls a step: ``heun``, ``midpoint``, ``dpm2``, ``dpm_2s``, ``dpm_3s``,
         ``dpmpp_2s``, ``dpmpp_3s``, ``res_2s``, ``res_3s``, ``deis_rk``, ``flow_heun``,
-        ``flow_midpoint``. Both: ``flowturbo``, ``accelerated_ddim``. ``dpm_1s`` and ``dpmpp_1s``
-        are ``ddim``.
+        ``flow_midpoint``; in pairs for `fewstep.AdaptiveSampler` ``dpm_12``, ``dpm_23``,
+        ``dpmpp_12``, ``dpmpp_23``. Both: ``flowturbo``, ``accelerated_ddim``. ``dpm_1s`` and
+        ``dpmpp_1s`` are ``ddim``.
     schedule : Schedule
         From `fewstep.schedules`.
     steps : int

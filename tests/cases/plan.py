@@ -14,6 +14,9 @@ from fewstep.solver import SOLVERS
 #: Solvers of alpha = 1 - sigma alone.
 FLOW_ONLY = ("flow_euler", "flow_heun", "flow_midpoint", "rectified_flow", "flowturbo")
 
+#: Pairs of solutions: the last slot holds the lower-order one.
+EMBEDDED = ("dpm_12", "dpm_23", "dpmpp_12", "dpmpp_23")
+
 _SINGLE = [{"variant": v} for v in ("midpoint", "heun", "grid_midpoint", "grid_heun")]
 _ORDERS = [{"order": p} for p in (1, 2, 3, 4)]
 _ODE_OPTIONS: dict[str, list[dict[str, Any]]] = {
