@@ -85,6 +85,8 @@ def test_golden_covers_all_but_a_nan_of_the_rival() -> None:
 def test_plan_validates(
     name: str, schedule: schedules.Schedule, prediction: str, options: dict[str, Any], steps: int
 ) -> None:
+    if steps < 3 and "intervals" in options:
+        pytest.skip("needs a node with noise after the first")
     made = plan(name, steps=steps, schedule=schedule, prediction=prediction, **options)
     assert made.validate() < 1e-10
     assert plan(
@@ -238,7 +240,8 @@ def test_rows_fit_together(
     steps = 9
     made = plan(name, steps=steps, schedule=schedule, prediction=prediction, **options)
     nodes = schedule.nodes(steps)
-    assert made.calls == len(made) == sum(row.evaluates for row in made.rows)
+    assert made.calls == sum(row.evaluates for row in made.rows)
+    assert made.calls == len(made) or name in ("edm_stochastic", "restart")
     assert (made.alphas[0], made.sigmas[0]) == (nodes.alpha[0], nodes.sigma[0])
     last = made.rows[-1]
     assert (last.next_alpha, last.next_sigma) == (nodes.alpha[-1], nodes.sigma[-1])

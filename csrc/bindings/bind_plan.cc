@@ -135,8 +135,12 @@ void read_options(const char* function, const py::kwargs& options, PlanOptions* 
     if (name == "variant") p.variant = (out->variant = value.cast<std::string>()).c_str();
     if (name == "parity") p.parity = (out->parity = value.cast<std::string>()).c_str();
     if (is_own_option(name)) {
-      out->names.push_back(name);
-      out->numbers.push_back({nullptr, value.cast<double>()});
+      // A list is flattened; its entries follow one another under the same name.
+      const Doubles values = value.cast<Doubles>();
+      for (py::ssize_t i = 0; i < values.size(); ++i) {
+        out->names.push_back(name);
+        out->numbers.push_back({nullptr, values.data()[i]});
+      }
     }
   }
   for (size_t i = 0; i < out->names.size(); ++i) out->numbers[i].name = out->names[i].c_str();

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "fewstep/noise.h"
-#include "solver/generate.h"
+#include "solver/stochastic.h"
 
 namespace fewstep::solver {
 namespace {
@@ -40,22 +40,29 @@ void one_node_step(Generator* g, int i) {
 // DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), for every process: noise of variance
 // c^2 with c = eta sigma_t sqrt(1 - e^{-2h}), the rest of sigma_t^2 along the old noise. On VE this
 // is the ancestral step of k-diffusion, at eta = 1 that of DDPM.
+void ancestral_step(Generator* g, int i, double eta) {
+  const Node &from = g->node(i), &to = g->node(i + 1);
+  const Ancestral split = ancestral(from, to, eta);
+  const double A = split.down / from.sigma;
+  Expr state = A * Expr::slot(0) + (to.alpha - A * from.alpha) * g->quantities(from).x0;
+  if (split.up != 0) state += split.up * g->step_noise(i);
+  const double tau = eta == 1 ? 1 : 0;
+  g->add({i, from, from, to, FEWSTEP_FRAME_X0, FEWSTEP_VARIABLE_LAMBDA, 1, tau}, std::move(state));
+}
+
 void first_order(Generator* g, double eta) {
   if (eta == 0) return one_node(g, direct_frame(*g), FEWSTEP_VARIABLE_LAMBDA);
-  for (int i = g->first(); i < g->steps(); ++i) {
-    const Node &from = g->node(i), &to = g->node(i + 1);
-    const double h = to.lambda - from.lambda;
-    const double fresh = -std::expm1(-2 * h);  // share of the variance that eta = 1 redraws
-    // 1 - eta^2 * fresh as a sum of positive terms: no digits are lost when little remains.
-    const double kept = (1 - eta * eta) + eta * eta * std::exp(-2 * h);
-    const double A = to.sigma / from.sigma * std::sqrt(kept);
-    const double c = eta * to.sigma * std::sqrt(fresh);
-    Expr state = A * Expr::slot(0) + (to.alpha - A * from.alpha) * g->quantities(from).x0;
-    if (c != 0) state += c * g->step_noise(i);
-    const double tau = eta == 1 ? 1 : 0;
-    g->add({i, from, from, to, FEWSTEP_FRAME_X0, FEWSTEP_VARIABLE_LAMBDA, 1, tau},
-           std::move(state));
-  }
+  for (int i = g->first(); i < g->steps(); ++i) ancestral_step(g, i, eta);
+}
+
+void sde_step(Generator* g, int i, double tau) {
+  Interpolation how;
+  how.tau = tau;
+  const Node &from = g->node(i), &to = g->node(i + 1);
+  const Weights w = step_weights(how, from, to, {&from, 1});
+  Expr state = w.A * Expr::slot(0) + w.b[0] * g->quantities(from).x0;
+  if (w.c != 0) state += w.c * g->step_noise(i);
+  g->add({i, from, from, to, how.frame, how.variable, 1, tau}, std::move(state));
 }
 
 void euler(Generator* g) { first_order(g, 0); }

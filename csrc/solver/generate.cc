@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "core/status.h"
+#include "solver/stochastic.h"
 
 namespace fewstep::solver {
 namespace {
@@ -20,7 +21,10 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 struct NumberOption {
   const char* name = nullptr;
   double value = 0, low = 0, high = 0;  // the default, and the bounds, both included
+  enum { kNumber, kWhole, kList } kind = kNumber;  // a list's entries are given one by one
 };
+constexpr auto kWhole = NumberOption::kWhole;
+constexpr auto kList = NumberOption::kList;
 
 enum : unsigned {
   kFlowOnly = 1,    // alpha = 1 - sigma
@@ -43,6 +47,7 @@ struct Solver {
 
 // Where a single step's stages stand, as fractions of it in lambda.
 constexpr NumberOption kR1Half{"r1", 0.5, 0.01, 1}, kR1Third{"r1", 1.0 / 3, 0.01, 0.98};
+constexpr NumberOption kR1Inside{"r1", 0.5, 0.01, 0.99};
 constexpr NumberOption kR2{"r2", 2.0 / 3, 0.02, 1};
 constexpr char kAnyText[] = "*";  // the solver reads its variant itself
 constexpr char kSingleStep[] = "midpoint heun grid_midpoint grid_heun";
@@ -100,6 +105,50 @@ constexpr Solver kSolvers[] = {
     {"flowturbo", flowturbo, 1, 1, kNone, 0, kAnyText, "", kFlowOnly},
     {"accelerated_ddim", accelerated_ddim, 1, 1, kNone, 0, "evaluate reuse", ""},
     {"lcm", lcm, 1, 1, kNone, 0, "", "diffusers", kDraws},
+    {"dpm2_ancestral", dpm2_ancestral, 2, 2, 1, 1, "", ""},
+    {"dpmpp_2s_ancestral", dpmpp_2s_ancestral, 2, 2, 1, 1, "", ""},
+    {"dpmpp_sde", dpmpp_sde, 2, 2, 1, 1, "", "", 0, {{kR1Inside}}},
+    {"dpmpp_3m_sde", dpmpp_3m_sde, 3, 3, 1, kInfinity, "", "diffusers k-diffusion"},
+    {"dpm_1m_sde", dpm_sde, 1, 1, 1, kInfinity, "", ""},
+    {"dpm_2m_sde", dpm_sde, 2, 2, 1, kInfinity, "midpoint heun", ""},
+    {"dpm_3m_sde", dpm_sde, 3, 3, 1, kInfinity, "", ""},
+    {"dpmpp_1m_sde", dpmpp_3m_sde, 1, 1, 1, kInfinity, "", ""},
+    {"seeds", seeds, 2, 3, 1, kInfinity, "", "", 0, {{kR1Inside}}},
+    {"sa",
+     sa,
+     3,
+     4,
+     kNone,
+     0,
+     "",
+     "diffusers",
+     kDraws,
+     {{{"corrector_order", 3, 0, 4, kWhole},
+       {"tau", 1, 0, 10, kList},
+       {"tau_tmin", 0, 0, kInfinity},
+       {"tau_tmax", kInfinity, 0, kInfinity}}}},
+    {"er_sde", er_sde, 3, 3, kNone, 0, "sde_5 ode sde sde_1 sde_2 sde_3 sde_4", "",
+     kDraws | kKeepsOrder | kAnyOrder},
+    {"edm_stochastic",
+     edm_stochastic,
+     2,
+     2,
+     kNone,
+     0,
+     "heun euler",
+     "",
+     kDraws,
+     {{{"s_churn", 40, 0, kInfinity},
+       {"s_tmin", 0, 0, kInfinity},
+       {"s_tmax", kInfinity, 0, kInfinity}}}},
+    {"restart", restart, 2, 2, kNone, 0, "heun euler", "", kDraws,
+     {{{"intervals", kNone, 0, kInfinity, kList}}}},
+    {"tcd", tcd, 1, 1, kNone, 0, "", "", kDraws, {{{"gamma", 0.3, 0, 1}}}},
+    {"ctm", ctm, 1, 1, kNone, 0, "", "", kDraws,
+     {{{"gamma", 0, 0, 1}, {"sigma_min", 0, 0, kInfinity}}}},
+    {"consistency", consistency, 1, 1, kNone, 0, "", "", kDraws,
+     {{{"sigma_min", 0.002, 0, kInfinity}}}},
+    {"dmd", lcm, 1, 1, kNone, 0, "", "", kDraws},
 };
 
 [[noreturn]] void fail(const char* field, const std::string& must, const std::string& got) {
@@ -177,11 +226,12 @@ Settings common_settings(const Schedule& schedule, const fewstep_plan_params& p)
 // The numeric options of this solver, each with its default.
 void read_numbers(const Solver& solver, const fewstep_plan_params& p, Settings* s) {
   for (const NumberOption& option : solver.numbers) {
-    if (option.name) s->numbers.emplace_back(option.name, option.value);
+    if (option.name && !std::isnan(option.value)) s->numbers.emplace_back(option.name, option.value);
   }
   if (p.n_numbers < 0 || (p.n_numbers > 0 && !p.numbers)) {
     fail("n_numbers", "be the length of 'numbers'", std::to_string(p.n_numbers));
   }
+  std::vector<std::pair<std::string, double>> given;
   for (int32_t i = 0; i < p.n_numbers; ++i) {
     const char* name = p.numbers[i].name ? p.numbers[i].name : "";
     const double value = p.numbers[i].value;
@@ -197,8 +247,15 @@ void read_numbers(const Solver& solver, const fewstep_plan_params& p, Settings* 
                   solver.name),
            number(value));
     }
-    s->numbers[static_cast<size_t>(option - solver.numbers.begin())].second = value;
+    if (option->kind == NumberOption::kWhole && value != std::floor(value)) {
+      fail(name, format("be a whole number for %s", solver.name), number(value));
+    }
+    given.emplace_back(name, value);
   }
+  for (const auto& [name, value] : given) {
+    std::erase_if(s->numbers, [&](const auto& entry) { return entry.first == name; });
+  }
+  s->numbers.insert(s->numbers.end(), given.begin(), given.end());
 }
 
 Settings solver_settings(const Solver& solver, const Schedule& schedule,
@@ -248,6 +305,7 @@ Settings solver_settings(const Solver& solver, const Schedule& schedule,
   }
   if ((solver.flags & kKeepsOrder) && p.lower_order_final == -1) s.lower_order_final = false;
   read_numbers(solver, p, &s);
+  if (solver.function == consistency) s.boundary = s.number("sigma_min");
   return s;
 }
 

@@ -22,8 +22,18 @@ struct Settings {
   bool lower_order_final = false;
   int start = 0;
   double eta = 0, clip = 0, sigma_data = 0.5, s_noise = 1;
+  double boundary = 0;  // sigma where the network is the identity (consistency models)
   std::string variant, parity;
   std::vector<std::pair<std::string, double>> numbers;  // the solver's own, by name
+
+  // All entries of an option that is a list.
+  std::vector<double> list(std::string_view name) const {
+    std::vector<double> values;
+    for (const auto& [key, value] : numbers) {
+      if (key == name) values.push_back(value);
+    }
+    return values;
+  }
 
   double number(std::string_view name, double otherwise = 0) const {
     for (const auto& [key, value] : numbers) {
@@ -50,6 +60,7 @@ struct Place {
   fewstep_variable variable = FEWSTEP_VARIABLE_LAMBDA;
   int order = 1;  // polynomials m of lower degree are integrated exactly
   double tau = 0;
+  bool evaluates = true;  // false: the row consumes no model output
 };
 
 // Collects the rows of a solver; finish() adds what all solvers share.
@@ -69,7 +80,8 @@ class Generator {
   int order_at(int step) const;
 
   Quantities quantities(const Node& at) const;
-  Expr step_noise(int step) const;
+  // The step's noise; a step that needs several numbers them.
+  Expr step_noise(int step, uint32_t draw = 0) const;
 
   // Slot 0 becomes `state`. Outputs to other slots follow.
   void add(const Place& place, Expr state, std::vector<Output> others = {});
@@ -108,12 +120,22 @@ using Adjust = std::function<void(const Node& from, const Node& to, std::span<co
 // Adams-Bashforth in a frame: `order` newest values of m, older ones kept in a ring of slots.
 void multistep(Generator* g, Interpolation how, const Adjust& adjust = {});
 
+// Rules that change the weights of two and of three nodes; see multistep.cc.
+void midpoint(const Node& from, const Node& to, std::span<const Node> nodes, Weights* w);
+void halve_second_difference(const Interpolation& how, const Node& from, const Node& to,
+                             std::span<const Node> nodes, Weights* w);
+
 // Explicit Runge-Kutta over each interval in the frame's mu: a [stages, stages], b [stages].
 void runge_kutta(Generator* g, fewstep_frame frame, std::span<const double> a,
                  std::span<const double> b, int order);
 
 // The one-node step of interval i, in the x0 frame.
 void one_node_step(Generator* g, int i);
+
+// One interval of it between any two nodes.
+void runge_kutta_step(Generator* g, fewstep_frame frame, std::span<const double> a,
+                      std::span<const double> b, int order, int i, const Node& from,
+                      const Node& to);
 
 // The one-node step, with the noise of DDIM's eta.
 void first_order(Generator* g, double eta);

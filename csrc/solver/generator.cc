@@ -60,10 +60,11 @@ Conversion conversion(const Settings& settings, int32_t process, const Node& at)
       c.q = -sigma / (alpha + sigma);
       break;
     default: {
-      // EDM, table 1, in rho = sigma / alpha: c_skip / alpha and c_out.
-      const double data = settings.sigma_data, d = c.scale * c.scale;
-      c.p = alpha * data * data * d;
-      c.q = sigma * data * c.scale;
+      // EDM, table 1, in rho = sigma / alpha: c_skip / alpha and c_out. A consistency model's are
+      // the identity at the boundary (Song et al. 2023, appendix C).
+      const double data = settings.sigma_data, above = sigma - alpha * settings.boundary;
+      c.p = alpha * data * data / (above * above + alpha * alpha * data * data);
+      c.q = above * data * c.scale;
     }
   }
   return c;
@@ -101,8 +102,10 @@ int Generator::order_at(int step) const {
   return order;
 }
 
-Expr Generator::step_noise(int step) const {
-  return settings_.s_noise * Expr::noise({FEWSTEP_STREAM_STEP, static_cast<uint32_t>(step)});
+Expr Generator::step_noise(int step, uint32_t draw) const {
+  constexpr uint32_t kDraw = 1u << 24;  // schedules have fewer steps
+  const uint32_t number = static_cast<uint32_t>(step) + draw * kDraw;
+  return settings_.s_noise * Expr::noise({FEWSTEP_STREAM_STEP, number});
 }
 
 void Generator::add(const Place& place, Expr state, std::vector<Output> others) {
@@ -169,16 +172,18 @@ fewstep_plan_row Generator::row(const Pending& pending, bool last, bool stochast
   }
 
   fewstep_plan_row row{};
-  row.n_guidance = 1;
-  row.gamma[0] = 1;
-  row.evaluates = 1;
+  if (place.evaluates) {
+    row.n_guidance = 1;
+    row.gamma[0] = 1;
+    row.evaluates = 1;
+    row.p = c.p;
+    row.q = c.q;
+  }
   row.step = place.step;
   row.frame = place.frame;
   row.variable = place.variable;
   row.order = place.order;
   row.process = schedule_.process();
-  row.p = c.p;
-  row.q = c.q;
   row.clip = settings_.clip;
   row.t = place.at.t;
   row.alpha = place.at.alpha;

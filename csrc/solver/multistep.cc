@@ -4,7 +4,6 @@
 #include "solver/generate.h"
 
 namespace fewstep::solver {
-namespace {
 
 // Second-order DPM-Solver++ with the midpoint rule (Lu et al. 2022, arXiv 2211.01095, algorithm 2):
 // the slope is weighted by half the integral of the kernel instead of its first moment. Second
@@ -34,6 +33,8 @@ void halve_second_difference(const Interpolation& how, const Node& from, const N
   w->b[2] -= half / (h1 * (h0 + h1));
   w->order = 2;
 }
+
+namespace {
 
 // A one-node step is the same in every frame. Where the noise frame has none (no signal) or would
 // leave x0 as a difference (no noise), the x0 frame says it.

@@ -41,7 +41,7 @@ double unit(fewstep_frame frame, const Node& node) {
 class Step {
  public:
   Step(Generator* g, fewstep_frame frame, std::span<const double> a, std::span<const double> b,
-       int order, int i)
+       int order, int i, const Node& from, const Node& to)
       : g_(g),
         frame_(frame),
         a_(a),
@@ -49,8 +49,8 @@ class Step {
         stages_(static_cast<int>(b.size())),
         order_(order),
         i_(i),
-        from_(g->node(i)),
-        to_(g->node(i + 1)) {
+        from_(from),
+        to_(to) {
     const Interpolation how{frame, own_variable(frame), 0, nullptr};
     mu_from_ = variable_at(how, from_);
     width_ = variable_at(how, to_) - mu_from_;
@@ -114,17 +114,23 @@ class Step {
 
 }  // namespace
 
+void runge_kutta_step(Generator* g, fewstep_frame frame, std::span<const double> a,
+                      std::span<const double> b, int order, int i, const Node& from,
+                      const Node& to) {
+  // No model can be called at sigma = 0, where every tableau ends with x0 itself; and the noise
+  // frame has no place for a node without signal.
+  if (to.sigma == 0 || (frame == FEWSTEP_FRAME_EPSILON && from.alpha == 0)) {
+    const Weights w = step_weights({}, from, to, {&from, 1});
+    g->add({i, from, from, to}, w.A * Expr::slot(0) + w.b[0] * g->quantities(from).x0);
+    return;
+  }
+  Step(g, frame, a, b, order, i, from, to).add();
+}
+
 void runge_kutta(Generator* g, fewstep_frame frame, std::span<const double> a,
                  std::span<const double> b, int order) {
   for (int i = g->first(); i < g->steps(); ++i) {
-    // No model can be called at sigma = 0, where every tableau ends with x0 itself; and the noise
-    // frame has no place for a node without signal.
-    const bool no_signal = frame == FEWSTEP_FRAME_EPSILON && g->node(i).alpha == 0;
-    if (no_signal || g->node(i + 1).sigma == 0) {
-      one_node_step(g, i);
-      continue;
-    }
-    Step(g, frame, a, b, order, i).add();
+    runge_kutta_step(g, frame, a, b, order, i, g->node(i), g->node(i + 1));
   }
 }
 

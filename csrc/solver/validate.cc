@@ -6,6 +6,8 @@
 #include <cmath>
 #include <functional>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "core/status.h"
 #include "solver/plan.h"
@@ -38,6 +40,33 @@ struct Problem {
   std::function<double(Position)> x, m;
   double x0 = 0;  // of the known image
 };
+
+// A number with the fresh normals it holds, as what has been added since the interval's start.
+struct Value {
+  double mean = 0;
+  std::vector<std::pair<uint64_t, double>> noise;
+
+  void add(double factor, const Value& other) {
+    if (factor == 0) return;
+    mean += factor * other.mean;
+    for (const auto& [key, of_other] : other.noise) add_noise(key, factor * of_other);
+  }
+  void add_noise(uint64_t key, double factor) {
+    for (auto& [mine, value] : noise) {
+      if (mine == key) {
+        value += factor;
+        return;
+      }
+    }
+    noise.emplace_back(key, factor);
+  }
+  double variance() const {
+    double sum = 0;
+    for (const auto& [key, factor] : noise) sum += factor * factor;
+    return sum;
+  }
+};
+using Values = std::array<Value, FEWSTEP_MAX_SLOTS>;
 
 double variable(int32_t kind, Position at) {
   switch (kind) {
@@ -108,10 +137,18 @@ double m_of(int32_t frame, double x0, double noise) {
   return frame == FEWSTEP_FRAME_X0 ? x0 : frame == FEWSTEP_FRAME_EPSILON ? noise : noise - x0;
 }
 
-double x0_of(int32_t frame, double m, double x, Position at) {
-  return frame == FEWSTEP_FRAME_X0        ? m
-         : frame == FEWSTEP_FRAME_EPSILON ? (x - at.sigma * m) / at.alpha
-                                          : x - at.sigma * m;
+Value x0_of(int32_t frame, double m, const Value& x, Position at) {
+  if (frame == FEWSTEP_FRAME_X0) return {m, {}};
+  const double scale = frame == FEWSTEP_FRAME_EPSILON ? 1 / at.alpha : 1;
+  Value x0{-scale * at.sigma * m, {}};
+  x0.add(scale, x);
+  return x0;
+}
+
+// The noise frame takes old noise as the model's constant: with fresh noise beside it, the variance
+// is that of the marginals for small steps only.
+bool drifts_in_variance(const fewstep_plan_row& row) {
+  return row.frame == FEWSTEP_FRAME_EPSILON && row.tau > 0;
 }
 
 class Validator {
@@ -218,6 +255,7 @@ class Validator {
   void check_problems(size_t i) {
     const fewstep_plan_row& row = rows_[i];
     for (const bool noise : {false, true}) {
+      if (noise && drifts_in_variance(row)) continue;
       Problem p;
       const double c0 = noise ? 0 : 1, c1 = noise ? 1 : 0;
       p.x = [=](Position at) { return c0 * at.alpha + c1 * at.sigma; };
@@ -228,7 +266,8 @@ class Validator {
     }
     // The time of a discrete-time model is not in the rows, so its polynomials cannot be tested.
     if (row.variable == FEWSTEP_VARIABLE_TIME) return;
-    for (int degree = 1; degree < row.order; ++degree) {
+    const int lowest = drifts_in_variance(row) ? 0 : 1;
+    for (int degree = lowest; degree < row.order; ++degree) {
       const double origin = variable(row.variable, from_position(row));
       const double width = variable(row.variable, next_position(row)) - origin;
       if (!std::isfinite(origin) || !std::isfinite(width)) {
@@ -246,44 +285,49 @@ class Validator {
   }
 
   void solve(size_t i, const Problem& p, const std::string& condition, bool variance) {
-    std::array<double, FEWSTEP_MAX_SLOTS> slots{};
+    Values slots{};
     for (size_t s = 0; s < slots.size(); ++s) {
       const auto& content = at_interval_[s];
       if (!content) continue;
-      slots[s] = content->role == FEWSTEP_ROLE_HISTORY ? p.m(content->at) : p.x(content->at);
+      slots[s].mean = content->role == FEWSTEP_ROLE_HISTORY ? p.m(content->at) : p.x(content->at);
     }
     for (size_t n = interval_; n <= i; ++n) {
-      const auto after = apply(rows_[n], p, slots, [&](int r, double value, double terms) {
+      slots = apply(rows_[n], p, slots, [&](int r, const Value& value, double terms) {
         if (n == i) judge_output(i, r, value, terms, p, condition, variance);
       });
-      slots = after;
     }
   }
 
   template <class Report>
-  static std::array<double, FEWSTEP_MAX_SLOTS> apply(
-      const fewstep_plan_row& row, const Problem& p,
-      const std::array<double, FEWSTEP_MAX_SLOTS>& slots, Report&& report) {
-    double x0 = p.x0, g = 0, model = 0;
+  static Values apply(const fewstep_plan_row& row, const Problem& p, const Values& slots,
+                      Report&& report) {
+    Value x0{p.x0, {}}, g, model;
     if (row.evaluates) {
       x0 = x0_of(row.frame, p.m(call_position(row)), slots[0], call_position(row));
-      g = (x0 - row.p * slots[0]) / row.q;
+      g.add(1 / row.q, x0);
+      g.add(-row.p / row.q, slots[0]);
       double sum = 0;
       for (int j = 0; j < row.n_guidance; ++j) sum += row.gamma[j];
-      model = g / sum;
+      model.add(1 / sum, g);
     }
-    auto after = slots;
+    const Value known{p.x0, {}};
+    Values after = slots;
     for (int r = 0; r < row.n_outputs; ++r) {
-      double value = 0, terms = 0;
+      Value value;
+      double terms = 0;
       for (int k = 0; k < row.n_inputs; ++k) {
         const int32_t code = row.input[k];
-        const double in = code < FEWSTEP_MAX_SLOTS    ? slots[static_cast<size_t>(code)]
+        const Value& in = code < FEWSTEP_MAX_SLOTS    ? slots[static_cast<size_t>(code)]
                           : code == FEWSTEP_GUIDED    ? g
                           : code == FEWSTEP_CONVERTED ? x0
-                          : code == FEWSTEP_KNOWN     ? p.x0
+                          : code == FEWSTEP_KNOWN     ? known
                                                       : model;
-        value += row.a[r][k] * in;
-        terms += std::abs(row.a[r][k] * in);
+        value.add(row.a[r][k], in);
+        terms += std::abs(row.a[r][k] * in.mean);
+      }
+      for (int z = 0; z < row.n_noises; ++z) {
+        const uint64_t key = uint64_t{row.noise_stream[z]} << 32 | row.noise_step[z];
+        if (row.noise[r][z] != 0) value.add_noise(key, row.noise[r][z]);
       }
       report(r, value, terms);
       if (row.output[r] < FEWSTEP_MAX_SLOTS) after[static_cast<size_t>(row.output[r])] = value;
@@ -291,7 +335,7 @@ class Validator {
     return after;
   }
 
-  void judge_output(size_t i, int r, double value, double terms, const Problem& p,
+  void judge_output(size_t i, int r, const Value& value, double terms, const Problem& p,
                     const std::string& condition, bool variance) {
     const fewstep_plan_row& row = rows_[i];
     double want = 0;
@@ -313,14 +357,18 @@ class Validator {
     const double floor =
         row.role[r] == FEWSTEP_ROLE_HISTORY ? 1 : 1e-3 * std::hypot(row.next_alpha, row.next_sigma);
     const double size = std::max({std::abs(want), 1e-3 * terms, floor});
-    double fresh = 0;
-    for (int z = 0; z < row.n_noises; ++z) fresh += row.noise[r][z] * row.noise[r][z];
+    const double fresh = value.variance();
     if (variance && fresh > 0) {
       judge(i, r, "keep the variance next_sigma^2",
-            std::abs(value * value + fresh - want * want) / (want * want));
-      judge(i, r, "not turn the old noise around", std::max(0.0, -value) / want);
+            std::abs(value.mean * value.mean + fresh - want * want) / (want * want));
+      judge(i, r, "not turn the old noise around", std::max(0.0, -value.mean) / want);
     } else {
-      judge(i, r, condition, std::abs(value - want) / size);
+      judge(i, r, condition, std::abs(value.mean - want) / size);
+    }
+    if (drifts_in_variance(row) && row.role[r] == FEWSTEP_ROLE_STATE && row.next_sigma > 0) {
+      const double rho = row.from_sigma / row.from_alpha / (row.next_sigma / row.next_alpha);
+      const double drawn = row.next_sigma * row.tau * std::sqrt((rho - 1) * (rho + 1));
+      judge(i, r, "draw the noise of the reverse SDE", std::abs(std::sqrt(fresh) - drawn) / drawn);
     }
   }
 

@@ -38,27 +38,6 @@ Rule gauss_legendre() {
   return rule;
 }
 
-// Integral of f over [a, b] in panels no longer than max_panel.
-double integrate(double a, double b, double max_panel, const std::function<double(double)>& f) {
-  static const Rule rule = gauss_legendre();
-  const int panels = std::max(1, static_cast<int>(std::ceil(std::abs(b - a) / max_panel)));
-  const double half = (b - a) / panels / 2;
-  double sum = 0;
-  for (int panel = 0; panel < panels; ++panel) {
-    const double middle = a + (2 * panel + 1) * half;
-    for (size_t i = 0; i < kPoints; ++i) sum += rule.w[i] * f(middle + half * rule.x[i]);
-  }
-  return sum * half;
-}
-
-double lagrange(std::span<const double> nodes, size_t j, double v) {
-  double product = 1;
-  for (size_t k = 0; k < nodes.size(); ++k) {
-    if (k != j) product *= (v - nodes[k]) / (nodes[j] - nodes[k]);
-  }
-  return product;
-}
-
 double flow_sigma(double lambda) { return 1 / (1 + std::exp(lambda)); }
 
 double variable_at_lambda(const Interpolation& how, double lambda) {
@@ -154,6 +133,26 @@ std::vector<double> cuts(const Interpolation& how, double from, double to) {
 }
 
 }  // namespace
+
+double integrate(double a, double b, double max_panel, const std::function<double(double)>& f) {
+  static const Rule rule = gauss_legendre();
+  const int panels = std::max(1, static_cast<int>(std::ceil(std::abs(b - a) / max_panel)));
+  const double half = (b - a) / panels / 2;
+  double sum = 0;
+  for (int panel = 0; panel < panels; ++panel) {
+    const double middle = a + (2 * panel + 1) * half;
+    for (size_t i = 0; i < kPoints; ++i) sum += rule.w[i] * f(middle + half * rule.x[i]);
+  }
+  return sum * half;
+}
+
+double lagrange(std::span<const double> nodes, size_t j, double v) {
+  double product = 1;
+  for (size_t k = 0; k < nodes.size(); ++k) {
+    if (k != j) product *= (v - nodes[k]) / (nodes[j] - nodes[k]);
+  }
+  return product;
+}
 
 double variable_at(const Interpolation& how, const Node& node) {
   switch (how.variable) {

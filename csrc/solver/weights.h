@@ -42,4 +42,10 @@ Weights step_weights(const Interpolation& how, const Node& from, const Node& to,
 double kernel_integral(const Interpolation& how, const Node& from, const Node& to,
                        const std::function<double(double lambda)>& f);
 
+// Integral of f over [a, b] by 16-point Gauss-Legendre in panels no longer than max_panel.
+double integrate(double a, double b, double max_panel, const std::function<double(double)>& f);
+
+// The j-th Lagrange polynomial through the nodes, at v.
+double lagrange(std::span<const double> nodes, size_t j, double v);
+
 }  // namespace fewstep::solver

@@ -39,15 +39,24 @@ SOLVERS: tuple[str, ...] = tuple(_core.solver_names())
 _OPTIONS = (
     "beta",
     "clip",
+    "corrector_order",
     "eta",
     "gamma",
+    "intervals",
     "lower_order_final",
     "parity",
     "r1",
     "r2",
+    "s_churn",
     "s_noise",
+    "s_tmax",
+    "s_tmin",
     "sigma_data",
+    "sigma_min",
     "start",
+    "tau",
+    "tau_tmax",
+    "tau_tmin",
     "variant",
 )
 
@@ -158,6 +167,9 @@ def plan(
             "fewstep.solver.plan: 'schedule' must be a Schedule from fewstep.schedules, "
             f"got {type(schedule).__name__}"
         )
+    if callable(options.get("tau")):
+        times = schedule.nodes(steps).t[:-1]
+        options["tau"] = [float(options["tau"](float(t))) for t in times]
     return Plan._create(
         name, schedule._create(steps), prediction=prediction, order=order, **options
     )

@@ -38,6 +38,29 @@ _ODE_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "accelerated_ddim": [{"variant": "evaluate"}, {"variant": "reuse"}],
     "rectified_flow": [{"variant": "euler"}, {"variant": "keep_noise"}],
 }
+_SDE_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "dpm2_ancestral": [{}, {"eta": 0.4}],
+    "dpmpp_2s_ancestral": [{}, {"eta": 0.4}],
+    "dpmpp_sde": [{}, {"eta": 0.6, "r1": 0.7}],
+    "dpmpp_3m_sde": [{"eta": 0.5}, {"parity": "diffusers"}, {"parity": "k-diffusion"}],
+    "dpm_2m_sde": [{"variant": v} for v in ("midpoint", "heun")],
+    "seeds": [{"order": 2}, {"order": 2, "r1": 0.3, "eta": 0.5}, {"order": 3}],
+    "sa": [
+        *({"order": p, "corrector_order": c} for p in (1, 2, 3, 4) for c in (0, 1, 2, 3, 4)),
+        {"tau": 0.6, "tau_tmin": 0.05, "tau_tmax": 1.0},
+        {"tau": 0.0},
+        {"order": 2, "corrector_order": 2, "parity": "diffusers"},
+    ],
+    "er_sde": [
+        *({"order": p} for p in (1, 2, 3)),
+        *({"variant": v} for v in ("ode", "sde", "sde_1", "sde_2", "sde_3", "sde_4")),
+    ],
+    "edm_stochastic": [{}, {"variant": "euler", "s_tmin": 0.05, "s_tmax": 50.0}],
+    "restart": [{"intervals": [(3, 2, 0.1, 60.0), (2, 1, 0.6, 70.0)]}],
+    "tcd": [{"gamma": 0.0}, {}, {"gamma": 1.0}],
+    "ctm": [{}, {"gamma": 0.5, "sigma_min": 0.02}, {"gamma": 1.0}],
+    "consistency": [{}, {"sigma_min": 0.0}],
+}
 
 
 def every_plan() -> list[Any]:
@@ -57,6 +80,7 @@ def every_plan() -> list[Any]:
         "unipc": [{"order": p, "variant": b} for p in (1, 2, 3, 4, 5) for b in ("bh1", "bh2")],
         "deis": [{"order": p, "variant": v} for p in (2, 3, 4) for v in ("lambda", "rho", "time")],
         **_ODE_OPTIONS,
+        **_SDE_OPTIONS,
     }
     params = []
     for name in SOLVERS:
