@@ -30,8 +30,8 @@ Node earlier(const Generator& g, const Node& node, double gamma) {
   if (!clock.empty()) {
     constexpr double kRounding = 1e-4;
     const double t = std::max(0.0, std::floor((1 - gamma) * node.t + kRounding));
-    const double lambda = std::max(clock.lambda(t), node.lambda);
-    return g.schedule().at_rho(std::exp(-lambda));
+    if (t >= node.t - kRounding) return node;
+    return g.schedule().at_rho(std::exp(-clock.lambda(t)));
   }
   if (g.schedule().process() == FEWSTEP_PROCESS_FLOW) {
     const double sigma = (1 - gamma) * node.sigma;
@@ -61,6 +61,17 @@ void ctm(Generator* g) {
     }
     const double keep = std::sqrt((1 - gamma) * (1 + gamma));
     jump(g, i, g->schedule().at_rho(keep * (to.rho() - low) + low));
+  }
+}
+
+// Euler ancestral for rectified flows (ComfyUI): to sigma_down = sigma_t (1 + eta (sigma_t / sigma_s
+// - 1)), then diffuse up to sigma_t.
+void euler_ancestral_rf(Generator* g) {
+  const double eta = g->settings().eta;
+  for (int i = g->first(); i < g->steps(); ++i) {
+    const Node &from = g->node(i), &to = g->node(i + 1);
+    const double down = to.sigma * (1 + eta * (to.sigma / from.sigma - 1));
+    jump(g, i, to.sigma == 0 ? to : g->schedule().at_rho(down / (1 - down)));
   }
 }
 

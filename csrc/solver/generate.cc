@@ -105,6 +105,7 @@ constexpr Solver kSolvers[] = {
     {"flowturbo", flowturbo, 1, 1, kNone, 0, kAnyText, "", kFlowOnly},
     {"accelerated_ddim", accelerated_ddim, 1, 1, kNone, 0, "evaluate reuse", ""},
     {"lcm", lcm, 1, 1, kNone, 0, "", "diffusers", kDraws},
+    {"euler_ancestral_rf", euler_ancestral_rf, 1, 1, 1, 1, "", "", kFlowOnly},
     {"dpm2_ancestral", dpm2_ancestral, 2, 2, 1, 1, "", ""},
     {"dpmpp_2s_ancestral", dpmpp_2s_ancestral, 2, 2, 1, 1, "", ""},
     {"dpmpp_sde", dpmpp_sde, 2, 2, 1, 1, "", "", 0, {{kR1Inside}}},

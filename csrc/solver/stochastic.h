@@ -48,6 +48,7 @@ void dpmpp_3m_sde(Generator* g);
 void er_sde(Generator* g);
 void edm_stochastic(Generator* g);
 void restart(Generator* g);
+void euler_ancestral_rf(Generator* g);
 void tcd(Generator* g);
 void ctm(Generator* g);
 void consistency(Generator* g);

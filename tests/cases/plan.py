@@ -63,6 +63,9 @@ _SDE_OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+FLOW_ONLY = ("flow_euler", "flow_heun", "euler_ancestral_rf")
+
+
 def every_plan() -> list[Any]:
     """One plan per solver, order, variant and process, for tests of all rows."""
     grids = {

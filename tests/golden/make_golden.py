@@ -38,15 +38,39 @@ def one_hot(i: int, size: int) -> torch.Tensor:
     return vector
 
 
-def run(scheduler: Any) -> list[list[float]]:
+def brownian(draw: Any) -> Any:
+    """Return increments of one path between sigmas, for steps of a stage and a whole."""
+    last: list[Any] = []
+
+    def sample(sigma_from: torch.Tensor, sigma_to: torch.Tensor) -> torch.Tensor:
+        if last and last[0] == float(sigma_from):
+            # The whole step holds the stage's increment.
+            _, middle, noise = last
+            share = (float(sigma_from) - middle) / (float(sigma_from) - float(sigma_to))
+            last.clear()
+            return share**0.5 * noise + (1 - share) ** 0.5 * draw(None)
+        last[:] = [float(sigma_from), float(sigma_to), draw(None)]
+        return last[2]
+
+    return sample
+
+
+def run(scheduler: Any, **options: Any) -> list[list[float]]:
     """Return the coefficients of the sample after each call."""
-    calls = len(scheduler.timesteps)
+    options["return_dict"] = False
+    # SCM lists the time after its last call too.
+    calls = len(scheduler.timesteps) - isinstance(scheduler, diffusers.SCMScheduler)
     size = 1 + 2 * calls
     module = sys.modules[type(scheduler).__module__]
     drawn = 0
 
     def draw(shape: Any, dtype: Any = None, **_: Any) -> torch.Tensor:
-        return one_hot(1 + calls + drawn, size).to(dtype or torch.float32)
+        nonlocal drawn
+        drawn += 1
+        return one_hot(calls + drawn, size).to(dtype or torch.float32)
+
+    if isinstance(scheduler, diffusers.DPMSolverSDEScheduler):
+        scheduler.noise_sampler = brownian(draw)
 
     original = getattr(module, "randn_tensor", None)
     if original is not None:
@@ -54,11 +78,10 @@ def run(scheduler: Any) -> list[list[float]]:
     scheduler.set_begin_index(0) if hasattr(scheduler, "set_begin_index") else None
     sample, states = one_hot(0, size), []
     try:
-        for i, t in enumerate(scheduler.timesteps):
-            drawn = i
+        for i, t in enumerate(scheduler.timesteps[:calls]):
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(sample, t)
-            sample = scheduler.step(one_hot(1 + i, size), t, sample, return_dict=False)[0]
+            sample = scheduler.step(one_hot(1 + i, size), t, sample, **options)[0]
             states.append([float(f"{v:.9g}") for v in sample.flatten().double().tolist()])
     finally:
         if original is not None:
@@ -90,22 +113,27 @@ def case(
     scheduler: Any,
     solver: str,
     process: str,
-    steps: int,
-    sigmas: str | None = "sigmas",
+    steps: int | None,
+    sigmas: str | list[float] | None = "sigmas",
     prediction: str = "epsilon",
+    step: dict[str, Any] | None = None,
+    tolerance: float = 2e-6,
     **options: Any,
 ) -> dict[str, Any]:
     """Run one scheduler and describe the plan that must equal it."""
-    scheduler.set_timesteps(steps)
+    if steps is not None:
+        scheduler.set_timesteps(steps)
     if solver == "pndm":  # its own list holds every node once, from data to noise
         nodes = ratios(scheduler, scheduler._timesteps[::-1])
-    elif solver != "ipndm":
-        nodes = ratios(scheduler) if sigmas is None else scheduler.sigmas.double().tolist()
-    else:
+    elif solver == "ipndm":
         nodes = []  # has neither list: below
-    if solver in ("heun", "flow_heun", "dpm2"):  # these list each inner node twice
-        nodes = list(dict.fromkeys(nodes))
-    states = run(scheduler)
+    elif sigmas == "sigmas":
+        nodes = scheduler.sigmas.double().tolist()
+    else:
+        nodes = ratios(scheduler) if sigmas is None else sigmas
+    if solver in ("heun", "flow_heun", "dpm2", "dpm2_ancestral", "dpmpp_sde"):
+        nodes = list(dict.fromkeys(nodes))  # these list each inner node twice
+    states = run(scheduler, **step or {})
     if solver == "ipndm":
         nodes, states = flow_coordinates(scheduler, states)
     if nodes[-1] == nodes[-2]:
@@ -125,6 +153,7 @@ def case(
         "states": [np.trim_zeros(states[i], "b") for i in rows],
         "calls": len(states),
         "nan_rows": len(states) - len(finite),
+        **({"tolerance": tolerance} if tolerance != 2e-6 else {}),
     }
 
 
@@ -262,6 +291,61 @@ def long_and_flow() -> list[dict[str, Any]]:
     return out
 
 
+def stochastic() -> list[dict[str, Any]]:
+    """Solvers that draw noise, and samplers of distilled models."""
+    D = diffusers
+    out = []
+    dpm = D.DPMSolverMultistepScheduler
+    for order, kind in ((1, "midpoint"), (2, "midpoint"), (2, "heun")):
+        scheduler = dpm(algorithm_type="sde-dpmsolver", solver_order=order, solver_type=kind,
+                        final_sigmas_type="sigma_min", **TRAINING)  # fmt: skip
+        scheduler.set_timesteps(10)
+        # Its last step has no width: our schedules end before it.
+        scheduler.timesteps = scheduler.timesteps[:-1]
+        variant = {"variant": kind} if order == 2 else {}
+        out.append(case(scheduler, f"dpm_{order}m_sde", "vp", None,
+                        scheduler.sigmas.double().tolist()[:-1], **variant))  # fmt: skip
+    sde = {"algorithm_type": "sde-dpmsolver++"}
+    out.append(case(dpm(solver_order=1, **sde, **TRAINING), "dpmpp_1m_sde", "vp", 10))
+    out.append(case(dpm(solver_order=3, **sde, **TRAINING), "dpmpp_3m_sde", "vp", 16,
+                    parity="diffusers"))  # fmt: skip
+    out.append(case(D.KDPM2AncestralDiscreteScheduler(**TRAINING), "dpm2_ancestral", "ve", 6))
+    out.append(case(D.DPMSolverSDEScheduler(**TRAINING), "dpmpp_sde", "ve", 6))
+    for p, c in ((1, 1), (2, 2), (2, 1), (1, 2), (3, 1), (3, 3), (3, 4), (4, 4)):
+        for tau in (0.0, 0.6, 1.0):
+            scheduler = D.SASolverScheduler(predictor_order=p, corrector_order=c,
+                                            tau_func=lambda t, tau=tau: torch.tensor(tau),
+                                            **TRAINING)  # fmt: skip
+            # Wide steps: in narrow ones its float32 weights of order 4 lose all but 5 digits.
+            out.append(case(scheduler, "sa", "vp", 6 if p == 4 else 10, order=p, corrector_order=c, tau=tau,
+                            lower_order_final=True, parity="diffusers",
+                            tolerance=1e-5 if max(p, c) > 2 else 2e-6))  # fmt: skip
+    for churn in (0.0, 8.0):
+        options = {"s_churn": churn, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
+        out.append(case(D.EDMEulerScheduler(), "edm_stochastic", "ve", 10, prediction="edm",
+                        step=options, variant="euler", **options))  # fmt: skip
+    for gamma in (0.0, 0.3, 1.0):
+        for steps in (4, 7):
+            scheduler = D.TCDScheduler(**TRAINING)
+            scheduler.set_timesteps(steps)
+            bar = scheduler.alphas_cumprod.double().numpy()[[*scheduler.timesteps.numpy(), 0]]
+            out.append(case(scheduler, "tcd", "vp", None, np.sqrt((1 - bar) / bar).tolist(),
+                            step={"eta": gamma}, gamma=gamma))  # fmt: skip
+    cm = D.CMStochasticIterativeScheduler(clip_denoised=False)
+    out.append(case(cm, "consistency", "ve", 5, prediction="edm"))
+    trigflow = D.SCMScheduler()
+    trigflow.set_timesteps(4, timesteps=[1.56, 1.2, 0.8, 0.3, 0.0], max_timesteps=None,
+                           intermediate_timesteps=None)  # fmt: skip
+    nodes = np.tan(trigflow.timesteps.double().numpy()).tolist()
+    out.append(case(trigflow, "lcm", "vp", None, nodes, prediction="v", s_noise=0.5))
+    rf = {"prediction": "flow"}
+    for eta in (0.4, 1.0):
+        ltx = D.LTXEulerAncestralRFScheduler(eta=eta)
+        out.append(case(ltx, "euler_ancestral_rf", "flow", 8, eta=eta, **rf))
+    out.append(case(D.FlowMatchLCMScheduler(shift=3.0), "lcm", "flow", 4, **rf))
+    return out
+
+
 def spacings() -> list[dict[str, Any]]:
     """Training steps and sigmas of the spacings, from the schedulers that define them."""
     D = diffusers
@@ -287,7 +371,7 @@ def main() -> None:
     golden = {
         "diffusers": diffusers.__version__,
         "training": TRAINING,
-        "cases": cases(),
+        "cases": [*cases(), *stochastic()],
         "spacings": spacings(),
     }
     path = Path(__file__).with_name("diffusers.json")
