@@ -77,9 +77,9 @@ SDE = [
     ("dpmpp_2s_ancestral", {}),
     ("dpmpp_2s_ancestral", {"eta": 0.5}),
     ("dpmpp_sde", {}),
-    ("dpmpp_sde", {"r": 0.3, "eta": 0.7}),
+    ("dpmpp_sde", {"r1": 0.3, "eta": 0.7}),
     ("seeds", {"order": 2}),
-    ("seeds", {"order": 2, "r": 0.3, "eta": 0.6}),
+    ("seeds", {"order": 2, "r1": 0.3, "eta": 0.6}),
     ("seeds", {"order": 3}),
     ("seeds", {"order": 3, "eta": 2.0}),
     *(("sa", {"order": p, "corrector_order": c}) for p in (1, 2, 3, 4) for c in (0, 1, 2, 3, 4)),
@@ -154,9 +154,7 @@ DRIFTING = [
 ]
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in SDE + DRIFTING if e[0] != "restart"], ids=name_of
-)
+@pytest.mark.parametrize("entry", [e for e in SDE + DRIFTING if e[0] != "restart"], ids=name_of)
 def test_weak_order_on_a_gaussian(entry: Any) -> None:
     name, options = entry
     steps = (128, 256, 512)

@@ -168,8 +168,8 @@ void seeds(Generator* g) {
       staged_step(g, i, from, how, targets);
       continue;
     }
-    const Node path[] = {between(*g, from, to.lambda, 1.0 / 3), between(*g, from, to.lambda, 2.0 / 3),
-                         to};
+    const Node path[] = {between(*g, from, to.lambda, 1.0 / 3),
+                         between(*g, from, to.lambda, 2.0 / 3), to};
     const Node early[] = {from, path[0]}, late[] = {from, path[1]};
     const Target first = seeds_target(how, from, std::span(path, 1), {&from, 1});
     const Target second = seeds_target(how, from, std::span(path, 2), early);

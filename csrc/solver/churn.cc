@@ -29,8 +29,7 @@ void renoise(Generator* g, int i, const Node& from, const Node& to, uint32_t dra
   Place place{i, from, from, to};
   place.evaluates = false;
   const double fresh = std::sqrt((to.rho() - from.rho()) * (to.rho() + from.rho()));
-  g->add(place,
-         to.alpha / from.alpha * Expr::slot(0) + to.alpha * fresh * g->step_noise(i, draw));
+  g->add(place, to.alpha / from.alpha * Expr::slot(0) + to.alpha * fresh * g->step_noise(i, draw));
 }
 
 // EDM's stochastic sampler (Karras et al. 2022, arXiv 2206.00364, algorithm 2): before a step the
@@ -60,8 +59,9 @@ struct Interval {
 };
 
 [[noreturn]] void bad_interval(size_t k, const std::string& must, double got) {
-  throw Error(FEWSTEP_INVALID_ARGUMENT, format("fewstep_plan_create: 'intervals[%zu]' must %s, got %s",
-                                               k, must.c_str(), number(got).c_str()));
+  throw Error(FEWSTEP_INVALID_ARGUMENT,
+              format("fewstep_plan_create: 'intervals[%zu]' must %s, got %s", k, must.c_str(),
+                     number(got).c_str()));
 }
 
 std::vector<Interval> read_intervals(const Generator& g) {

@@ -13,10 +13,10 @@ void jump(Generator* g, int i, const Node& target) {
   const Node &from = g->node(i), &to = g->node(i + 1);
   const Weights w = step_weights({}, from, target, {&from, 1});
   const double keep = to.alpha / target.alpha;
-  const double fresh = to.rho() > target.rho()
-                           ? to.alpha * std::sqrt((to.rho() - target.rho()) *
-                                                  (to.rho() + target.rho()))
-                           : 0;
+  const double fresh =
+      to.rho() > target.rho()
+          ? to.alpha * std::sqrt((to.rho() - target.rho()) * (to.rho() + target.rho()))
+          : 0;
   Expr state = keep * (w.A * Expr::slot(0) + w.b[0] * g->quantities(from).x0);
   if (fresh != 0) state += fresh * g->step_noise(i);
   g->add({i, from, from, to}, std::move(state));
@@ -64,7 +64,8 @@ void ctm(Generator* g) {
   }
 }
 
-// Euler ancestral for rectified flows (ComfyUI): to sigma_down = sigma_t (1 + eta (sigma_t / sigma_s
+// Euler ancestral for rectified flows (ComfyUI): to sigma_down = sigma_t (1 + eta (sigma_t /
+// sigma_s
 // - 1)), then diffuse up to sigma_t.
 void euler_ancestral_rf(Generator* g) {
   const double eta = g->settings().eta;

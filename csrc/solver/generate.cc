@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of solvers, and the checks of their options.
+// Named solvers: the checks of their options.
 #include "solver/generate.h"
 
 #include <algorithm>
@@ -8,149 +8,14 @@
 #include <limits>
 
 #include "core/status.h"
+#include "solver/solvers.h"
 #include "solver/stochastic.h"
 
 namespace fewstep::solver {
 namespace {
 
 constexpr char kFunction[] = "fewstep_plan_create";
-constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-// A numeric option that only some solvers have.
-struct NumberOption {
-  const char* name = nullptr;
-  double value = 0, low = 0, high = 0;  // the default, and the bounds, both included
-  enum { kNumber, kWhole, kList } kind = kNumber;  // a list's entries are given one by one
-};
-constexpr auto kWhole = NumberOption::kWhole;
-constexpr auto kList = NumberOption::kList;
-
-enum : unsigned {
-  kFlowOnly = 1,    // alpha = 1 - sigma
-  kDraws = 2,       // injects noise whatever eta: takes s_noise
-  kAnyOrder = 8,    // down to 1, though the default is the highest
-  kKeepsOrder = 4,  // lower_order_final is off unless asked for, as the method is published
-};
-
-struct Solver {
-  const char* name;
-  void (*function)(Generator*);
-  int default_order, max_order;
-  double default_eta;    // NaN: takes no eta
-  double max_eta;        // above it a step would remove more than the old noise
-  const char* variants;  // space separated, the default first; "" takes none
-  const char* parities;
-  unsigned flags = 0;
-  std::array<NumberOption, 4> numbers{};
-};
-
-// Where a single step's stages stand, as fractions of it in lambda.
-constexpr NumberOption kR1Half{"r1", 0.5, 0.01, 1}, kR1Third{"r1", 1.0 / 3, 0.01, 0.98};
-constexpr NumberOption kR1Inside{"r1", 0.5, 0.01, 0.99};
-constexpr NumberOption kR2{"r2", 2.0 / 3, 0.02, 1};
-constexpr char kAnyText[] = "*";  // the solver reads its variant itself
-constexpr char kSingleStep[] = "midpoint heun grid_midpoint grid_heun";
-
-constexpr Solver kSolvers[] = {
-    {"euler", euler, 1, 1, kNone, 0, "", ""},
-    {"heun", heun, 2, 2, kNone, 0, "", ""},
-    {"ddim", ddim, 1, 1, 0, 1, "", ""},
-    {"ddpm", ddpm, 1, 1, kNone, 0, "", "", kDraws},
-    {"euler_ancestral", ddim, 1, 1, 1, 1, "", ""},
-    {"midpoint", explicit_midpoint, 2, 2, kNone, 0, "", ""},
-    {"dpm2", dpm_single, 2, 2, kNone, 0, "", ""},
-    {"dpm_1s", euler, 1, 1, kNone, 0, "", ""},
-    {"dpm_2s", dpm_single, 2, 2, kNone, 0, kSingleStep, "", 0, {{kR1Half}}},
-    {"dpm_3s", dpm_single, 3, 3, kNone, 0, kSingleStep, "diffusers", 0, {{kR1Third, kR2}}},
-    {"dpm_2m", dpm_2m, 2, 2, kNone, 0, "midpoint heun", ""},
-    {"dpm_3m", dpm_3m, 3, 3, kNone, 0, "", "diffusers k-diffusion"},
-    {"dpmpp_1s", euler, 1, 1, kNone, 0, "", ""},
-    {"dpmpp_2s", dpmpp_single, 2, 2, kNone, 0, kSingleStep, "", 0, {{kR1Half}}},
-    {"dpmpp_3s", dpmpp_single, 3, 3, kNone, 0, kSingleStep, "diffusers", 0, {{kR1Third, kR2}}},
-    {"dpm_12", dpm_embedded, 2, 2, kNone, 0, "", ""},
-    {"dpm_23", dpm_embedded, 3, 3, kNone, 0, "", ""},
-    {"dpmpp_12", dpmpp_embedded, 2, 2, kNone, 0, "", ""},
-    {"dpmpp_23", dpmpp_embedded, 3, 3, kNone, 0, "", ""},
-    {"dpmpp_2m", dpmpp_2m, 2, 2, kNone, 0, "midpoint heun", ""},
-    {"dpmpp_3m", dpmpp_3m, 3, 3, kNone, 0, "", "diffusers k-diffusion"},
-    {"dpmpp_2m_sde", dpmpp_2m, 2, 2, 1, kInfinity, "midpoint heun", ""},
-    {"unipc", unipc, 2, 5, kNone, 0, "bh2 bh1", "diffusers"},
-    {"deis", deis, 3, 4, kNone, 0, "lambda rho time", ""},
-    {"deis_rk", deis_rk, 2, 4, kNone, 0, "heun midpoint", ""},
-    {"lms", lms, 4, 4, kNone, 0, "", "", kKeepsOrder | kAnyOrder},
-    {"pndm", pndm, 4, 4, kNone, 0, "prk plms", "", kKeepsOrder},
-    {"ipndm", ipndm, 4, 4, kNone, 0, "", "diffusers", kKeepsOrder | kAnyOrder},
-    {"ipndm_v", lms, 4, 4, kNone, 0, "", "", kKeepsOrder | kAnyOrder},
-    {"res_2s", res_2s, 2, 2, kNone, 0, "", "", 0, {{kR1Half}}},
-    {"res_3s", res_3s, 3, 3, kNone, 0, "", "", 0, {{{"r1", 0.5, 0.01, 0.65}, {"r2", 1, 0.02, 1}}}},
-    {"res_2m", res_multistep, 2, 2, kNone, 0, "", ""},
-    {"res_3m", res_multistep, 3, 3, kNone, 0, "", ""},
-    {"gradient_estimation",
-     gradient_estimation,
-     1,
-     1,
-     kNone,
-     0,
-     "",
-     "",
-     0,
-     {{{"gamma", 2, -10, 10}}}},
-    {"hb", hb, 2, 5, kNone, 0, "polyak nesterov", "", kKeepsOrder, {{{"beta", 0.8, 0.01, 1}}}},
-    {"ghvb", ghvb, 2, 5, kNone, 0, "", "", kKeepsOrder, {{{"beta", 0.8, 0.01, 1}}}},
-    {"flow_euler", flow_euler, 1, 1, kNone, 0, "", "", kFlowOnly},
-    {"flow_heun", flow_heun, 2, 2, kNone, 0, "", "", kFlowOnly},
-    {"flow_midpoint", flow_midpoint, 2, 2, kNone, 0, "", "", kFlowOnly},
-    {"rectified_flow", rectified_flow, 1, 1, kNone, 0, "euler keep_noise", "", kFlowOnly},
-    {"flowturbo", flowturbo, 1, 1, kNone, 0, kAnyText, "", kFlowOnly},
-    {"accelerated_ddim", accelerated_ddim, 1, 1, kNone, 0, "evaluate reuse", ""},
-    {"lcm", lcm, 1, 1, kNone, 0, "", "diffusers", kDraws},
-    {"euler_ancestral_rf", euler_ancestral_rf, 1, 1, 1, 1, "", "", kFlowOnly},
-    {"dpm2_ancestral", dpm2_ancestral, 2, 2, 1, 1, "", ""},
-    {"dpmpp_2s_ancestral", dpmpp_2s_ancestral, 2, 2, 1, 1, "", ""},
-    {"dpmpp_sde", dpmpp_sde, 2, 2, 1, 1, "", "", 0, {{kR1Inside}}},
-    {"dpmpp_3m_sde", dpmpp_3m_sde, 3, 3, 1, kInfinity, "", "diffusers k-diffusion"},
-    {"dpm_1m_sde", dpm_sde, 1, 1, 1, kInfinity, "", ""},
-    {"dpm_2m_sde", dpm_sde, 2, 2, 1, kInfinity, "midpoint heun", ""},
-    {"dpm_3m_sde", dpm_sde, 3, 3, 1, kInfinity, "", ""},
-    {"dpmpp_1m_sde", dpmpp_3m_sde, 1, 1, 1, kInfinity, "", ""},
-    {"seeds", seeds, 2, 3, 1, kInfinity, "", "", 0, {{kR1Inside}}},
-    {"sa",
-     sa,
-     3,
-     4,
-     kNone,
-     0,
-     "",
-     "diffusers",
-     kDraws,
-     {{{"corrector_order", 3, 0, 4, kWhole},
-       {"tau", 1, 0, 10, kList},
-       {"tau_tmin", 0, 0, kInfinity},
-       {"tau_tmax", kInfinity, 0, kInfinity}}}},
-    {"er_sde", er_sde, 3, 3, kNone, 0, "sde_5 ode sde sde_1 sde_2 sde_3 sde_4", "",
-     kDraws | kKeepsOrder | kAnyOrder},
-    {"edm_stochastic",
-     edm_stochastic,
-     2,
-     2,
-     kNone,
-     0,
-     "heun euler",
-     "",
-     kDraws,
-     {{{"s_churn", 40, 0, kInfinity},
-       {"s_tmin", 0, 0, kInfinity},
-       {"s_tmax", kInfinity, 0, kInfinity}}}},
-    {"restart", restart, 2, 2, kNone, 0, "heun euler", "", kDraws,
-     {{{"intervals", kNone, 0, kInfinity, kList}}}},
-    {"tcd", tcd, 1, 1, kNone, 0, "", "", kDraws, {{{"gamma", 0.3, 0, 1}}}},
-    {"ctm", ctm, 1, 1, kNone, 0, "", "", kDraws,
-     {{{"gamma", 0, 0, 1}, {"sigma_min", 0, 0, kInfinity}}}},
-    {"consistency", consistency, 1, 1, kNone, 0, "", "", kDraws,
-     {{{"sigma_min", 0.002, 0, kInfinity}}}},
-    {"dmd", lcm, 1, 1, kNone, 0, "", "", kDraws},
-};
 
 [[noreturn]] void fail(const char* field, const std::string& must, const std::string& got) {
   throw Error(FEWSTEP_INVALID_ARGUMENT,
@@ -227,7 +92,8 @@ Settings common_settings(const Schedule& schedule, const fewstep_plan_params& p)
 // The numeric options of this solver, each with its default.
 void read_numbers(const Solver& solver, const fewstep_plan_params& p, Settings* s) {
   for (const NumberOption& option : solver.numbers) {
-    if (option.name && !std::isnan(option.value)) s->numbers.emplace_back(option.name, option.value);
+    if (option.name && !std::isnan(option.value))
+      s->numbers.emplace_back(option.name, option.value);
   }
   if (p.n_numbers < 0 || (p.n_numbers > 0 && !p.numbers)) {
     fail("n_numbers", "be the length of 'numbers'", std::to_string(p.n_numbers));
@@ -335,14 +201,14 @@ void check_tableau(std::span<const double> a, std::span<const double> b) {
 }  // namespace
 
 const char* solver_name(int32_t i) {
-  const bool inside = i >= 0 && i < static_cast<int32_t>(std::size(kSolvers));
-  return inside ? kSolvers[i].name : nullptr;
+  const bool inside = i >= 0 && i < static_cast<int32_t>(solvers().size());
+  return inside ? solvers()[static_cast<size_t>(i)].name : nullptr;
 }
 
 std::vector<fewstep_plan_row> generate(const char* name, const Schedule& schedule,
                                        const fewstep_plan_params& params) {
   const std::string_view wanted = name ? name : "";
-  for (const Solver& solver : kSolvers) {
+  for (const Solver& solver : solvers()) {
     if (wanted != solver.name) continue;
     const Settings settings = solver_settings(solver, schedule, params);
     Generator generator(schedule, settings);
@@ -350,7 +216,7 @@ std::vector<fewstep_plan_row> generate(const char* name, const Schedule& schedul
     return generator.finish();
   }
   std::string names;
-  for (const Solver& solver : kSolvers) {
+  for (const Solver& solver : solvers()) {
     names += names.empty() ? "" : ", ";
     names += solver.name;
   }

@@ -6,11 +6,12 @@
 
 #include "solver/generate.h"
 
-// What the stochastic and the few-step solvers share, and the solvers themselves, one function each.
+// What the stochastic and the few-step solvers share, and the solvers themselves, one function
+// each.
 namespace fewstep::solver {
 
-// The ancestral split of a step: `up` is fresh noise, `down` the share of sigma_t that the old noise
-// keeps, up^2 + down^2 = sigma_t^2, in the units of x.
+// The ancestral split of a step: `up` is fresh noise, `down` the share of sigma_t that the old
+// noise keeps, up^2 + down^2 = sigma_t^2, in the units of x.
 struct Ancestral {
   double up, down;
 };

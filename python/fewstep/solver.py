@@ -88,7 +88,11 @@ def plan(
         ``dpmpp_2s``, ``dpmpp_3s``, ``res_2s``, ``res_3s``, ``deis_rk``, ``flow_heun``,
         ``flow_midpoint``; in pairs for `fewstep.AdaptiveSampler` ``dpm_12``, ``dpm_23``,
         ``dpmpp_12``, ``dpmpp_23``. Both: ``flowturbo``, ``accelerated_ddim``. ``dpm_1s`` and
-        ``dpmpp_1s`` are ``ddim``.
+        ``dpmpp_1s`` are ``ddim``. Stochastic:
+        ``dpm2_ancestral``, ``dpmpp_2s_ancestral``, ``dpmpp_sde``, ``dpm_1m_sde`` to
+        ``dpm_3m_sde``, ``dpmpp_1m_sde`` to ``dpmpp_3m_sde``, ``seeds``, ``sa``, ``er_sde``,
+        ``edm_stochastic``, ``restart``, ``euler_ancestral_rf``. Of distilled models: ``lcm``,
+        ``tcd``, ``ctm``, ``consistency``, ``dmd``.
     schedule : Schedule
         From `fewstep.schedules`.
     steps : int
@@ -99,10 +103,13 @@ def plan(
         network called with ``x / sqrt(1 + sigma**2)``.
     order : int, optional
         1 to 5 for ``unipc``, ``hb`` and ``ghvb`` (2 by default); 1 to 4 for ``deis`` (3),
-        ``deis_rk`` (2), ``lms``, ``ipndm`` and ``ipndm_v`` (4); fixed for the others.
+        ``deis_rk`` (2), ``lms``, ``ipndm`` and ``ipndm_v`` (4); 1 to 4 for ``sa`` (3), whose
+        ``corrector_order`` is 0 to 4 (3); 2 or 3 for ``seeds`` (2); 1 to 3 for ``er_sde`` (3);
+        fixed for the others.
     **options
-        ``eta``: noise of ``ddim`` (0 by default) and ``euler_ancestral`` (1), 0 to 1; of
-        ``dpmpp_2m_sde`` (1), the square of the SDE's strength.
+        ``eta``: noise of ``ddim`` (0 by default) and of the ancestral solvers and ``dpmpp_sde``
+        (1), 0 to 1; of the multistep SDE solvers and ``seeds`` (1), the square of the SDE's
+        strength.
         ``s_noise``: factor on injected noise; other than 1 it changes the marginals.
         ``clip``: clamp of the predicted x0 to [-clip, clip].
         ``sigma_data``: of prediction ``edm``, 0.5 by default.
@@ -114,17 +121,27 @@ def plan(
         (no Runge-Kutta start) for ``pndm``; ``"polyak"`` or ``"nesterov"`` for ``hb``; ``"euler"``
         or ``"keep_noise"`` for ``rectified_flow``; ``"evaluate"`` (two calls) or ``"reuse"`` for
         ``accelerated_ddim``; for ``flowturbo`` a block a step, such as ``"H1P5R3"``: Heun, pseudo
-        corrector, refiner (whose model returns the change of the velocity in slot 2).
+        corrector, refiner (whose model returns the change of the velocity in slot 2);
+        ``"heun"`` or ``"euler"`` for ``edm_stochastic`` and ``restart``; the noise scale of
+        ``er_sde``: ``"sde_5"`` (default), ``"ode"``, ``"sde"``, ``"sde_1"`` to ``"sde_4"``.
         ``parity``: rows of another library where it differs from the method:
         ``"diffusers"`` for ``dpm_3m``, ``dpmpp_3m``, ``dpm_3s``, ``dpmpp_3s``, ``unipc``, ``ipndm``
-        and ``lcm``, ``"k-diffusion"`` for ``dpm_3m`` and ``dpmpp_3m``.
-        ``r1``, ``r2``: where the stages of ``dpm``, ``dpmpp`` and ``res`` single steps stand, as
-        fractions of the step in lambda.
-        ``gamma``: of ``gradient_estimation``, the weight of the newest slope, 2 by default.
+        ``lcm``, ``sa`` and ``dpmpp_3m_sde``, ``"k-diffusion"`` for ``dpm_3m``, ``dpmpp_3m`` and
+        ``dpmpp_3m_sde``.
+        ``r1``, ``r2``: where the stages of ``dpm``, ``dpmpp`` and ``res`` single steps, of
+        ``dpmpp_sde`` and of ``seeds`` of order 2 stand, as fractions of the step in lambda.
+        ``gamma``: of ``gradient_estimation``, the weight of the newest slope, 2 by default; of
+        ``tcd`` (0.3) and ``ctm`` (0), the stochasticity, 0 to 1.
         ``beta``: of ``hb`` and ``ghvb``, the share of the newest slope in the velocity, 0.8 by
         default; 1 is no momentum.
         ``lower_order_final``: lower the order towards the end; by default below 15 steps, and never
         for ``lms``, ``pndm``, ``ipndm``, ``ipndm_v``, ``hb`` and ``ghvb``.
+        ``tau``: of ``sa``, the SDE's strength (1 by default): a number, one for each step, or a
+        function of the model time; 0 outside of ``tau_tmin`` to ``tau_tmax``.
+        ``s_churn``, ``s_tmin``, ``s_tmax``: of ``edm_stochastic``, how much noise is added (40 by
+        default) and between which ``sigma / alpha``.
+        ``intervals``: of ``restart``, rows of (steps, repeats, lower, upper ``sigma / alpha``).
+        ``sigma_min``: of ``consistency`` (0.002 by default) and ``ctm`` (0), the boundary.
         ``start``: first schedule interval, for image to image.
 
     Returns

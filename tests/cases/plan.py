@@ -12,7 +12,14 @@ from fewstep import schedules
 from fewstep.solver import SOLVERS
 
 #: Solvers of alpha = 1 - sigma alone.
-FLOW_ONLY = ("flow_euler", "flow_heun", "flow_midpoint", "rectified_flow", "flowturbo")
+FLOW_ONLY = (
+    "flow_euler",
+    "flow_heun",
+    "flow_midpoint",
+    "rectified_flow",
+    "flowturbo",
+    "euler_ancestral_rf",
+)
 
 #: Pairs of solutions: the last slot holds the lower-order one.
 EMBEDDED = ("dpm_12", "dpm_23", "dpmpp_12", "dpmpp_23")
@@ -61,9 +68,6 @@ _SDE_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "ctm": [{}, {"gamma": 0.5, "sigma_min": 0.02}, {"gamma": 1.0}],
     "consistency": [{}, {"sigma_min": 0.0}],
 }
-
-
-FLOW_ONLY = ("flow_euler", "flow_heun", "euler_ancestral_rf")
 
 
 def every_plan() -> list[Any]:

@@ -317,8 +317,8 @@ def stochastic() -> list[dict[str, Any]]:
                                             tau_func=lambda t, tau=tau: torch.tensor(tau),
                                             **TRAINING)  # fmt: skip
             # Wide steps: in narrow ones its float32 weights of order 4 lose all but 5 digits.
-            out.append(case(scheduler, "sa", "vp", 6 if p == 4 else 10, order=p, corrector_order=c, tau=tau,
-                            lower_order_final=True, parity="diffusers",
+            out.append(case(scheduler, "sa", "vp", 6 if p == 4 else 10, order=p,
+                            corrector_order=c, tau=tau, lower_order_final=True, parity="diffusers",
                             tolerance=1e-5 if max(p, c) > 2 else 2e-6))  # fmt: skip
     for churn in (0.0, 8.0):
         options = {"s_churn": churn, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}

@@ -99,7 +99,7 @@ typedef enum fewstep_prediction {
   FEWSTEP_PREDICTION_EDM = 4   /* raw network F of EDM: x0 = c_skip x + c_out F, input c_in x */
 } fewstep_prediction;
 
-/* A numeric option that only some solvers have, by name. */
+/* A numeric option that only some solvers have, by name; a list is given entry by entry. */
 typedef struct fewstep_plan_number {
   const char* name;
   double value;
@@ -123,8 +123,9 @@ typedef struct fewstep_plan_params {
                                 "time", the interpolation variable; others: csrc/solver/README.md;
                                 NULL: default */
   const char* parity;        /* that library's rows where they differ from the method: "diffusers"
-                                (dpm_3m, dpmpp_3m, dpm_3s, dpmpp_3s, unipc, ipndm, lcm),
-                                "k-diffusion" (dpm_3m, dpmpp_3m); NULL: none */
+                                (dpm_3m, dpmpp_3m, dpm_3s, dpmpp_3s, unipc, ipndm, lcm, sa,
+                                dpmpp_3m_sde), "k-diffusion" (dpm_3m, dpmpp_3m, dpmpp_3m_sde);
+                                NULL: none */
   const fewstep_plan_number* numbers; /* the solver's own options (csrc/solver/README.md) */
   int32_t n_numbers;
 } fewstep_plan_params;
