@@ -122,6 +122,7 @@ def step(
     guidance: np.ndarray | None = None,
     known: np.ndarray | None = None,
     mask: np.ndarray | None = None,
+    clip: np.ndarray | None = None,
     copies: int = 0,
     threads: int = 1,
     offset: int = 0,
@@ -145,7 +146,7 @@ def step(
         buffers.freeze(f"model {i}", buffers.place(f"model {i}", m, dtype, **layout))
         for i, m in enumerate(models)
     ]
-    extras: dict[str, Any] = {"seeds": seeds, "guidance": guidance}
+    extras: dict[str, Any] = {"seeds": seeds, "guidance": guidance, "clip": clip}
     for name, values in (("known", known), ("mask", mask)):
         if values is not None:
             extras[name] = buffers.freeze(name, buffers.place(name, values, "float32", **layout))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewstep import solver
+from fewstep import schedules, solver
 from test_errors import Call, refuses, text, zeros
 
 X = zeros(2, 4)
@@ -156,6 +156,34 @@ def test_solver_quantile_shape() -> None:
         ValueError,
         "fewstep.solver.quantile: 'x' must have shape [B, ...], got []",
     )
+
+
+CLAMPED = solver.plan("ddim", steps=4, schedule=schedules.karras(0.1, 10.0), clip=1.0)
+PLAIN = solver.plan("ddim", steps=4, schedule=schedules.karras(0.1, 10.0))
+CLIP: list[tuple[Call, str]] = [
+    (
+        lambda: solver.step(CLAMPED, 0, X[None].copy(), X, clip=zeros(2, 3)),
+        "'clip' must have shape [B=2, 2], got [2, 3]",
+    ),
+    (
+        lambda: solver.step(CLAMPED, 0, X[None].copy(), X, clip=zeros(3, 2)),
+        "'clip' must have shape [B=2, 2], got [3, 2]",
+    ),
+    (
+        lambda: solver.step(CLAMPED, 0, X[None].copy(), X, clip=doubles(2, 2)),
+        "'clip' must have dtype float32, got float64",
+    ),
+    (
+        lambda: solver.step(PLAIN, 0, X[None].copy(), X, clip=zeros(2, 2)),
+        "'clip' must be left out for rows that do not clamp (their plan was made without 'clip'), "
+        "got one with row 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), CLIP, ids=text)
+def test_step_clip(call: Call, message: str) -> None:
+    refuses(call, ValueError, f"fewstep_solver_step: {message}")
 
 
 ERROR_NORM: list[tuple[Call, str]] = [

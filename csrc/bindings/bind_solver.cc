@@ -19,7 +19,7 @@ struct StepCall {
   fewstep_solver_step_args args = FEWSTEP_SOLVER_STEP_ARGS_INIT;
   int32_t slots = 0, models = 0;
   // Storage for borrowed tensors, in the order of use; slots of an arena share one.
-  Borrowed held[FEWSTEP_MAX_SLOTS + FEWSTEP_MAX_GUIDANCE + 6];
+  Borrowed held[FEWSTEP_MAX_SLOTS + FEWSTEP_MAX_GUIDANCE + 7];
   int n_held = 0;
   fewstep_tensor arena[FEWSTEP_MAX_SLOTS];
   int64_t arena_strides[kMaxDims];
@@ -128,7 +128,7 @@ int64_t elements(const fewstep_tensor& t) {
 
 py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle model_output,
                 py::handle seeds, py::handle guidance, py::handle known, py::handle mask,
-                py::handle model_input) {
+                py::handle model_input, py::handle clip) {
   StepCall call;
   set_row(row, &call);
   borrow_state(state, &call);
@@ -138,6 +138,7 @@ py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle
   call.args.known = call.optional(known, "known");
   call.args.mask = call.optional(mask, "mask");
   call.args.model_input = call.optional(model_input, "model_input", Borrowed::kWrite);
+  call.args.clip = call.optional(clip, "clip");
   fewstep_status status;
   if (call.args.slots[0] && elements(*call.args.slots[0]) >= kReleaseElements) {
     const py::gil_scoped_release release;
@@ -154,7 +155,7 @@ py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle
 void bind_solver(py::module_& m) {
   m.def("solver_step", &step, py::arg("plan"), py::arg("row"), py::arg("state"),
         py::arg("model_output"), py::arg("seeds"), py::arg("guidance"), py::arg("known"),
-        py::arg("mask"), py::arg("model_input"));
+        py::arg("mask"), py::arg("model_input"), py::arg("clip"));
 }
 
 }  // namespace fewstep::python

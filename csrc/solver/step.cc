@@ -105,6 +105,13 @@ class StepCall {
       p_.guidance_stride = v.stride;
       p_.n_guidance = static_cast<int32_t>(std::min<int64_t>(check_.dim('G'), INT32_MAX));
     }
+    p_.clip = nullptr;
+    p_.clip_stride = 0;
+    if (a.clip) {
+      const View v = check_.in("clip", a.clip, only(DType::kF32), "B 2");
+      p_.clip = v.as<const float>();
+      p_.clip_stride = v.stride;
+    }
     if (a.known) p_.known = tensor(check_.in("known", a.known, only(DType::kF32), "B N..."));
     if (a.mask) p_.mask = tensor(check_.in("mask", a.mask, only(DType::kF32), "1|B N..."));
     p_.has_mask = a.mask != nullptr;
@@ -159,6 +166,12 @@ class StepCall {
     const int32_t last_model = std::bit_width((row->needed & kModels) >> FEWSTEP_MODEL);
     models_needed_ =
         std::max({models_needed_, plan_row.evaluates ? plan_row.n_guidance : 0, last_model});
+    if (args_->clip && !row->clamped) {
+      check_.fail(
+          "clip",
+          "must be left out for rows that do not clamp (their plan was made without 'clip')",
+          "one with row " + std::to_string(i));
+    }
     const uint32_t missing = row->needed & ~p_.given & ~kModels;
     if (!missing) return;
     const int32_t operand = std::countr_zero(missing);

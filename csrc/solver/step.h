@@ -36,6 +36,8 @@ struct StepProblem {
   const float* guidance;      // [B, G], or null
   int64_t guidance_stride;    // elements between samples
   int32_t n_guidance;
+  const float* clip;    // [B, 2], limit and factor of what rows clamp; or null
+  int64_t clip_stride;  // elements between samples
   bool has_mask, has_model_input;
   uint32_t given;       // operands that the caller gave, as in ResolvedRow::needed
   int64_t cache_bytes;  // outputs that are not read leave the cache out when all bytes exceed this

@@ -24,6 +24,7 @@ def solver_step(
     known: object,
     mask: object,
     model_input: object,
+    clip: object,
 ) -> Any: ...
 def solver_error_norm(
     error: object,

@@ -152,6 +152,23 @@ class GramGuidance(Guidance):
     zero_init: int = 0
     method: Callable[[Any], Any] | None = field(default=None, repr=False)
 
+    def weights(self, plan: Plan) -> NDArray[np.float64]:
+        """Return weights that say what each row needs, for `Plan.with_guidance`.
+
+        Returns
+        -------
+        array, shape (rows, n), float64
+            Plain guidance where a step's weights are to follow from its outputs, the conditional
+            output alone outside the interval, zeros at the first `zero_init` steps.
+        """
+        guided = np.zeros((1, self.n))
+        guided[0, :2] = self.scale, 1.0 - self.scale
+        weights = np.array(
+            np.broadcast_to(_outside(plan, self.interval, guided), (len(plan), self.n))
+        )
+        weights[np.array([row.step for row in plan.rows]) < self.zero_init] = 0.0
+        return weights
+
     @property
     def needs_gram(self) -> bool:
         """Whether each step's weights follow from its outputs: True."""

@@ -23,6 +23,7 @@ def step(
     known: Any = None,
     mask: Any = None,
     model_input: Any = None,
+    clip: Any = None,
 ) -> Any:
     """Advance every sample by one row of a plan, in place and in one pass over memory.
 
@@ -59,6 +60,10 @@ def step(
         1 where the sample is generated, 0 where it follows `known`.
     model_input : array, shape (c * B, ...), float32 | float16 | bfloat16, optional
         Receives what the model is to be called with next, c times.
+    clip : array, shape (B, 2), float32, optional
+        Limit s and factor f for each sample: ``h = f * clamp(p * slot_0 + q * g, -s, s)``, in place
+        of the plan's clip, for rows that clamp (of plans made with ``clip``). Dynamic thresholding
+        is what `fewstep.guidance.threshold` gives.
 
     Returns
     -------
@@ -91,7 +96,7 @@ def step(
     array([[[2., 2., 2.]]], dtype=float32)
     """
     return _core.solver_step(
-        plan, row, state, model_output, seeds, guidance, known, mask, model_input
+        plan, row, state, model_output, seeds, guidance, known, mask, model_input, clip
     )
 
 

@@ -23,6 +23,8 @@ from ._gram_weights import rescale_weights as rescale_weights
 from ._gram_weights import tangential_weights as tangential_weights
 from ._gram_weights import zero_star_weights as zero_star_weights
 from ._guidance import Guidance as Guidance
+from ._guide import Guide as Guide
+from ._guide import Thresholding as Thresholding
 from ._static_guidance import cfg as cfg
 from ._static_guidance import cfg_pp as cfg_pp
 from ._static_guidance import classifier as classifier
@@ -31,6 +33,8 @@ from ._static_guidance import instruct as instruct
 
 __all__ = [
     "Guidance",
+    "Guide",
+    "Thresholding",
     "apg",
     "apg_weights",
     "cfg",

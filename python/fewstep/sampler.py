@@ -136,6 +136,11 @@ class Sampler:
                 "Sampler: 'guidance' must be a Guidance such as guidance.cfg(4.0), "
                 f"got {type(guidance).__name__}"
             )
+        if guidance is not None and guidance.needs_gram:
+            raise ValueError(
+                "Sampler: 'guidance' must have weights that the plan decides; others are for "
+                f"guidance.Guide, got {type(guidance).__name__}"
+            )
         if guidance is not None:
             plans = tuple(guided_plan(p, guidance) for p in plans)
         self.plans: tuple[Plan, ...] = plans

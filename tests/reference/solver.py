@@ -48,6 +48,7 @@ def step(
     mask: Array | None = None,
     known: Array | None = None,
     gamma: Any = None,
+    clip: tuple[Any, Any] | None = None,
 ) -> tuple[list[Array], Array | None]:
     """Apply one row to float64 arrays and return ``(slots afterwards, next model input or None)``.
 
@@ -66,10 +67,15 @@ def step(
         ``mask * u + (1 - mask) * (known_r * K + sum_z known_noise_rz xi_z)``.
     gamma : sequence, optional
         Guidance weights instead of the row's.
+    clip : pair, optional
+        Limit and factor instead of the row's clip; scalars, or arrays that broadcast.
     """
     before = [np.asarray(slot, np.float64) for slot in slots]
     g = guided(row, models, gamma)
-    converted = None if g is None else np.clip(row.p * before[0] + row.q * g, -row.clip, row.clip)
+    limit, factor = (row.clip, 1.0) if clip is None else clip
+    converted = (
+        None if g is None else factor * np.clip(row.p * before[0] + row.q * g, -limit, limit)
+    )
 
     def operand(code: int) -> Array:
         if code < GUIDED:

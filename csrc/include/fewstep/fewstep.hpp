@@ -329,6 +329,7 @@ struct StepArgs {
   const TensorRef* known = nullptr;
   const TensorRef* mask = nullptr;
   const TensorRef* model_input = nullptr;
+  const TensorRef* clip = nullptr;
 };
 
 // Advances every sample by one row of the plan, in place. Allocates nothing.
@@ -337,7 +338,7 @@ inline void step(const Plan& plan, const StepArgs& args, const Context* context 
     throw error(FEWSTEP_INVALID_ARGUMENT,
                 "fewstep::solver::step: 'slots' must be at most 16 and 'models' at most 4");
   }
-  constexpr size_t kOptional = 6;
+  constexpr size_t kOptional = 7;
   std::array<fewstep_tensor, FEWSTEP_MAX_SLOTS + FEWSTEP_MAX_GUIDANCE + kOptional> views;
   size_t count = 0;
   const auto keep = [&](const TensorRef* t) -> const fewstep_tensor* {
@@ -357,6 +358,7 @@ inline void step(const Plan& plan, const StepArgs& args, const Context* context 
   c_args.known = keep(args.known);
   c_args.mask = keep(args.mask);
   c_args.model_input = keep(args.model_input);
+  c_args.clip = keep(args.clip);
   check(fewstep_solver_step(context ? context->get() : nullptr, plan.get(), &c_args));
 }
 

@@ -25,27 +25,41 @@ typedef struct fewstep_solver_step_args {
   const fewstep_tensor* known;       /* [B, N...] f32 */
   const fewstep_tensor* mask;        /* [B, N...] or [1, N...] f32 */
   const fewstep_tensor* model_input; /* [cB, N...]: written c times */
+  const fewstep_tensor* clip;        /* [B, 2] f32: limit and factor instead of the plan's clip */
 } fewstep_solver_step_args;
 
 #define FEWSTEP_SOLVER_STEP_ARGS_INIT \
-  {sizeof(fewstep_solver_step_args), 0, 0, 0, NULL, {NULL}, {NULL}, NULL, NULL, NULL, NULL, NULL}
+  {sizeof(fewstep_solver_step_args),  \
+   0,                                 \
+   0,                                 \
+   0,                                 \
+   NULL,                              \
+   {NULL},                            \
+   {NULL},                            \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL}
 
 /* Advances every sample by one row of a plan in one pass over memory.
  *
  *   g = sum_j gamma_j M_j,  h = clamp(p * slot0 + q * g),  output_r = sum_k a_rk input_k + noise
  *   (fewstep_plan_row has the whole formula). Sample b follows row rows[b]; a negative row leaves
- *   the sample as it is.
+ *   the sample as it is. With `clip`, h = clip[b, 1] * clamp(p * slot0 + q * g, -clip[b, 0],
+ *   clip[b, 0]) in rows that clamp: dynamic thresholding.
  *
  * Shapes   rows [B]  slots [B, N...] each  models [mB, N...]  seeds [B]  guidance [B, G]
- *          known [B, N...]  mask [B, N...] or [1, N...]  model_input [cB, N...];  0 <= m, c
+ *          known [B, N...]  mask [B, N...] or [1, N...]  model_input [cB, N...]  clip [B, 2];
+ *          0 <= m, c
  *          several models, or one of m * B rows (sample b of output j at row j * B + b), fill
  *          M_0 .. M_{G-1} in order
- * Types    rows: i32; slots, known, mask, guidance: f32; seeds: i64 or u64; models, model_input:
- *          each one of f32 f16 bf16; arithmetic f32 with fma, coefficients rounded once from f64
- * Layout   dimensions after the first contiguous, batch strided
- * Alias    slots are updated in place; any overlap between tensors is FEWSTEP_INVALID_ARGUMENT
- * Memory   allocates nothing; reads each input once, writes each output once; an output to
- *          model_input is skipped when that is NULL
+ * Types    rows: i32; slots, known, mask, guidance, clip: f32; seeds: i64 or u64; models,
+ * model_input: each one of f32 f16 bf16; arithmetic f32 with fma, coefficients rounded once from
+ * f64 Layout   dimensions after the first contiguous, batch strided Alias    slots are updated in
+ * place; any overlap between tensors is FEWSTEP_INVALID_ARGUMENT Memory   allocates nothing; reads
+ * each input once, writes each output once; an output to model_input is skipped when that is NULL
  * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Random   the normals of fewstep_noise_normal at (seed, noise_stream[z], noise_step[z])

@@ -26,7 +26,7 @@ struct Sink {
   int64_t copy_stride;  // bytes
 };
 
-// out[r][i] = blend(clamp(sum_k a[k][r] in[k][i]))
+// out[r][i] = blend(gain * clamp(sum_k a[k][r] in[k][i]))
 struct Mix {
   int32_t K, R;
   bool from_memory;  // the arrays are too large for the caches
@@ -34,6 +34,7 @@ struct Mix {
   const uint32_t* outputs;                // [K], as in TermList
   const float (*a)[FEWSTEP_MAX_OUTPUTS];  // [K]
   float clip;                             // infinite for none
+  float gain;                             // 1 without a clamp
   Source mask;                            // f32; null data for none
   Source kept[FEWSTEP_MAX_OUTPUTS];       // f32; null data where the output is not blended
   Sink out[FEWSTEP_MAX_OUTPUTS];
@@ -136,10 +137,13 @@ inline void mix_block(const Mix& m, int64_t i) {
     }
     return;
   }
-  if (m.clip < __builtin_inff()) {
+  if (m.clip < __builtin_inff() || m.gain != 1.0f) {
+    const F32 gain = vec::set(m.gain);
     const F32 high = vec::set(m.clip), low = vec::set(-m.clip);
     for (int r = 0; r < R; ++r) {
-      for (int u = 0; u < U; ++u) sum[r][u] = vec::max(low, vec::min(high, sum[r][u]));
+      for (int u = 0; u < U; ++u) {
+        sum[r][u] = vec::mul(gain, vec::max(low, vec::min(high, sum[r][u])));
+      }
     }
   }
   if (m.mask.data) {
@@ -188,7 +192,7 @@ inline void mix_rest(const Mix& m, int64_t i, int64_t n) {
 
 // True when nothing but sums of f32 arrays is wanted, which the loop then need not ask per input.
 inline bool is_plain(const Mix& m) {
-  if (m.clip < __builtin_inff() || m.mask.data) return false;
+  if (m.clip < __builtin_inff() || m.gain != 1.0f || m.mask.data) return false;
   for (int32_t k = 0; k < m.K; ++k) {
     if (m.in[k].dtype != DType::kF32) return false;
   }

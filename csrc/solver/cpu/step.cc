@@ -78,6 +78,7 @@ void step_tile(const StepProblem& p, const ResolvedRow& row, bool stream, int64_
   Mix m;
   m.from_memory = false;  // what is made here comes from the L1
   m.clip = __builtin_inff();
+  m.gain = 1.0f;
   m.mask = {nullptr, DType::kF32};
   for (int32_t z = 0; z < row.n_noises; ++z) {
     const uint64_t seed = p.seeds[b * p.seed_stride];
@@ -91,9 +92,11 @@ void step_tile(const StepProblem& p, const ResolvedRow& row, bool stream, int64_
     set_terms(p, s, row.converted, b, n, &m);
     m.R = 1;
     m.out[0] = {(char*)s->converted, DType::kF32, false, 1, 0};
-    m.clip = row.clip;
+    m.clip = p.clip ? p.clip[b * p.clip_stride] : row.clip;
+    m.gain = p.clip ? p.clip[b * p.clip_stride + 1] : 1.0f;
     mix(m, count);
     m.clip = __builtin_inff();
+    m.gain = 1.0f;
   }
   if (row.blended) {
     set_terms(p, s, row.kept, b, n, &m);
@@ -116,6 +119,7 @@ void step_range(const StepProblem& p, const ResolvedRow& row, bool stream, int64
     Mix m;
     m.from_memory = stream;
     m.clip = __builtin_inff();
+    m.gain = 1.0f;
     m.mask = {nullptr, DType::kF32};
     set_terms(p, nullptr, row.terms, b, begin, &m);
     set_outputs(p, row, stream, b, begin, &m);

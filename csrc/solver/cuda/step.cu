@@ -116,6 +116,7 @@ struct RowKernel {
   struct Shared {
     bool active;
     ResolvedRow row;
+    float clip, gain;  // of the block's sample, where the row clamps
   };
 
   StepProblem p;
@@ -134,14 +135,23 @@ struct RowKernel {
       const float* gamma = p.guidance + b * p.guidance_stride;
       resolve(p.plan[i], {gamma, p.n_guidance, p.has_mask, p.has_model_input}, &s->row);
       s->active = (s->row.needed & ~p.given) == 0;
+      set_clip(s->row.clip, b, s);
       return;
     }
     const ResolvedRow& row = p.shared ? shared_row : p.table[i];
-    if (thread.index == 0) s->active = (row.needed & ~p.given) == 0;
+    if (thread.index == 0) {
+      s->active = (row.needed & ~p.given) == 0;
+      set_clip(row.clip, b, s);
+    }
     static_assert(sizeof(ResolvedRow) % 4 == 0);
     const gpu::Word* from = (const gpu::Word*)&row;
     gpu::Word* to = (gpu::Word*)&s->row;
     for (int k = thread.index; k < (int)(sizeof(ResolvedRow) / 4); k += kThreads) to[k] = from[k];
+  }
+
+  FEWSTEP_HOST_DEVICE void set_clip(float clip, int64_t b, Shared* s) const {
+    s->clip = p.clip ? p.clip[b * p.clip_stride] : clip;
+    s->gain = p.clip ? p.clip[b * p.clip_stride + 1] : 1.0f;
   }
 
   // What a pack's terms read that is not in memory.
@@ -189,8 +199,9 @@ struct RowKernel {
     }
   }
 
-  FEWSTEP_HOST_DEVICE void make(const ResolvedRow& row, int64_t b, int64_t n, int count,
+  FEWSTEP_HOST_DEVICE void make(const Shared& shared, int64_t b, int64_t n, int count,
                                 Made* made) const {
+    const ResolvedRow& row = shared.row;
     for (int z = 0; z < FEWSTEP_MAX_NOISES; ++z) {
       if (z >= row.n_noises) break;
       const uint64_t seed = p.seeds[b * p.seed_stride];
@@ -200,8 +211,8 @@ struct RowKernel {
     float sum[1][kPack] = {};
     add_terms<1>(row.converted, *made, b, n, count, sum);
     for (int i = 0; i < kPack; ++i) {  // as the CPU: a NaN stays
-      const float low = row.clip < sum[0][i] ? row.clip : sum[0][i];
-      made->converted[i] = -row.clip > low ? -row.clip : low;
+      const float low = shared.clip < sum[0][i] ? shared.clip : sum[0][i];
+      made->converted[i] = shared.gain * (-shared.clip > low ? -shared.clip : low);
     }
   }
 
@@ -224,9 +235,9 @@ struct RowKernel {
   FEWSTEP_HOST_DEVICE void run(gpu::Thread thread, const Shared& shared) const {
     if (!shared.active) return;
     const ResolvedRow& row = shared.row;
-    gpu::for_packs(grid, thread, kThreads, [this, &row](int64_t b, int64_t n, int count) {
+    gpu::for_packs(grid, thread, kThreads, [this, &row, &shared](int64_t b, int64_t n, int count) {
       Made made;
-      make(row, b, n, count, &made);
+      make(shared, b, n, count, &made);
       float sum[kMaxR][kPack] = {};
       add_terms<kMaxR>(row.terms, made, b, n, count, sum);
       if (row.blended) blend(row, made, b, n, count, sum);
