@@ -121,5 +121,5 @@ def test_guide_errors() -> None:
     with pytest.raises(ValueError, match="'minimum' must be above 0 and not above 'maximum'"):
         guidance.Thresholding(minimum=0.0)
     plan = solver.plan("ddim", schedule=SCHEDULE)
-    with pytest.raises(ValueError, match="^Sampler: 'guidance' must have weights that the plan"):
+    with pytest.raises(ValueError, match=r"^Sampler: 'guidance' must have weights that the plan"):
         fewstep.Sampler(plan, guidance=guidance.apg(5.0))

@@ -55,11 +55,13 @@ typedef struct fewstep_solver_step_args {
  *          0 <= m, c
  *          several models, or one of m * B rows (sample b of output j at row j * B + b), fill
  *          M_0 .. M_{G-1} in order
- * Types    rows: i32; slots, known, mask, guidance, clip: f32; seeds: i64 or u64; models,
- * model_input: each one of f32 f16 bf16; arithmetic f32 with fma, coefficients rounded once from
- * f64 Layout   dimensions after the first contiguous, batch strided Alias    slots are updated in
- * place; any overlap between tensors is FEWSTEP_INVALID_ARGUMENT Memory   allocates nothing; reads
- * each input once, writes each output once; an output to model_input is skipped when that is NULL
+ * Types    rows: i32; slots, known, mask, guidance, clip: f32; seeds: i64 or u64;
+ *          models, model_input: each one of f32 f16 bf16; arithmetic f32 with fma, coefficients
+ *          rounded once from f64
+ * Layout   dimensions after the first contiguous, batch strided
+ * Alias    slots are updated in place; any overlap between tensors is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads each input once, writes each output once; an output to
+ *          model_input is skipped when that is NULL
  * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Random   the normals of fewstep_noise_normal at (seed, noise_stream[z], noise_step[z])
