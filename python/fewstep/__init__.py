@@ -5,6 +5,7 @@ from fewstep import adaptive as adaptive
 from fewstep import guidance as guidance
 from fewstep import noise as noise
 from fewstep import plans as plans
+from fewstep import psld as psld
 from fewstep import schedules as schedules
 from fewstep import search as search
 from fewstep import solver as solver
@@ -25,6 +26,7 @@ __all__ = [
     "info",
     "noise",
     "plans",
+    "psld",
     "schedules",
     "search",
     "set_num_threads",
