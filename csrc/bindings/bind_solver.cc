@@ -16,6 +16,7 @@ constexpr int64_t kReleaseElements = 16384;
 
 // The arguments of one call, borrowed. Tensors are borrowed only where they are given.
 struct StepCall {
+  CallStream stream;
   fewstep_solver_step_args args = FEWSTEP_SOLVER_STEP_ARGS_INIT;
   int32_t slots = 0, models = 0;
   // Storage for borrowed tensors, in the order of use; slots of an arena share one.
@@ -24,9 +25,12 @@ struct StepCall {
   fewstep_tensor arena[FEWSTEP_MAX_SLOTS];
   int64_t arena_strides[kMaxDims];
 
+  template <size_t n>
+  explicit StepCall(const py::handle (&arguments)[n]) : stream(arguments) {}
+
   const fewstep_tensor* borrow(py::handle object, const char* name, Borrowed::Access access) {
     Borrowed& b = held[n_held++];
-    b.borrow(object, kFunction, name, access);
+    b.borrow(object, kFunction, name, access, &stream);
     return b.get();
   }
   const fewstep_tensor* optional(py::handle object, const char* name,
@@ -129,7 +133,9 @@ int64_t elements(const fewstep_tensor& t) {
 py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle model_output,
                 py::handle seeds, py::handle guidance, py::handle known, py::handle mask,
                 py::handle model_input) {
-  StepCall call;
+  const py::handle arguments[] = {row,      state, model_output, seeds,
+                                  guidance, known, mask,         model_input};
+  StepCall call(arguments);
   set_row(row, &call);
   borrow_state(state, &call);
   borrow_models(model_output, &call);
@@ -138,12 +144,13 @@ py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle
   call.args.known = call.optional(known, "known");
   call.args.mask = call.optional(mask, "mask");
   call.args.model_input = call.optional(model_input, "model_input", Borrowed::kWrite);
+  const fewstep_context* ctx = call.stream.context(call.args.slots[0]);
   fewstep_status status;
   if (call.args.slots[0] && elements(*call.args.slots[0]) >= kReleaseElements) {
     const py::gil_scoped_release release;
-    status = fewstep_solver_step(nullptr, plan.get(), &call.args);
+    status = fewstep_solver_step(ctx, plan.get(), &call.args);
   } else {
-    status = fewstep_solver_step(nullptr, plan.get(), &call.args);
+    status = fewstep_solver_step(ctx, plan.get(), &call.args);
   }
   check(status);
   return state.inc_ref();

@@ -36,4 +36,5 @@ PYBIND11_MODULE(_core, m) {
   bind_noise(m);
   bind_plan(m);
   bind_solver(m);
+  bind_stream(m);
 }

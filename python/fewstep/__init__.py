@@ -9,6 +9,7 @@ from fewstep._core import __version__ as __version__
 from fewstep._runtime import get_num_threads as get_num_threads
 from fewstep._runtime import info as info
 from fewstep._runtime import set_num_threads as set_num_threads
+from fewstep._stream import use_stream as use_stream
 from fewstep.sampler import Sampler as Sampler
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "solver",
+    "use_stream",
 ]
