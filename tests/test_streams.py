@@ -115,8 +115,9 @@ def test_use_stream_nests_and_ends_with_an_error():
 
     with ExitStack() as stack:
         stack.enter_context(fewstep.use_stream(7))
-        with pytest.raises(KeyError), fewstep.use_stream(8):
+        with fewstep.use_stream(8):
             assert asked() == 8
+        with pytest.raises(KeyError), fewstep.use_stream(6):
             raise KeyError
         assert asked() == 7
     assert asked() == LEGACY_DEFAULT
@@ -219,3 +220,26 @@ def test_a_build_without_cuda_says_so():
     out = ExchangeArray(zeros(2, 3))
     with pytest.raises(NotImplementedError, match=r"^fewstep_noise_normal: this build has no"):
         fewstep._core.noise_normal(ExchangeArray(np.zeros(2, np.int64)), out, 0, 0, 1.0)
+
+
+@pytest.mark.parametrize("device", ["xyz", "cuda:", "cuda:-1", "cuda:1x", -1, 2**40, True, None])
+def test_prepare_refuses_what_names_no_device(device):
+    with pytest.raises(ValueError, match="'device' must be an index") as caught:
+        PLAN.prepare(device)
+    assert str(caught.value).startswith("fewstep.solver.Plan.prepare: ")
+    assert str(caught.value).endswith(f", got {device!r}")
+
+
+def test_prepare_has_nothing_to_do_on_the_cpu():
+    torch = pytest.importorskip("torch")
+    assert PLAN.prepare("cpu") is None
+    assert PLAN.prepare(torch.device("cpu")) is None
+
+
+@pytest.mark.skipif(fewstep.info()["cuda"]["devices"] > 0, reason="says that there is no device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", 0])
+def test_prepare_says_when_there_is_no_device(device):
+    built = fewstep.info()["cuda"]["built"]
+    message = "the number of usable CUDA devices" if built else "in a build without CUDA kernels"
+    with pytest.raises(NotImplementedError, match=message):
+        PLAN.prepare(device)

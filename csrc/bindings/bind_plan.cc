@@ -2,7 +2,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,65 +14,6 @@ namespace fewstep::python {
 namespace {
 
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
-
-// ---- schedules --------------------------------------------------------------------------------
-
-PySchedule make_schedule(const std::string& name, int32_t steps, int32_t process,
-                         const std::string& spacing, double beta_start, double beta_end,
-                         double sigma_min, double sigma_max, double rho, double shift,
-                         int32_t train_steps, bool final_zero, int32_t steps_offset,
-                         const std::optional<Doubles>& sigmas) {
-  fewstep_schedule_params p = FEWSTEP_SCHEDULE_PARAMS_INIT;
-  p.process = process;
-  p.spacing = spacing.c_str();
-  p.beta_start = beta_start;
-  p.beta_end = beta_end;
-  p.sigma_min = sigma_min;
-  p.sigma_max = sigma_max;
-  p.rho = rho;
-  p.shift = shift;
-  p.train_steps = train_steps;
-  p.final_zero = final_zero;
-  p.steps_offset = steps_offset;
-  if (sigmas) {
-    p.sigmas = sigmas->data();
-    p.n_sigmas = sigmas->size();
-  }
-  fewstep_schedule* schedule = nullptr;
-  check(fewstep_schedule_create(name.c_str(), steps, &p, &schedule));
-  return PySchedule(schedule);
-}
-
-py::tuple schedule_nodes(const PySchedule& self) {
-  const py::ssize_t n = fewstep_schedule_steps(self.get()) + 1;
-  Doubles t(n), alpha(n), sigma(n), lambda(n);
-  for (py::ssize_t i = 0; i < n; ++i) {
-    fewstep_node node;
-    check(fewstep_schedule_node(self.get(), static_cast<int32_t>(i), &node));
-    t.mutable_at(i) = node.t;
-    alpha.mutable_at(i) = node.alpha;
-    sigma.mutable_at(i) = node.sigma;
-    lambda.mutable_at(i) = node.lambda;
-  }
-  return py::make_tuple(t, alpha, sigma, lambda);
-}
-
-void bind_schedule(py::module_& m) {
-  const fewstep_schedule_params d = FEWSTEP_SCHEDULE_PARAMS_INIT;
-  py::class_<PySchedule>(m, "Schedule")
-      .def(py::init(&make_schedule), py::arg("name"), py::arg("steps"), py::kw_only(),
-           py::arg("process") = d.process, py::arg("spacing") = d.spacing,
-           py::arg("beta_start") = d.beta_start, py::arg("beta_end") = d.beta_end,
-           py::arg("sigma_min") = d.sigma_min, py::arg("sigma_max") = d.sigma_max,
-           py::arg("rho") = d.rho, py::arg("shift") = d.shift,
-           py::arg("train_steps") = d.train_steps, py::arg("final_zero") = d.final_zero != 0,
-           py::arg("steps_offset") = d.steps_offset, py::arg("sigmas") = py::none())
-      .def("nodes", &schedule_nodes)
-      .def_property_readonly(
-          "process", [](const PySchedule& self) { return fewstep_schedule_process(self.get()); });
-}
-
-// ---- plans ------------------------------------------------------------------------------------
 
 struct PlanOptions {
   fewstep_plan_params params = FEWSTEP_PLAN_PARAMS_INIT;
@@ -226,6 +166,16 @@ py::tuple rows(const PyPlan& self) {
   return out;
 }
 
+void prepare(const PyPlan& self, py::handle device) {
+  const fewstep_context* ctx = context_on(device, "fewstep.solver.Plan.prepare");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;  // it waits for a copy
+    status = fewstep_plan_prepare(self.get(), ctx);
+  }
+  check(status);
+}
+
 py::object equal(const PyPlan& self, py::handle other) {
   if (!py::isinstance<PyPlan>(other)) {
     return py::reinterpret_borrow<py::object>(Py_NotImplemented);
@@ -277,6 +227,35 @@ Plan
     A last step to sigma = 0, where no model can be called, is x0 itself.
 )";
 
+constexpr char kPrepareDoc[] = R"(Copy the plan to a device, where `step` reads it.
+
+Needed only before a step with `row` or `guidance` as arrays on CUDA is captured into a graph;
+outside of one `step` does it on first use.
+
+Parameters
+----------
+device : int, str or torch.device
+    ``"cuda:1"`` or 1; ``"cuda"`` is torch's current device, without torch the first. For
+    ``"cpu"`` there is nothing to do.
+
+Raises
+------
+ValueError
+    `device` names none, or a stream is being captured.
+NotImplementedError
+    The build has no CUDA kernels, or the machine no such device.
+
+Notes
+-----
+Allocates and waits for the copy; a second time does nothing. The copy lives as long as the plan,
+which must outlive the graphs that captured its steps.
+
+Examples
+--------
+>>> plan = fewstep.solver.plan("euler", steps=4, schedule=fewstep.schedules.karras(0.02, 80.0))
+>>> plan.prepare("cpu")
+)";
+
 void bind_properties(py::class_<PyPlan>& plan) {
   const auto with_column = [](double fewstep_plan_row::* member) {
     return [member](const PyPlan& self) { return column(self, member); };
@@ -322,6 +301,7 @@ void bind_plan_class(py::module_& m) {
           "start", &start, py::arg("row") = 0, py::arg("known") = false,
           "Return a one-row plan that places slot 0 at the model call of `row`: from noise alone,\n"
           "or, with `known`, from alpha * known + sigma * noise.")
+      .def("prepare", &prepare, py::arg("device"), kPrepareDoc)
       .def("with_guidance", &with_guidance, py::arg("weights"),
            "Return the plan with guidance weights [G], or [rows, G], over the raw model outputs.")
       .def(

@@ -10,8 +10,9 @@ namespace {
 constexpr const char* kFunction = "fewstep_solver_step";
 constexpr int kMaxDims = 32;
 
-// From here on other Python threads run during the op. Giving the GIL up and taking it back costs
-// 40 ns; 16 k elements take a microsecond.
+// From here on other Python threads run during the op, and always on CUDA, where a launch waits
+// when many are queued. Giving the GIL up and taking it back costs 40 ns; 16 k elements take a
+// microsecond.
 constexpr int64_t kReleaseElements = 16384;
 
 // The arguments of one call, borrowed. Tensors are borrowed only where they are given.
@@ -130,6 +131,16 @@ int64_t elements(const fewstep_tensor& t) {
   return n;
 }
 
+// Without the GIL: the text of an error is the thread's own.
+fewstep_status run(const fewstep_context* ctx, const PyPlan& plan, StepCall* call) {
+  // On CUDA the table of a plan is looked up there when each sample has its own row or weights.
+  if (ctx && (call->args.rows || call->args.guidance)) {
+    const fewstep_status status = fewstep_plan_prepare(plan.get(), ctx);
+    if (status != FEWSTEP_OK) return status;
+  }
+  return fewstep_solver_step(ctx, plan.get(), &call->args);
+}
+
 py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle model_output,
                 py::handle seeds, py::handle guidance, py::handle known, py::handle mask,
                 py::handle model_input) {
@@ -146,11 +157,11 @@ py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle
   call.args.model_input = call.optional(model_input, "model_input", Borrowed::kWrite);
   const fewstep_context* ctx = call.stream.context(call.args.slots[0]);
   fewstep_status status;
-  if (call.args.slots[0] && elements(*call.args.slots[0]) >= kReleaseElements) {
+  if (ctx || (call.args.slots[0] && elements(*call.args.slots[0]) >= kReleaseElements)) {
     const py::gil_scoped_release release;
-    status = fewstep_solver_step(ctx, plan.get(), &call.args);
+    status = run(ctx, plan, &call);
   } else {
-    status = fewstep_solver_step(ctx, plan.get(), &call.args);
+    status = run(ctx, plan, &call);
   }
   check(status);
   return state.inc_ref();

@@ -3,9 +3,11 @@
 
 #include <pybind11/stl.h>
 
+#include <charconv>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -20,8 +22,8 @@ constexpr int32_t kCudaDevice = 2;  // as in DLPack
 
 const ExchangeApi* find_api(PyTypeObject* type) {
   static PyObject* const kName = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
-  py::object capsule = py::reinterpret_steal<py::object>(
-      PyObject_GetAttr(reinterpret_cast<PyObject*>(type), kName));
+  py::object capsule =
+      py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(type), kName));
   if (!capsule) {
     PyErr_Clear();
     return nullptr;
@@ -53,6 +55,43 @@ fewstep_context* thread_context(int32_t device_id) {
   if (index >= contexts.size()) contexts.resize(index + 1);
   contexts[index].reset(made);
   return made;
+}
+
+// torch where the program has imported it; else null.
+py::object imported_torch() {
+  return py::module_::import("sys").attr("modules").attr("get")("torch", py::none());
+}
+
+// What "cuda" means: torch's current device, or the first.
+int32_t default_device(const py::object& torch) {
+  if (torch.is_none() || !torch.attr("cuda").attr("is_available")().cast<bool>()) return 0;
+  return torch.attr("cuda").attr("current_device")().cast<int32_t>();
+}
+
+[[noreturn]] void fail_device(const char* function, const char* must, py::handle got) {
+  throw py::value_error(std::string(function) + ": 'device' must be " + must + ", got " +
+                        py::repr(got).cast<std::string>());
+}
+
+// The index of a CUDA device: kHost for "cpu", kUnnamed for "cuda".
+constexpr int32_t kHost = -1, kUnnamed = -2;
+int32_t device_index(py::handle device, const char* function) {
+  constexpr char kMust[] = "an index, \"cpu\", \"cuda\", \"cuda:<index>\" or a torch.device";
+  if (PyLong_Check(device.ptr()) && !PyBool_Check(device.ptr())) {
+    const Py_ssize_t index = PyNumber_AsSsize_t(device.ptr(), nullptr);  // clips
+    if (index < 0 || index > INT32_MAX) fail_device(function, kMust, device);
+    return static_cast<int32_t>(index);
+  }
+  const auto text = py::str(device).cast<std::string>();
+  if (text == "cpu") return kHost;
+  if (text == "cuda") return kUnnamed;
+  int32_t index = 0;
+  const char* const end = text.data() + text.size();
+  if (text.starts_with("cuda:")) {
+    const auto [stop, error] = std::from_chars(text.data() + 5, end, index);
+    if (error == std::errc() && stop == end && index >= 0) return index;
+  }
+  fail_device(function, kMust, device);
 }
 
 py::object as_handle(const std::optional<void*>& stream) {
@@ -126,6 +165,34 @@ fewstep_context* CallStream::cuda_context(int32_t device_id) {
   if (!fewstep_cuda_built()) return nullptr;
   fewstep_context* ctx = thread_context(device_id);
   check(fewstep_context_set_stream(ctx, on(device_id)));
+  return ctx;
+}
+
+fewstep_context* context_on(py::handle device, const char* function) {
+  int32_t index = device_index(device, function);
+  if (index == kHost) return nullptr;
+  if (!fewstep_cuda_built()) {
+    const std::string text = std::string(function) +
+                             ": 'device' must be \"cpu\" in a build without CUDA kernels, got " +
+                             py::repr(device).cast<std::string>();
+    PyErr_SetString(PyExc_NotImplementedError, text.c_str());
+    throw py::error_already_set();
+  }
+  const py::object torch = imported_torch();
+  if (index == kUnnamed) index = default_device(torch);
+  fewstep_context* ctx = thread_context(index);
+  void* stream = nullptr;
+  if (const std::optional<void*>& chosen = chosen_stream()) {
+    stream = *chosen;
+  } else if (!torch.is_none()) {
+    const py::object tensor = torch.attr("Tensor");
+    const ExchangeApi* api = array_type(reinterpret_cast<PyTypeObject*>(tensor.ptr())).api;
+    if (api && api->current_work_stream &&
+        api->current_work_stream(kCudaDevice, index, &stream) != 0) {
+      throw py::error_already_set();
+    }
+  }
+  check(fewstep_context_set_stream(ctx, stream));
   return ctx;
 }
 

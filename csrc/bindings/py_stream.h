@@ -70,6 +70,10 @@ class CallStream {
   void* stream_ = nullptr;
 };
 
+// The calling thread's context for a device that the caller names ("cuda", "cuda:1", 1, a
+// torch.device), on the stream of fewstep.use_stream, else torch's current one; null for "cpu".
+fewstep_context* context_on(pybind11::handle device, const char* function);
+
 void bind_stream(pybind11::module_& m);
 
 }  // namespace fewstep::python

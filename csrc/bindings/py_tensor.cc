@@ -72,8 +72,8 @@ py::object stream_number(py::handle object, CallStream* stream) {
 py::object export_capsule(py::handle object, PyObject* stream) {
   const Names& n = names();
   PyObject* args[3] = {object.ptr(), n.newest, stream};
-  auto capsule = py::reinterpret_steal<py::object>(PyObject_VectorcallMethod(
-      n.dlpack, args, 1, stream ? n.max_version_stream : n.max_version));
+  auto capsule = py::reinterpret_steal<py::object>(
+      PyObject_VectorcallMethod(n.dlpack, args, 1, stream ? n.max_version_stream : n.max_version));
   if (!capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {  // a producer older than DLPack 1.0
     PyErr_Clear();
     args[1] = stream;
