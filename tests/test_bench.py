@@ -70,7 +70,7 @@ def test_trajectory_equals_the_float64_formula(name: str, guided: bool, dtype: s
 @pytest.mark.parametrize("name", CASES)
 def test_case_equals_diffusers(name: str) -> None:
     pytest.importorskip("diffusers")
-    from fewstep.bench.solver import Setting, Sides
+    from fewstep.bench.steps import Setting, Sides
 
     sides = Sides(Setting(CASES[name], 256, "float32", False, 1))
     assert sides.checked() < 2e-5
@@ -78,7 +78,8 @@ def test_case_equals_diffusers(name: str) -> None:
 
 def test_a_wrong_result_is_not_timed() -> None:
     pytest.importorskip("diffusers")
-    from fewstep.bench.solver import Setting, Sides, WrongResult
+    from fewstep.bench.rows import WrongResult
+    from fewstep.bench.steps import Setting, Sides
 
     sides = Sides(Setting(CASES["dpmpp_2m"], 256, "float32", False, 1))
     sides.ours.outputs = [1.001 * output for output in sides.ours.outputs]
@@ -108,8 +109,10 @@ def test_stream_does_all_of_its_work(count: int, threads: int, bypassing: bool) 
 
 def test_medians_tell_slow_from_fast() -> None:
     small, large = np.ones(10), np.ones(300_000)
-    microseconds = interleaved({"slow": Timed(large.sum), "fast": Timed(small.sum)}, budget_s=0.1)
-    assert microseconds["slow"] > 3 * microseconds["fast"] > 0
+    times = interleaved({"slow": Timed(large.sum), "fast": Timed(small.sum)}, budget_s=0.1)
+    assert times["slow"].median_us > 3 * times["fast"].median_us > 0
+    for timing in times.values():
+        assert timing.p10_us <= timing.median_us <= timing.p90_us
 
 
 def test_bars_speak_of_cases_that_are_measured() -> None:
