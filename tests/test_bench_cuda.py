@@ -22,7 +22,7 @@ import fewstep
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from fewstep.bench import bandwidth, cases, draws, target, timing, trajectory  # noqa: E402
+from fewstep.bench import bandwidth, cases, draws, solver, target, timing, trajectory  # noqa: E402
 from fewstep.bench.cases import CASES, STEPS  # noqa: E402
 from fewstep.bench.report import table  # noqa: E402
 from fewstep.bench.rows import Options, WrongResult  # noqa: E402
@@ -273,6 +273,24 @@ def test_what_cannot_be_captured_is_said(device: target.Target) -> None:
     assert refused[0]["ratio"] is None
 
 
+def test_without_diffusers_the_rest_is_measured(
+    device: target.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (trajectory, solver):
+        monkeypatch.setattr(module, "is_installed", lambda: False)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    rows = list(trajectory.trajectory(options(), device, SMALL))
+    missing = "diffusers is not installed"
+    assert [row["rival"] for row in rows if row.get("reason") == missing] == [
+        "diffusers",
+        "diffusers, graph",
+    ] * 2
+    assert [row["met"] for row in rows if row["rival"] == "torch.compile, graph"]
+    steps = list(solver.steps(options(), device, lambda _: None))
+    assert [row["reason"] for row in steps] == [missing]
+    assert len(table([*rows, *steps]).rows) == len(rows) + 1
+
+
 def test_a_graph_that_left_work_out_is_found(device: target.Target) -> None:
     def forgets(function: Callable[[], object]) -> Callable[[], object]:
         function()
@@ -303,6 +321,7 @@ def test_diffusers_waits_for_the_first_index_only_when_it_is_not_known(
     device: target.Target,
 ) -> None:
     rival = trajectory.Sides(torch.float32, device, SMALL).rival
+    assert rival
     found = syncs(rival.trajectory, device.device)
     assert any("index_for_timestep" in place for place in found), found
     known = syncs(lambda: rival.trajectory(known_index=True), device.device)

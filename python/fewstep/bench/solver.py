@@ -13,7 +13,8 @@ from .bandwidth import bandwidth
 from .ceilings import ceilings
 from .draws import draws
 from .overhead import host_overhead
-from .rows import Options, Row
+from .rivals.diffusers import is_installed
+from .rows import Options, Row, unmeasured_row
 from .steps import compare, settings
 from .target import Target, cpu
 from .trajectory import trajectory
@@ -23,6 +24,10 @@ Part = Callable[[Options, Target], Iterable[Row]]
 
 def steps(options: Options, target: Target, progress: Callable[[str], None]) -> Iterator[Row]:
     """Measure every step that was asked for against diffusers."""
+    if not is_installed():
+        head: Row = {"op": "solver.step", "case": "steps", "n": 0, "batch": 0, "dtype": "-"}
+        yield unmeasured_row(head | target.labels, "diffusers", "diffusers is not installed")
+        return
     for setting in settings(options, target):
         progress(f"{setting.name}, {setting.n} elements, {setting.dtype}")
         yield from compare(setting, options, target)

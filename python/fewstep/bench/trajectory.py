@@ -15,9 +15,9 @@ import torch
 
 from . import cases
 from .cases import CASES, SDXL, STEPS
-from .engine import Engine
+from .engine import Engine, coefficients_of, formula
 from .rivals.compiled import CompiledTrajectory
-from .rivals.diffusers import Scheduler
+from .rivals.diffusers import Scheduler, is_installed
 from .rows import (
     TOLERANCE,
     Options,
@@ -58,21 +58,35 @@ class Sides:
         outputs = [
             torch.randn(batch, generator=generator).to(target.device, dtype) for _ in range(STEPS)
         ]
-        self.rival = Scheduler(CASES[CASE], x.to(dtype), outputs, guided=True)
-        self.ours = Engine(CASES[CASE], self.rival.sigmas(), x, outputs, guided=True)
+        self.rival: Scheduler | None = None
+        if is_installed():
+            self.rival = Scheduler(CASES[CASE], x.to(dtype), outputs, guided=True)
+        nodes = self.rival.sigmas() if self.rival else cases.nodes(CASES[CASE])
+        self.ours = Engine(CASES[CASE], nodes, x, outputs, guided=True)
         self.rows = [
             torch.full((shape[0],), row, dtype=torch.int32, device=target.device)
             for row in range(STEPS)
         ]
 
     def checked(self, tolerance: float) -> float:
-        """Compare fewstep and diffusers after all steps, rows given either way."""
-        wanted = self.rival.trajectory()
+        """Compare fewstep, rows given either way, with float64 and diffusers after all steps."""
         got = self.ours.trajectory().clone()
         by_array = self.ours.trajectory(self.rows)
         if not torch.equal(got, by_array):
             raise WrongResult(f"{NAME}: rows in an array give other bits than rows by number")
-        return check(f"{NAME}, diffusers", difference(got, wanted), tolerance)
+        error = check(f"{NAME}, float64", difference(got, self.formula()), FORMULA)
+        if self.rival is None:
+            return error
+        return check(f"{NAME}, diffusers", difference(got, self.rival.trajectory()), tolerance)
+
+    def formula(self) -> torch.Tensor:
+        """Return the last sample in float64."""
+        slots = [torch.zeros_like(slot, dtype=torch.float64) for slot in self.ours.slots]
+        slots[0].copy_(self.ours.first)
+        for row in range(STEPS):
+            numbers = coefficients_of(self.ours.plan, row, torch.float64)
+            formula(self.ours.plan, row)(numbers, slots, self.ours.outputs[row].chunk(2), None)
+        return slots[0]
 
 
 @dataclass(frozen=True)
@@ -128,19 +142,19 @@ def _measured(sides: Sides, dtype: str, target: Target, compiled: bool) -> Itera
         row = timed_row(head, name, times[OURS], timing, spread=True)
         row["us_per_step"] = round(times[OURS].median_us / STEPS, 3)
         row["difference"] = float(f"{errors[name]:.1e}")
-        if name == "diffusers":
+        if name == "diffusers" and sides.rival:
             row["waits"] = syncs(sides.rival.trajectory, target.device)
         if name in cases.TRAJECTORY_BARS:
             add_bar(row, cases.TRAJECTORY_BARS[name])
         yield row
     for name, reason in refused.items():
-        yield unmeasured_row(head, name, f"not capturable: {reason}", times[OURS])
+        yield unmeasured_row(head, name, reason, times[OURS])
 
 
 def runners_of(
     sides: Sides, dtype: str, target: Target, compiled: bool
 ) -> tuple[dict[str, Runner], dict[str, str]]:
-    """Return every way to take the steps, and why the others cannot be captured."""
+    """Return every way to take the steps, and why the others cannot be measured."""
     ours, rival = sides.ours, sides.rival
     by_array = partial(ours.trajectory, sides.rows)
     runners = {
@@ -152,29 +166,32 @@ def runners_of(
     }
     if compiled:
         torch._dynamo.reset()
-        formula = CompiledTrajectory(ours)
+        by_hand = CompiledTrajectory(ours)
         for name, call in (
-            ("torch.compile", formula.trajectory),
-            ("torch.compile, graph", target.capture(formula.trajectory)),
+            ("torch.compile", by_hand.trajectory),
+            ("torch.compile, graph", target.capture(by_hand.trajectory)),
         ):
-            runners[name] = Runner(call, lambda: formula.slots[0], FORMULA)
+            runners[name] = Runner(call, lambda: by_hand.slots[0], FORMULA)
+    if rival is None:
+        names = ("diffusers", "diffusers, graph")
+        return runners, dict.fromkeys(names, "diffusers is not installed")
     loose = 2 * TOLERANCE[dtype]
     runners["diffusers"] = Runner(rival.trajectory, lambda: rival.x, loose)
     refused = {}
     try:
         # Last: a capture that fails may leave the stream in a state of its own.
-        runners["diffusers, graph"] = _captured_rival(sides, target, loose)
+        runners["diffusers, graph"] = _captured_rival(rival, target, loose)
     except (RuntimeError, ValueError) as error:
-        refused["diffusers, graph"] = first_cause(error)
+        refused["diffusers, graph"] = f"not capturable: {first_cause(error)}"
     return runners, refused
 
 
-def _captured_rival(sides: Sides, target: Target, tolerance: float) -> Runner:
+def _captured_rival(rival: Scheduler, target: Target, tolerance: float) -> Runner:
     """Capture diffusers with the first step's index given: it would be read from the device."""
     kept: list[torch.Tensor] = []
 
     def call() -> None:
-        kept[:] = [sides.rival.trajectory(known_index=True)]
+        kept[:] = [rival.trajectory(known_index=True)]
 
     return Runner(target.capture(call), lambda: kept[0], tolerance)
 

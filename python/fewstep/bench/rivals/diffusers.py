@@ -8,11 +8,17 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from ..cases import ROW, SCALE, STEPS, Case
+
+
+def is_installed() -> bool:
+    """Whether there is anything to compare with."""
+    return find_spec("diffusers") is not None
 
 
 class Scheduler:
