@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import fewstep
 
 torch = pytest.importorskip("torch")
 
+from fewstep.bench import machine  # noqa: E402
 from fewstep.bench.cases import BARS, CASES, ROW, SHAPES, STEPS  # noqa: E402
 from fewstep.bench.engine import Engine, coefficients_of, formula  # noqa: E402
 from fewstep.bench.normals import normals  # noqa: E402
@@ -170,3 +172,30 @@ def test_compare_finds_a_regression(tmp_path: Path) -> None:
     assert "SLOWER  o c 1 d 1 r: 10.0 -> 15.0 us (1.50x)" in slower.stdout
     assert compare(10.0, 11.0, tmp_path).returncode == 0
     assert compare(10.0, 5.0, tmp_path).returncode == 0
+
+
+SMI = "#!/bin/sh\necho '580.1, 345 MHz, 1980 MHz, 2619 MHz, 3201 MHz, 9.0'\n"
+
+
+def test_the_gpu_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(SMI)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    properties = SimpleNamespace(
+        name="A GPU", major=9, minor=0, multi_processor_count=132, total_memory=1 << 37
+    )
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    found = machine.gpu()
+    assert found["sm"] == "9.0"
+    assert found["l2_bytes"] is None
+    assert (found["driver"], found["sm_clock"], found["sm_clock_max"]) == (
+        "580.1",
+        "345 MHz",
+        "1980 MHz",
+    )
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert machine.smi() == {}
+    tool.unlink()
+    assert machine.smi() == {}

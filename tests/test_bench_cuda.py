@@ -7,12 +7,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,106 +18,39 @@ import fewstep
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
+pytest.importorskip("typer")
 
-from fewstep.bench import bandwidth, cases, draws, solver, target, timing, trajectory  # noqa: E402
-from fewstep.bench.cases import CASES, STEPS  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
+
+from fake_cuda import SMALL, FakeCuda, pretended  # noqa: E402
+from fewstep.bench import (  # noqa: E402
+    bandwidth,
+    cases,
+    cli,
+    draws,
+    machine,
+    solver,
+    target,
+    trajectory,
+)
+from fewstep.bench.cases import CASES  # noqa: E402
 from fewstep.bench.report import table  # noqa: E402
 from fewstep.bench.rows import Options, WrongResult  # noqa: E402
 from fewstep.bench.solver import run  # noqa: E402
 from fewstep.bench.steps import Setting, Sides, compare  # noqa: E402
-from fewstep.bench.syncs import syncs  # noqa: E402
 from fewstep.bench.timing import EventClock, LaunchClock, Timed, interleaved, rotated  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
-
-SMALL = (2, 4, 8, 8)
-
-
-class FakeEvent:
-    """An event that the host's clock times."""
-
-    def __init__(self, *, enable_timing: bool) -> None:
-        assert enable_timing
-        self.at: float | None = None
-
-    def record(self) -> None:
-        self.at = time.perf_counter()
-
-    def synchronize(self) -> None:
-        assert self.at is not None, "an event is waited for that nobody recorded"
-
-    def elapsed_time(self, end: FakeEvent) -> float:
-        assert self.at is not None
-        assert end.at is not None
-        return 1e3 * (end.at - self.at)
-
-
-class FakeCuda:
-    """What the benchmark uses of `torch.cuda`; work is done when it is asked for."""
-
-    Event = FakeEvent
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-        self.graphs: list[SimpleNamespace] = []
-
-    def get_device_capability(self) -> tuple[int, int]:
-        return 9, 0
-
-    def current_device(self) -> int:
-        return 0
-
-    def get_device_properties(self, index: int) -> SimpleNamespace:
-        assert index == 0
-        return SimpleNamespace(L2_cache_size=4096)
-
-    def synchronize(self) -> None:
-        self.log.append("synchronize")
-
-    def Stream(self) -> Any:
-        return SimpleNamespace(wait_stream=lambda other: self.log.append("side waits"))
-
-    def current_stream(self) -> Any:
-        return SimpleNamespace(wait_stream=lambda other: self.log.append("main waits"))
-
-    @contextmanager
-    def stream(self, stream: Any) -> Iterator[None]:
-        self.log.append("on side")
-        yield
-
-    def CUDAGraph(self) -> SimpleNamespace:
-        graph = SimpleNamespace(replay=lambda: self.log.append("replay"))
-        self.graphs.append(graph)
-        return graph
-
-    @contextmanager
-    def graph(self, graph: SimpleNamespace) -> Iterator[None]:
-        assert graph is self.graphs[-1]
-        self.log.append("capture")
-        yield
-
-
-def recorded(function: Callable[[], object]) -> Callable[[], object]:
-    """Capture as a device does: a warm-up, then a replay of the same work on the same tensors."""
-    function()
-    return function
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> target.Target:
     """A CUDA target on the CPU, and sizes that suit it."""
-    monkeypatch.setattr(EventClock, "sample_s", 1e-4)
-    monkeypatch.setattr(timing, "MAX_ROUNDS", 7)
-    monkeypatch.setattr(LaunchClock, "sample_s", 1e-5)
-    monkeypatch.setattr(cases, "CUDA_COMPARED", (256,))
-    monkeypatch.setattr(cases, "CUDA_LARGE", (256,))
-    monkeypatch.setattr(cases, "CUDA_NORMALS", (1001, 4099))
-    monkeypatch.setattr(cases, "COPIED", (1 << 10, 1 << 12))
-    monkeypatch.setattr(cases, "MATMUL", 16)
-    monkeypatch.setattr(bandwidth, "COPIES", (1 << 10, 1 << 12))
-    monkeypatch.setattr(draws, "CHUNK", 1000)
-    made = target.cuda(FakeCuda(), torch.device("cpu"))
-    return replace(made, capture=recorded)
+    return pretended(monkeypatch)
+
+
+def options(*only: str, quick: bool = False) -> Options:
+    return Options(threads=(1,), only=only, quick=quick)
 
 
 def test_a_target_knows_its_device() -> None:
@@ -163,10 +93,6 @@ def test_rotation_takes_turns() -> None:
     for _ in range(7):
         call()
     assert log == [0, 1, 2, 0, 1, 2, 0]
-
-
-def options(*only: str, quick: bool = False) -> Options:
-    return Options(threads=(1,), only=only, quick=quick)
 
 
 def test_steps_are_compared(device: target.Target) -> None:
@@ -228,104 +154,23 @@ def test_one_wrong_bit_is_found(device: target.Target, dtype: str, at: int) -> N
         draws.equal_bits(drawn)
 
 
-def test_trajectory(device: target.Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All sides, compiled ones uncompiled: what is compiled does not depend on the device."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    rows = list(trajectory.trajectory(options(), device, SMALL))
-    expected = [
-        "fewstep",
-        "fewstep, rows on the device, graph",
-        "torch.compile",
-        "torch.compile, graph",
-        "diffusers",
-        "diffusers, graph",
-    ]
-    assert [(row["dtype"], row["rival"]) for row in rows] == [
-        (dtype, rival) for dtype in ("float16", "bfloat16") for rival in expected
-    ]
-    bars = {row["rival"]: row["bar"] for row in rows if "bar" in row}
-    assert bars == {"diffusers": 15.0, "torch.compile, graph": 1.0}
-    for row in rows:
-        assert row["steps"] == STEPS
-        assert row["n"] == 2 * 4 * 8 * 8
-        assert row["float32_difference"] < 2e-5
-        assert ("waits" in row) == (row["rival"] == "diffusers")
-    assert json.loads(json.dumps(rows)) == rows
-
-
-def test_what_cannot_be_captured_is_said(device: target.Target) -> None:
-    def refuses(function: Callable[[], object]) -> Callable[[], object]:
-        if "_captured_rival" in getattr(function, "__qualname__", ""):
-            try:
-                raise RuntimeError("operation not permitted when stream is capturing\nmore")
-            except RuntimeError:
-                # As the end of a capture complains once more.
-                raise RuntimeError("operation failed due to a previous error") from None
-        return recorded(function)
-
-    device = replace(device, capture=refuses)
-    rows = list(trajectory.trajectory(options(quick=True), device, SMALL))
-    refused = [row for row in rows if "reason" in row]
-    assert [row["rival"] for row in refused] == ["diffusers, graph"]
-    assert (
-        refused[0]["reason"] == "not capturable: operation not permitted when stream is capturing"
-    )
-    assert refused[0]["ratio"] is None
-
-
-def test_without_diffusers_the_rest_is_measured(
+def test_one_failure_does_not_stop_the_rest(
     device: target.Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (trajectory, solver):
-        monkeypatch.setattr(module, "is_installed", lambda: False)
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    rows = list(trajectory.trajectory(options(), device, SMALL))
-    missing = "diffusers is not installed"
-    assert [row["rival"] for row in rows if row.get("reason") == missing] == [
-        "diffusers",
-        "diffusers, graph",
-    ] * 2
-    assert [row["met"] for row in rows if row["rival"] == "torch.compile, graph"]
-    steps = list(solver.steps(options(), device, lambda _: None))
-    assert [row["reason"] for row in steps] == [missing]
-    assert len(table([*rows, *steps]).rows) == len(rows) + 1
+    def broken(*_: object) -> Iterator[dict[str, Any]]:
+        yield {"op": "before"}
+        raise WrongResult("differs by 1")
 
-
-def test_a_graph_that_left_work_out_is_found(device: target.Target) -> None:
-    def forgets(function: Callable[[], object]) -> Callable[[], object]:
-        function()
-        return lambda: None
-
-    device = replace(device, capture=forgets)
-    with pytest.raises(WrongResult, match="dpmpp_2m_cfg_trajectory, fewstep, graph: differs by"):
-        list(trajectory.trajectory(options(quick=True), device, SMALL))
-
-
-def test_rows_in_an_array_must_agree(device: target.Target) -> None:
-    sides = trajectory.Sides(torch.float32, device, SMALL)
-    assert sides.checked(2e-5) < 2e-5
-    sides.rows[3] = sides.rows[4]
-    with pytest.raises(WrongResult, match="rows in an array give other bits"):
-        sides.checked(2e-5)
-
-
-def test_waits_are_counted_where_they_are() -> None:
-    x = torch.arange(4.0)
-    found = syncs(lambda: [float(x[0]), x.nonzero(), x + 1], torch.device("cpu"))
-    assert found == {"_local_scalar_dense at the caller": 1, "nonzero at the caller": 1}
-    meta = syncs(lambda: x.to("meta"), torch.device("cpu"))
-    assert meta == {"_to_copy at the caller": 1}
-
-
-def test_diffusers_waits_for_the_first_index_only_when_it_is_not_known(
-    device: target.Target,
-) -> None:
-    rival = trajectory.Sides(torch.float32, device, SMALL).rival
-    assert rival
-    found = syncs(rival.trajectory, device.device)
-    assert any("index_for_timestep" in place for place in found), found
-    known = syncs(lambda: rival.trajectory(known_index=True), device.device)
-    assert not any("index_for_timestep" in place for place in known), known
+    good = {"op": "after"}
+    monkeypatch.setattr(
+        solver, "parts", lambda *_: iter([("bad", partial(broken)), ("good", lambda: [good])])
+    )
+    rows = run(options(), lambda _: None, device)
+    assert [row["op"] for row in rows] == ["before", "failed", "after"]
+    assert rows[1]["reason"] == "WrongResult: differs by 1"
+    assert rows[1]["failed"] is True
+    with pytest.raises(WrongResult):
+        run(options(), lambda _: None, target.cpu())
 
 
 def test_run_measures_every_part_and_keeps_rows_as_it_goes(
@@ -377,6 +222,29 @@ def test_scripts_read_rows_of_a_device(device: target.Target, tmp_path: Path) ->
             assert result.stdout.count("| `ddim` | 256 | float32 | cuda | copy |") == 1
         else:
             assert f"{len(rows)} rows compared, 0 slower, 0 missing" in result.stdout
+
+
+def test_the_command_measures_a_device(
+    device: target.Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "_target", lambda name: device)
+    monkeypatch.setattr(machine, "gpu", lambda: {"name": "A GPU", "sm": "9.0"})
+    out = tmp_path / "bench.json"
+    arguments = ["solver", "--device", "cuda", "--case", "normal", "--out", str(out)]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert found["machine"]["gpu"] == {"name": "A GPU", "sm": "9.0"}
+    assert {row["case"] for row in found["rows"]} == {"normal"}
+
+    def wrong(*_: object) -> list[dict[str, Any]]:
+        raise WrongResult("differs by 1")
+
+    monkeypatch.setattr(solver, "draws", wrong)
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 1
+    assert "bench solver: normals: WrongResult: differs by 1" in result.output
+    assert [row["failed"] for row in json.loads(out.read_text())["rows"]] == [True]
 
 
 @pytest.mark.skipif("torch.cuda.is_available()", reason="this machine has a GPU")

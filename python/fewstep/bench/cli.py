@@ -74,8 +74,13 @@ def solver(
     if as_json:
         json.dump({**head, "rows": rows}, sys.stdout, indent=1)
         sys.stdout.write("\n")
-        return
-    Console().print(table(rows))
+    else:
+        Console().print(table(rows))
+    for row in rows:
+        if row.get("failed"):
+            typer.echo(f"bench solver: {row['case']}: {row['reason']}", err=True)
+    if any(row.get("failed") for row in rows):
+        raise typer.Exit(1)
 
 
 def _refuse(message: str) -> None:

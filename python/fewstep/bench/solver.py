@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 
@@ -19,37 +20,44 @@ from .steps import compare, settings
 from .target import Target, cpu
 from .trajectory import trajectory
 
-Part = Callable[[Options, Target], Iterable[Row]]
+Part = Callable[[], Iterable[Row]]
 
 
-def steps(options: Options, target: Target, progress: Callable[[str], None]) -> Iterator[Row]:
-    """Measure every step that was asked for against diffusers."""
-    if not is_installed():
-        head: Row = {"op": "solver.step", "case": "steps", "n": 0, "batch": 0, "dtype": "-"}
-        yield unmeasured_row(head | target.labels, "diffusers", "diffusers is not installed")
+def steps(options: Options, target: Target) -> Iterator[tuple[str, Part]]:
+    """List the comparisons of steps with diffusers."""
+    if is_installed():
+        for setting in settings(options, target):
+            name = f"{setting.name}, {setting.n} elements, {setting.dtype}"
+            yield name, partial(compare, setting, options, target)
         return
-    for setting in settings(options, target):
-        progress(f"{setting.name}, {setting.n} elements, {setting.dtype}")
-        yield from compare(setting, options, target)
+    head: Row = {"op": "solver.step", "case": "steps", "n": 0, "batch": 0, "dtype": "-"}
+    missing = unmeasured_row(head | target.labels, "diffusers", "diffusers is not installed")
+    yield "steps", lambda: [missing]
 
 
-def parts(options: Options, target: Target) -> list[tuple[str, Part | None]]:
-    """List what is measured, in order; None stands for the comparison of steps.
+def parts(options: Options, target: Target) -> Iterator[tuple[str, Part]]:
+    """List what is measured, in order.
 
     On a GPU what has a bar comes first: time may run out there.
     """
+
+    def part(function: Callable[[Options, Target], Iterable[Row]]) -> Part:
+        return partial(function, options, target)
+
     if target.is_cuda:
-        listed: list[tuple[str, Part | None]] = [
-            ("ceilings", ceilings),
-            ("bandwidth", bandwidth),
-            ("trajectory", trajectory),
-            ("normals", draws),
-            ("launch overhead", host_overhead),
-            ("steps", None),
-        ]
-        return [part for part in listed if part[0] != "ceilings" or not options.only]
-    listed = [("host overhead", host_overhead), ("normals", draws), ("steps", None)]
-    return listed if options.quick else [*listed, ("bandwidth", bandwidth)]
+        if not options.only:
+            yield "ceilings", part(ceilings)
+        yield "bandwidth", part(bandwidth)
+        yield "trajectory", part(trajectory)
+        yield "normals", part(draws)
+        yield "launch overhead", part(host_overhead)
+        yield from steps(options, target)
+        return
+    yield "host overhead", part(host_overhead)
+    yield "normals", part(draws)
+    yield from steps(options, target)
+    if not options.quick:
+        yield "bandwidth", part(bandwidth)
 
 
 def run(
@@ -78,7 +86,8 @@ def run(
     Raises
     ------
     WrongResult
-        A result differs from its rival's, the float64 formula's or the CPU's.
+        On the CPU: a result differs from its rival's or the float64 formula's. On a GPU, whose time
+        is dear, what went wrong becomes a row with ``failed``, and the other parts are measured.
     """
     target = target or cpu()
     before = fewstep.get_num_threads(), torch.get_num_threads()
@@ -87,8 +96,7 @@ def run(
         with torch.no_grad():
             for name, part in parts(options, target):
                 progress(name)
-                found = part(options, target) if part else steps(options, target, progress)
-                for row in found:
+                for row in _kept_going(name, part, target) if target.is_cuda else part():
                     rows.append(row)
                     if keep:
                         keep(rows)
@@ -96,3 +104,12 @@ def run(
         fewstep.set_num_threads(before[0])
         torch.set_num_threads(before[1])
     return rows
+
+
+def _kept_going(name: str, part: Part, target: Target) -> Iterator[Row]:
+    try:
+        yield from part()
+    except Exception as error:
+        head: Row = {"op": "failed", "case": name, "n": 0, "batch": 0, "dtype": "-"}
+        reason = f"{type(error).__name__}: {error}"
+        yield unmeasured_row(head | target.labels, "", reason) | {"failed": True}

@@ -164,26 +164,37 @@ def runners_of(
             target.capture(by_array), lambda: ours.slots[0], 0.0
         ),
     }
+    refused: dict[str, str] = {}
     if compiled:
-        torch._dynamo.reset()
-        by_hand = CompiledTrajectory(ours)
-        for name, call in (
-            ("torch.compile", by_hand.trajectory),
-            ("torch.compile, graph", target.capture(by_hand.trajectory)),
-        ):
-            runners[name] = Runner(call, lambda: by_hand.slots[0], FORMULA)
+        try:
+            runners |= _compiled(ours, target)
+        except Exception as error:  # a compiler may raise anything
+            reason = f"does not compile: {first_cause(error)}"
+            refused |= dict.fromkeys(("torch.compile", "torch.compile, graph"), reason)
     if rival is None:
         names = ("diffusers", "diffusers, graph")
-        return runners, dict.fromkeys(names, "diffusers is not installed")
+        return runners, refused | dict.fromkeys(names, "diffusers is not installed")
     loose = 2 * TOLERANCE[dtype]
     runners["diffusers"] = Runner(rival.trajectory, lambda: rival.x, loose)
-    refused = {}
     try:
         # Last: a capture that fails may leave the stream in a state of its own.
         runners["diffusers, graph"] = _captured_rival(rival, target, loose)
     except (RuntimeError, ValueError) as error:
         refused["diffusers, graph"] = f"not capturable: {first_cause(error)}"
     return runners, refused
+
+
+def _compiled(ours: Engine, target: Target) -> dict[str, Runner]:
+    torch._dynamo.reset()
+    by_hand = CompiledTrajectory(ours)
+
+    def runner(call: Call) -> Runner:
+        return Runner(call, lambda: by_hand.slots[0], FORMULA)
+
+    return {
+        "torch.compile": runner(by_hand.trajectory),
+        "torch.compile, graph": runner(target.capture(by_hand.trajectory)),
+    }
 
 
 def _captured_rival(rival: Scheduler, target: Target, tolerance: float) -> Runner:

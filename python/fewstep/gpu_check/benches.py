@@ -19,6 +19,7 @@ def benches(check: Check, limit_s: float) -> Outcome:
     command += ["--out", str(path), *(["--quick"] if check.quick else [])]
     child = check.child("bench", command, limit_s)
     found = {"rows": rows_of(path)}
+    path.unlink(missing_ok=True)  # the report has them now
     if child.cut:
         return Outcome("cut", f"time was up after {len(found['rows'])} rows", found)
     if child.code != 0:

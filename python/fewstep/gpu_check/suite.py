@@ -42,7 +42,9 @@ def _tests(
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
     command += [f"--junitxml={report}", *selection, "tests"]
     child = check.child(name, command, limit_s)
-    return judged(child.code, child.cut, counts(report), child.last_lines())
+    found = counts(report)
+    report.unlink(missing_ok=True)  # what is wanted of it is in the counts
+    return judged(child.code, child.cut, found, child.last_lines())
 
 
 def judged(code: int, cut: bool, found: dict[str, Any], last: str) -> Outcome:
