@@ -174,6 +174,26 @@ def test_tables_used_last_are_kept_and_captured_ones_stay(device):
     assert OnCuda.copies == 11
 
 
+def test_a_first_call_is_no_part_of_a_capture(device):
+    arrays, _ = device
+    OnCuda.capturing = True
+    message = "^Sampler: 'plan' must be on cuda:0 before a CUDA graph is captured, got no call like"
+    with pytest.raises(ValueError, match=message):
+        table(TableCache(), arrays, 2)
+
+
+def test_plans_that_mix_are_put_on_the_device_before_the_loop(device, monkeypatch):
+    arrays, _ = device
+    prepared = []
+    monkeypatch.setattr(solver.Plan, "prepare", lambda plan, on: prepared.append((plan, on)))
+    plans, cache = (make("euler", 2), make("heun", 3)), TableCache()
+    first, _ = cache.get(arrays, plans, ((0, 0), (1, 0)), False, False)
+    assert prepared == [(first.plan, "cuda:0"), (first.start, "cuda:0")]
+    second, _ = cache.get(arrays, plans, ((1, 0), (0, 0)), False, False)
+    assert second.plan is first.plan
+    assert second is not first
+
+
 def test_an_array_in_host_memory_is_refused_during_a_capture(monkeypatch):
     monkeypatch.setattr(Arrays, "on_cuda", True)
     monkeypatch.setattr(Arrays, "capturing", True)

@@ -81,6 +81,22 @@ class Tables:
             *self.rows, self.start_rows = list(rows)
 
 
+# Up to so many plans a batch that mixes some has the table of all: it goes to a device once.
+_JOIN_ALL = 16
+
+
+@lru_cache(maxsize=64)
+def _joined(
+    plans: tuple[Plan, ...], kinds: tuple[Leg, ...], with_known: bool
+) -> tuple[Plan, Plan, tuple[int, ...]]:
+    """Return one table for all kinds, that of their first rows, and the length of each kind."""
+    tails = [tail(plans[index], first) for index, first in kinds]
+    starts = [t.start(0, known=with_known) for t in tails]
+    if len(kinds) == 1:
+        return tails[0], starts[0], (len(tails[0]),)
+    return Plan.concat(tails), Plan.concat(starts), tuple(len(t) for t in tails)
+
+
 @lru_cache(maxsize=64)
 def course_of(
     plans: tuple[Plan, ...], legs: tuple[Leg, ...], with_known: bool, mixed: bool
@@ -94,23 +110,22 @@ def course_of(
     with_known : bool
         Samples start from an image, not from noise alone.
     mixed : bool
-        Join all plans even if the batch follows some of them only, so that batches which differ in
-        their choice have the same table.
+        Give each sample a row of its own even if all follow the same plan: the table is then that
+        of batches which mix plans.
 
     Returns
     -------
     Course
     """
     used = set(legs)
-    if mixed and all(first == 0 for _, first in legs):
-        used |= {(number, 0) for number in range(len(plans))}
+    uniform = len(used) == 1 and not mixed
+    if not uniform and len(plans) <= _JOIN_ALL and all(first == 0 for _, first in legs):
+        used = {(number, 0) for number in range(len(plans))}
     kinds = {leg: number for number, leg in enumerate(sorted(used))}
-    tails = [tail(plans[index], first) for index, first in kinds]
-    starts = [t.start(0, known=with_known) for t in tails]
-    joined = tails[0] if len(tails) == 1 else Plan.concat(tails)
-    offsets = np.concatenate([[0], np.cumsum([len(t) for t in tails])])
+    joined, start, kind_lengths = _joined(plans, tuple(kinds), with_known)
+    offsets = np.concatenate([[0], np.cumsum(kind_lengths)])
     kind = np.array([kinds[leg] for leg in legs], np.int32)  # [B]
-    lengths = np.array([len(tails[k]) for k in kind], np.int32)
+    lengths = np.array(kind_lengths, np.int32)[kind]
     turn = np.arange(lengths.max(initial=0), dtype=np.int32)[:, None]
     rows = np.where(turn < lengths, offsets[kind].astype(np.int32) + turn, np.int32(-1))
     # A finished sample keeps the last time it was called with: models take its logarithm.
@@ -118,12 +133,12 @@ def course_of(
     outputs = np.array([row.n_guidance if row.evaluates else 0 for row in joined.rows] + [0])
     return Course(
         plan=joined,
-        start=starts[0] if len(starts) == 1 else Plan.concat(starts),
+        start=start,
         start_rows=kind,
         rows=np.ascontiguousarray(rows, np.int32),
         times=np.asarray(joined.times, np.float32)[last],
         outputs=tuple(int(outputs[r].max()) for r in rows),  # -1 finds the 0 at the end
-        uniform=len(kinds) == 1,
+        uniform=uniform,
     )
 
 
@@ -158,9 +173,14 @@ class TableCache:
         key = (arrays.device, plans, legs, *rest)
         with self._lock:
             entry = self._captured.get(key) or self._uploaded.get(key)
+            capturing = arrays.capturing
+            if entry is None and capturing:
+                raise ValueError(
+                    f"Sampler: 'plan' must be on {arrays.device} before a CUDA graph is captured, "
+                    "got no call like this one before"
+                )
             if entry is None:
                 entry = self._upload(arrays, course_of(plans, legs, *rest))
-            capturing = arrays.capturing
             if capturing:
                 self._captured[key] = entry
                 self._uploaded.pop(key, None)
@@ -177,6 +197,9 @@ class TableCache:
 
     @staticmethod
     def _upload(arrays: Arrays, course: Course) -> _Uploaded:
+        if not course.uniform:
+            course.plan.prepare(arrays.device)
+            course.start.prepare(arrays.device)
         packed = arrays.convert(course.packed, name="plan")
         ready = arrays.torch.cuda.Event()
         ready.record(arrays.torch.cuda.current_stream(arrays.device))
