@@ -203,6 +203,25 @@ def test_an_array_in_host_memory_is_refused_during_a_capture(monkeypatch):
         arrays.convert(np.arange(3), name="seeds")
 
 
+def test_copies_to_a_device_are_the_callers_memory_no_longer(monkeypatch):
+    """Even of pinned memory: the copy may not have begun when the call returns."""
+
+    class Torch:
+        def __getattr__(self, name):
+            return getattr(torch, name)
+
+        def empty_like(self, tensor, *, pin_memory):
+            assert pin_memory
+            return torch.empty_like(tensor)
+
+    monkeypatch.setattr(Arrays, "on_cuda", True)
+    monkeypatch.setattr(Arrays, "capturing", False)
+    given = torch.ones(3)
+    copied = Arrays(Torch(), torch.device("cpu")).convert(given)
+    given.zero_()
+    assert torch.equal(copied, torch.ones(3))
+
+
 @pytest.mark.parametrize(
     ("seeds", "message"),
     [

@@ -92,6 +92,7 @@ def test_producers_older_than_dlpack_1_get_the_stream_too():
         (0, LEGACY_DEFAULT),
         (1, 1),
         (2, 2),
+        (np.int64(50), 50),
         (2**64 - 8, 2**64 - 8),
         (SimpleNamespace(__cuda_stream__=lambda: (0, 51)), 51),
         (SimpleNamespace(__cuda_stream__=(0, 52)), 52),

@@ -97,7 +97,9 @@ class Arrays:
                 f"Sampler: '{name}' must be on {self.device} while a CUDA graph is captured, "
                 "got an array in host memory"
             )
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        # A copy even of what is pinned already: the caller may write there after the call.
+        pinned = self.torch.empty_like(tensor, pin_memory=True)
+        return pinned.copy_(tensor).to(self.device, non_blocking=True)
 
     def concatenate(self, values: Sequence[Any]) -> Any:
         """Join arrays along their first dimension."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,13 +63,14 @@ def _handle(stream: Any) -> int:
         value = (protocol() if callable(protocol) else protocol)[1]
     else:
         value = getattr(stream, "cuda_stream", getattr(stream, "ptr", stream))
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(
             "fewstep.use_stream: 'stream' must be an int or a CUDA stream, "
             f"got {type(stream).__name__}"
         )
-    if not 0 <= value < 2**64:
+    handle = operator.index(value)
+    if not 0 <= handle < 2**64:
         raise ValueError(
-            f"fewstep.use_stream: 'stream' must be a handle in [0, 2**64), got {value}"
+            f"fewstep.use_stream: 'stream' must be a handle in [0, 2**64), got {handle}"
         )
-    return value
+    return handle

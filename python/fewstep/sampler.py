@@ -116,7 +116,7 @@ class Sampler:
         shape : sequence of int, optional
             ``(B, N...)``; may be left out when `x0` or `known` has it.
         seeds : B integers of up to 64 bits, default ``range(B)``
-            All of a sample's randomness.
+            All of a sample's randomness. A tensor is read where it is.
         cond, uncond : mappings, optional
             Keyword arguments of the model. Arrays have B rows or one row for all; anything else
             is passed as it is. With guidance, `uncond` has the same keys and each pair of arrays
@@ -146,12 +146,12 @@ class Sampler:
             Run with torch tensors there. Otherwise the first tensor given decides, then the
             model's own parameters when it is a torch module; without either it is numpy.
         graph : bool, default False
-            On CUDA, run the whole trajectory as one CUDA graph. The first call captures it (the
-            model runs twice as often); later calls with the same model object, plans, shapes,
-            dtypes and kinds of arguments replay it with their own seeds, arrays, and choice among
-            the sampler's plans. The model must be capturable: no synchronisation with the host,
-            and what it reads beside its arguments and parameters is read where it was. Conditions
-            that are no arrays must be hashable. Excludes `callback` and `progress`.
+            On CUDA, run the whole trajectory as one CUDA graph. The first call runs it once,
+            captures it and replays it; later calls with the same model object, shapes, dtypes and
+            kinds of arguments replay it with their own seeds, arrays, and choice among the
+            sampler's plans. The model must be capturable: no synchronisation with the host; what
+            it reads beside its arguments and parameters is what it read then, or stays where it
+            was. Conditions that are no arrays must be hashable. Excludes `callback` and `progress`.
 
         Returns
         -------
