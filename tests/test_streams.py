@@ -38,7 +38,7 @@ def refused_step(state, model, **arguments):
     with pytest.raises((ValueError, NotImplementedError)) as caught:
         fewstep.solver.step(PLAN, 1, state, model, **arguments)
     text = str(caught.value)
-    assert "'models[0]' must have dtype" in text or "usable CUDA devices" in text, text
+    assert "'models[0]' must have dtype" in text or "must be on a usable CUDA device" in text, text
 
 
 def capsules(device=(2, 0)):
@@ -241,6 +241,10 @@ def test_prepare_has_nothing_to_do_on_the_cpu():
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", 0])
 def test_prepare_says_when_there_is_no_device(device):
     built = fewstep.info()["cuda"]["built"]
-    message = "the number of usable CUDA devices" if built else "in a build without CUDA kernels"
+    message = (
+        "'device' must be on a usable CUDA device, of which this machine has 0, got cuda:"
+        if built
+        else "in a build without CUDA kernels"
+    )
     with pytest.raises(NotImplementedError, match=message):
         PLAN.prepare(device)

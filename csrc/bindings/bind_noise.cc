@@ -12,7 +12,7 @@ void normal(py::handle seeds, py::handle out, uint32_t step, uint32_t stream, fl
   CallStream call_stream(arguments);
   const Borrowed s(seeds, kFunction, "seeds", Borrowed::kRead, &call_stream);
   const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &call_stream);
-  const fewstep_context* ctx = call_stream.context(o.get());
+  const fewstep_context* ctx = call_stream.context(o.get(), kFunction, "out");
   fewstep_noise_normal_params params = FEWSTEP_NOISE_NORMAL_PARAMS_INIT;
   params.step = step;
   params.stream = stream;

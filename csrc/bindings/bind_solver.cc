@@ -155,7 +155,7 @@ py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle
   call.args.known = call.optional(known, "known");
   call.args.mask = call.optional(mask, "mask");
   call.args.model_input = call.optional(model_input, "model_input", Borrowed::kWrite);
-  const fewstep_context* ctx = call.stream.context(call.args.slots[0]);
+  const fewstep_context* ctx = call.stream.context(call.args.slots[0], kFunction, "state");
   fewstep_status status;
   if (ctx || (call.args.slots[0] && elements(*call.args.slots[0]) >= kReleaseElements)) {
     const py::gil_scoped_release release;

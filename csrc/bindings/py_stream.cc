@@ -45,13 +45,27 @@ struct DestroyContext {
   void operator()(fewstep_context* ctx) const { fewstep_context_destroy(ctx); }
 };
 
+[[noreturn]] void not_implemented(const char* function, const char* name, const std::string& must,
+                                  const std::string& got) {
+  const std::string text = std::string(function) + ": '" + name + "' " + must + ", got " + got;
+  PyErr_SetString(PyExc_NotImplementedError, text.c_str());
+  throw py::error_already_set();
+}
+
 // A context may be used by one thread at a time, so each thread has its own; made on first use.
-fewstep_context* thread_context(int32_t device_id) {
+fewstep_context* thread_context(int32_t device_id, const char* function, const char* name) {
   thread_local std::vector<std::unique_ptr<fewstep_context, DestroyContext>> contexts;
   const auto index = static_cast<size_t>(device_id);
   if (device_id >= 0 && index < contexts.size() && contexts[index]) return contexts[index].get();
   fewstep_context* made = nullptr;
-  check(fewstep_context_create(kCudaDevice, device_id, &made));
+  const fewstep_status status = fewstep_context_create(kCudaDevice, device_id, &made);
+  if (status == FEWSTEP_UNSUPPORTED) {
+    not_implemented(function, name,
+                    "must be on a usable CUDA device, of which this machine has " +
+                        std::to_string(fewstep_cuda_device_count()),
+                    "cuda:" + std::to_string(device_id));
+  }
+  check(status);
   if (index >= contexts.size()) contexts.resize(index + 1);
   contexts[index].reset(made);
   return made;
@@ -161,9 +175,10 @@ bool CallStream::find(py::handle argument, int32_t device_id) {
   return true;
 }
 
-fewstep_context* CallStream::cuda_context(int32_t device_id) {
+fewstep_context* CallStream::cuda_context(int32_t device_id, const char* function,
+                                          const char* name) {
   if (!fewstep_cuda_built()) return nullptr;
-  fewstep_context* ctx = thread_context(device_id);
+  fewstep_context* ctx = thread_context(device_id, function, name);
   check(fewstep_context_set_stream(ctx, on(device_id)));
   return ctx;
 }
@@ -172,15 +187,12 @@ fewstep_context* context_on(py::handle device, const char* function) {
   int32_t index = device_index(device, function);
   if (index == kHost) return nullptr;
   if (!fewstep_cuda_built()) {
-    const std::string text = std::string(function) +
-                             ": 'device' must be \"cpu\" in a build without CUDA kernels, got " +
-                             py::repr(device).cast<std::string>();
-    PyErr_SetString(PyExc_NotImplementedError, text.c_str());
-    throw py::error_already_set();
+    not_implemented(function, "device", "must be \"cpu\" in a build without CUDA kernels",
+                    py::repr(device).cast<std::string>());
   }
   const py::object torch = imported_torch();
   if (index == kUnnamed) index = default_device(torch);
-  fewstep_context* ctx = thread_context(index);
+  fewstep_context* ctx = thread_context(index, function, "device");
   void* stream = nullptr;
   if (const std::optional<void*>& chosen = chosen_stream()) {
     stream = *chosen;

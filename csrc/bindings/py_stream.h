@@ -53,15 +53,15 @@ class CallStream {
   // The calling thread's context for the device that a tensor is on, with the call's stream set.
   // Null for the CPU, whose calls pay nothing here, and in a build without CUDA, where the op
   // itself says what is missing.
-  fewstep_context* context(const fewstep_tensor* tensor) {
+  fewstep_context* context(const fewstep_tensor* tensor, const char* function, const char* name) {
     if (!tensor || !is_cuda(int32_t(tensor->device.device_type))) [[likely]] {
       return nullptr;
     }
-    return cuda_context(tensor->device.device_id);
+    return cuda_context(tensor->device.device_id, function, name);
   }
 
  private:
-  fewstep_context* cuda_context(int32_t device_id);
+  fewstep_context* cuda_context(int32_t device_id, const char* function, const char* name);
   bool find(pybind11::handle argument, int32_t device_id);
 
   const pybind11::handle* arguments_;

@@ -71,8 +71,10 @@ class Run:
             n: (self.model_input[: n * count], _first(conditions, n * count))
             for n in set(course.outputs)
         }
+        most = max(course.outputs)
         self.model_times = [
-            t[: n * count] for t, n in zip(self.tables.times, course.outputs, strict=True)
+            t if n == most else t[: n * count]
+            for t, n in zip(self.tables.times, course.outputs, strict=True)
         ]
 
     def drive(
