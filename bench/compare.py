@@ -28,6 +28,7 @@ MEASURED = {
     "copy_gb_per_s",
     "float32_difference",
     "tflops",
+    "sm_clock",
     "equal_bits",
     "waits",
     "reason",

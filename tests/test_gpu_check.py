@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("typer")
-
 from fewstep.gpu_check import sanitizer, suite
 from fewstep.gpu_check.process import Finished, run
 from fewstep.gpu_check.section import Check, Outcome, Section, perform

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("typer")
+import typer
+from typer.testing import CliRunner
 
 import fewstep
-from fewstep.gpu_check import build, check
+from fewstep.gpu_check import build, check, cli, facts
 from fewstep.gpu_check.report import Report, bar_of, bars_table, measured_table
 from fewstep.gpu_check.section import Check, Outcome, Section
 
@@ -188,6 +188,100 @@ def test_a_dry_run_reports_that_nothing_was_measured(tmp_path: Path) -> None:
     reason = "dry run" if HAS_GPU else "no CUDA device"
     assert {section["reason"] for section in found["sections"]} == {reason}
     assert (tmp_path / "report.md").read_text().startswith("# fewstep on a GPU\n")
+
+
+class Left(Exception):
+    """In place of becoming another program."""
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A GPU, and a build without kernels for it; what was run is returned."""
+    seen: dict[str, Any] = {}
+
+    def become(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        seen.update(arguments=arguments, environment=environment)
+        raise Left
+
+    info = fewstep.info()
+    lacking = {**info, "cuda": {"built": False, "devices": 1}}
+    monkeypatch.setattr(build, "compute_capability", lambda: "9.0")
+    monkeypatch.setattr(fewstep, "info", lambda: lacking)
+    monkeypatch.setattr(os, "execve", become)
+    return seen
+
+
+def invoke(*arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(cli.gpu_check)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_missing_kernels_are_built_and_the_build_takes_over(
+    pretended: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def building(source: Path, folder: Path, capability: str, perform: Any) -> Path:
+        assert (source, folder) == (ROOT, ROOT / "build" / "gpu-check-90a-real")
+        assert perform([sys.executable, "-c", "print('compiled')"]) == 0
+        return tmp_path / "site"
+
+    monkeypatch.setattr(build, "build", building)
+    monkeypatch.setenv("PYTHONPATH", "before")
+    result = invoke("--out", str(tmp_path), "--quick", "--budget", "100", "--commit", "abc")
+    assert isinstance(result.exception, Left), result.output
+    assert "compiled" in (tmp_path / "build.log").read_text()
+    arguments = pretended["arguments"]
+    assert arguments[1:4] == ["-m", "fewstep", "gpu-check"]
+    given = dict(zip(arguments[4:-3:2], arguments[5:-3:2], strict=True))
+    assert given["--out"] == str(tmp_path)
+    assert given["--built"].startswith("90a-real, built in ")
+    assert 60 < float(given["--ends-at"]) - time.time() < 100
+    assert arguments[-3:] == ["--quick", "--commit", "abc"]
+    assert pretended["environment"]["PYTHONPATH"] == f"{tmp_path / 'site'}{os.pathsep}before"
+
+
+def test_a_build_that_fails_is_refused(
+    pretended: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "configuration", lambda *_: ["false"])
+    result = invoke("--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert "fewstep gpu-check: 'false ...' failed" in result.output
+    assert not pretended
+
+
+def test_the_exit_status_says_whether_all_that_ran_passed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built = {**fewstep.info(), "cuda": {"built": True, "devices": 1}}
+    monkeypatch.setattr(build, "compute_capability", lambda: "9.0")
+    monkeypatch.setattr(fewstep, "info", lambda: built)
+    for states, code in (
+        (("passed", "skipped"), 0),
+        (("passed", "failed", "passed"), 1),
+        (("passed", "cut"), 1),
+    ):
+        sections = tuple(
+            Section(f"s{i}", f"S{i}", 50, lambda *_, state=state: Outcome(state))
+            for i, state in enumerate(states)
+        )
+        monkeypatch.setattr(cli, "SECTIONS", sections)
+        result = invoke("--out", str(tmp_path))
+        assert result.exit_code == code, result.output
+        found = json.loads((tmp_path / "report.json").read_text())
+        assert [section["state"] for section in found["sections"]] == list(states)
+
+
+def test_the_machine_is_described(tmp_path: Path) -> None:
+    outcome = facts.facts(Check(tmp_path, ROOT, False, time.monotonic() + 100), 60)
+    assert outcome.data["machine"]["cores"] >= 1, outcome
+    assert set(outcome.data["tools"]) == {"nvcc", "compute-sanitizer"}
+    if not HAS_GPU:
+        assert (outcome.state, outcome.reason) == ("failed", "torch sees no CUDA device")
+    assert facts.judged(0, False, 'noise\nfacts: {"gpu": 1}\n').state == "passed"
+    assert facts.judged(-11, False, "").state == "failed"
+    assert facts.judged(-9, True, "").state == "cut"
+    assert facts.judged(0, False, 'facts: {"problem": "x"}').reason == "x"
 
 
 @pytest.mark.skipif(HAS_GPU, reason="a GPU is pretended")

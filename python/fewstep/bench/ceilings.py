@@ -9,6 +9,7 @@ import torch
 
 from . import cases
 from .bandwidth import copy_of
+from .machine import smi
 from .rows import Options, Row
 from .target import Target
 from .timing import Timed, Timing, interleaved, rotated
@@ -41,6 +42,8 @@ def ceilings(options: Options, target: Target) -> list[Row]:
     timing = interleaved(timed, 0.5, target.clock)["matmul"]
     row = _row("matmul", n * n, "bfloat16", timing, target)
     row["tflops"] = round(2 * n**3 / timing.median_us / 1e6, 1)
+    if target.is_cuda:
+        row |= {"sm_clock": smi().get("sm_clock")}  # as the product has left it: not idle
     return [*rows, row]
 
 

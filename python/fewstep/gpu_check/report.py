@@ -177,6 +177,7 @@ def measured_table(rows: Rows) -> list[str]:
         rate += [f"{100 * row['share']:.0f} % of {row['limit']}"] if "share" in row else []
         notes = ["cold" if row["cold"] else "warm"] if "cold" in row else []
         notes += [f"{row['equal_bits']:,} equal bits"] if "equal_bits" in row else []
+        notes += [f"SM clock {row['sm_clock']}"] if row.get("sm_clock") else []
         notes += [str(row["reason"])] if "reason" in row else []
         notes += [f"waits: {sum(row['waits'].values())}"] if row.get("waits") else []
         cells = [
