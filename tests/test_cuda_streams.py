@@ -180,6 +180,7 @@ def test_a_captured_step_replays(per_sample):
     state, model, seeds = device_arrays()
     first = state.clone()
     rows = torch.ones(3, dtype=torch.int32, device="cuda") if per_sample else 1
+    fewstep.solver.step(PLAN, rows, state.clone(), model, seeds=seeds)  # loads the kernel
     PLAN.prepare(state.device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

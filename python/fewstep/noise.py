@@ -123,7 +123,10 @@ def _on_device(seeds: Any, device: Any) -> Any:
     import torch
 
     bits = torch.from_numpy(np.ascontiguousarray(seeds).view(np.int64))
-    return bits.pin_memory().to(device, non_blocking=True)
+    pinned = torch.empty_like(
+        bits, pin_memory=True
+    )  # the caller's memory may change after the call
+    return pinned.copy_(bits).to(device, non_blocking=True)
 
 
 def _empty(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
