@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -213,6 +212,10 @@ if '--help' in sys.argv:
     print('--error-exitcode --kernel-regex')
     sys.exit(0)
 assert sys.argv[1:3] == ['--tool', 'memcheck'], sys.argv
+if sys.argv[-2].endswith('planted'):
+    assert sys.argv[-3:-1] == ['kns=fewstep', sys.argv[-2]]
+    print('========= ERROR SUMMARY: {found} errors')
+    sys.exit(86)
 assert os.environ['PYTORCH_NO_CUDA_MEMORY_CACHING'] == '1'
 program = sys.argv[sys.argv.index('kns=fewstep') + 1:]
 assert program[-1] == 'cuda'
@@ -223,19 +226,43 @@ sys.exit(status)
 """
 
 
+@pytest.mark.parametrize("found", [0, 64])
 def test_the_small_cases_run_under_a_sanitizer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: int
 ) -> None:
     """A stand-in for the tool, which runs the program it is given, on the CPU."""
     pytest.importorskip("torch")
-    tool = tmp_path / "compute-sanitizer"
-    tool.write_text(SANITIZER.format(python=sys.executable))
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    tools = {
+        "compute-sanitizer": SANITIZER.format(python=sys.executable, found=found),
+        "nvcc": "#!/bin/sh\ntouch $3\n",
+    }
+    for name, text in tools.items():
+        tool = tmp_path / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(text)
+        tool.chmod(0o755)
+    monkeypatch.setattr(sanitizer, "find_tool", lambda name, *_: str(tmp_path / "bin" / name))
     monkeypatch.setenv("FEWSTEP_CPU_ISA", "cuda_on_host")
     outcome = sanitizer.memcheck(made(tmp_path, source=ROOT), 100)
+    if found == 0:
+        assert outcome.state == "failed"
+        assert "memcheck does not find a planted error" in outcome.reason
+        return
     assert outcome.state == "passed", outcome
     assert outcome.data["calls"] > 50
+    assert outcome.data["planted"] == "a planted error was found (64)"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bin", "memcheck.log"]
+
+
+def test_a_planted_error_must_be_found() -> None:
+    def told(output: str, cut: bool = False) -> str:
+        return sanitizer.found_planted("racecheck", Finished(86, cut, 1.0, output)).state
+
+    assert told("========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)") == "passed"
+    assert told(CLEAN["racecheck"]) == "failed"
+    assert told("") == "failed"
+    assert told("", cut=True) == "cut"
+    assert told("========= Error: Device not supported.") == "skipped"
 
 
 def test_without_a_sanitizer_it_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

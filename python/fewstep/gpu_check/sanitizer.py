@@ -6,6 +6,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
+from dataclasses import replace
+from importlib.resources import files
 
 from .build import find_tool
 from .process import Finished
@@ -18,6 +21,7 @@ SUMMARY = {
     "memcheck": re.compile(r"ERROR SUMMARY: (\d+) error"),
     "racecheck": re.compile(r"RACECHECK SUMMARY: (\d+) hazards? displayed"),
 }
+UNSUPPORTED = "Device not supported"
 # Our kernels alone are watched: a program that loads torch starts hundreds of others. The option
 # has had several names, so the tool's own help says which one it knows.
 FILTERS = ("--kernel-regex", "--kernel-name", "--filter")
@@ -42,11 +46,47 @@ def _run(check: Check, limit_s: float, tool: str) -> Outcome:
     program = [sys.executable, str(check.source / "tests" / "small_cases.py"), "cuda"]
     if check.quick:
         program.append("--few")
-    command = [sanitizer, "--tool", tool, *options(_help(sanitizer)), *program]
+    command = [sanitizer, "--tool", tool, *options(_help(sanitizer))]
+    begin = time.monotonic()
+    planted = _planted(check, command, tool, 0.5 * limit_s)
+    if planted.state != "passed":
+        return planted
+    limit_s -= time.monotonic() - begin
     # Every tensor its own allocation, so that the tool knows where each one ends.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    child = check.child(tool, command, limit_s, environment)
-    return judged(tool, child)
+    child = check.child(tool, [*command, *program], limit_s, environment)
+    outcome = judged(tool, child)
+    return replace(outcome, data={**outcome.data, "planted": planted.reason})
+
+
+def _planted(check: Check, command: list[str], tool: str, limit_s: float) -> Outcome:
+    """Let the tool find a planted error, with the options that our kernels get."""
+    nvcc = find_tool("nvcc", "CUDACXX")
+    if nvcc is None:
+        return Outcome("passed", "not tried on a planted error: nvcc not found")
+    program = check.out / "planted"
+    source = files("fewstep.gpu_check").joinpath("planted.cu").read_text()
+    (check.out / "planted.cu").write_text(source)
+    compiling = [nvcc, "-arch=native", "-o", str(program), str(check.out / "planted.cu")]
+    built = check.child("planted", compiling, limit_s)
+    if built.code != 0:
+        return Outcome("failed", f"the planted error does not compile: {built.last_lines()}")
+    child = check.child("planted", [*command, str(program), tool], limit_s)
+    for name in ("planted", "planted.cu", "planted.log"):
+        (check.out / name).unlink(missing_ok=True)
+    return found_planted(tool, child)
+
+
+def found_planted(tool: str, child: Finished) -> Outcome:
+    """Say whether a tool that looked at a planted error found it."""
+    found = SUMMARY[tool].search(child.output)
+    if found and int(found[1]) > 0:
+        return Outcome("passed", f"a planted error was found ({found[1]})")
+    if UNSUPPORTED in child.output:
+        return Outcome("skipped", f"{tool}: this machine's GPU is not open to it")
+    if child.cut:
+        return Outcome("cut", "time was up at a planted error")
+    return Outcome("failed", f"{tool} does not find a planted error: {child.last_lines()}")
 
 
 def _help(sanitizer: str) -> str:
@@ -81,7 +121,7 @@ def judged(tool: str, child: Finished) -> Outcome:
         return Outcome("failed", f"{tool} found {found[1]}: {data['text']}", data)
     if child.cut:
         return Outcome("cut", "time was up", data)
-    if "Device not supported" in child.output:
+    if UNSUPPORTED in child.output:
         return Outcome("skipped", f"{tool}: this machine's GPU is not open to it", data)
     if child.code != 0 or not calls or not found:
         return Outcome("failed", f"{tool} ended with {child.code}: {child.last_lines()}", data)

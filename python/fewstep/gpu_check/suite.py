@@ -38,7 +38,8 @@ def _tests(
     report.unlink(missing_ok=True)
     parallel = []
     if find_spec("xdist") and check.processes(processes) > 1:
-        parallel = ["-n", str(check.processes(processes)), "--dist", "loadgroup"]
+        # A file's tests stay together: each process that needs a worker starts its own.
+        parallel = ["-n", str(check.processes(processes)), "--dist", "loadfile"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel]
     command += [f"--junitxml={report}", *selection, "tests"]
     child = check.child(name, command, limit_s)
