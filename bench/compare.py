@@ -22,6 +22,16 @@ MEASURED = {
     "bar",
     "met",
     "limit",
+    "ours_p10_p90_us",
+    "rival_p10_p90_us",
+    "us_per_step",
+    "copy_gb_per_s",
+    "float32_difference",
+    "tflops",
+    "sm_clock",
+    "equal_bits",
+    "waits",
+    "reason",
 }
 
 
@@ -43,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     old, new = rows_of(options.old), rows_of(options.new)
     slower = 0
     for key, row in new.items():
-        if key not in old:
-            continue
+        if key not in old or not (row["ratio"] and old[key]["ratio"]):
+            continue  # new, or a limit that has no rival
         # Both sides of a run saw the same machine, so the ratio moves less than the times.
         change = row["ratio"] / old[key]["ratio"]
         time = row["ours_us"] / old[key]["ours_us"]
@@ -52,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         is_regression = time > 1.0 + options.noise and change < 1.0 - options.noise
         slower += is_regression
-        name = " ".join(str(row[k]) for k in ("op", "case", "n", "dtype", "threads", "rival"))
+        where = "threads" if "threads" in row else "device"
+        name = " ".join(str(row[k]) for k in ("op", "case", "n", "dtype", where, "rival"))
         mark = "SLOWER" if is_regression else "faster" if time < 1.0 else "noise?"
         print(f"{mark}  {name}: {old[key]['ours_us']} -> {row['ours_us']} us ({time:.2f}x)")
     missing = len(set(old) - set(new))

@@ -19,7 +19,7 @@ def target(row: dict[str, Any]) -> str:
     text = f">= {row['bar']:g}x"
     if row["case"] == "host_overhead":
         text = f"<= {row['bar']:g} us"
-    elif row["rival"] == "stream":
+    elif row.get("limit") == row["rival"]:
         text = f">= {100 * row['bar']:.0f} %"
     return text if row["met"] else f"{text} (missed)"
 
@@ -30,24 +30,25 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     run = json.loads(parser.parse_args().run.read_text())
     machine = run["machine"]
-    print(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['isa']} kernels, "
-        f"torch {machine['versions'].get('torch')}, "
-        f"diffusers {machine['versions'].get('diffusers')}:\n"
-    )
-    print("| case | elements | dtype | threads | rival | fewstep | rival | ratio | bar |")
+    device = f"{machine['cpu']}, {machine['cores']} cores, {machine['isa']} kernels"
+    if "gpu" in machine:
+        device = f"{machine['gpu']['name']} (sm_{machine['gpu']['sm'].replace('.', '')})"
+    versions = machine["versions"]
+    print(f"{device}, torch {versions.get('torch')}, diffusers {versions.get('diffusers')}:\n")
+    where = "device" if "gpu" in machine else "threads"
+    print(f"| case | elements | dtype | {where} | rival | fewstep | rival | ratio | bar |")
     print("|---|---:|---|---:|---|---:|---:|---:|---|")
     for row in run["rows"]:
         if "bar" not in row:
             continue
         ratio = f"{row['ratio']:.3g}x"
-        if row["rival"] == "stream":
+        if row.get("limit") == row["rival"]:
             ratio = f"{100 * row['share']:.0f} %"
         cells = [
             f"`{row['case']}`",
             f"{row['n']:,}",
             row["dtype"],
-            str(row["threads"]),
+            str(row[where]),
             row["rival"],
             microseconds(row["ours_us"]),
             microseconds(row["rival_us"]),

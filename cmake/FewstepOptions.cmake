@@ -10,7 +10,7 @@ option(FEWSTEP_DEVELOPER_MODE "Warnings are errors" ${developer})
 option(FEWSTEP_PYTHON "Build the Python module _core" ${PROJECT_IS_TOP_LEVEL})
 option(FEWSTEP_TESTS "Build the C and C++ tests" ${developer})
 set(FEWSTEP_CUDA AUTO CACHE STRING
-  "CUDA kernels: AUTO (with a compiler of 12.4 or newer and a GPU), ON or OFF")
+  "CUDA kernels: AUTO (where nvcc 12.4 or newer and a GPU are found), ON or OFF")
 set(FEWSTEP_CUDA_ARCHS "80-real;90a-real;100-real;90-virtual" CACHE STRING
   "Machine code (-real) and PTX (-virtual) of the CUDA kernels")
 set(FEWSTEP_SANITIZE "" CACHE STRING "Sanitizers for -fsanitize=, such as address,undefined")

@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures shared by all tests: one worker process per instruction set."""
+"""Fixtures shared by all tests: one worker process per backend."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import fewstep
-from harness import Worker
+from harness import CUDA, Worker
 
+CUDA_FACTS = fewstep.info()["cuda"]
+HAS_CUDA = CUDA_FACTS["built"] and CUDA_FACTS["devices"] > 0
+# The CUDA kernels' code on the CPU, thread by thread, wherever the tests run; on a GPU where the
+# build has its kernels and one is there.
 ISAS = [*fewstep.info()["cpu"]["available"], "cuda_on_host"]
+BACKENDS = [*ISAS, *([CUDA] if HAS_CUDA else [])]
 
 
 @pytest.fixture(scope="session")
 def workers() -> Iterator[dict[str, Worker]]:
-    """Workers by instruction set, each started on first use."""
+    """Workers by backend, each started on first use."""
 
     class Started(dict[str, Worker]):
         def __missing__(self, isa: str) -> Worker:
@@ -28,16 +34,29 @@ def workers() -> Iterator[dict[str, Worker]]:
         worker.close()
 
 
-@pytest.fixture(params=ISAS)
+def marked(backend: str) -> Any:
+    """Return a backend as a parameter; CUDA's tests can be chosen with ``-m cuda``."""
+    return pytest.param(backend, marks=pytest.mark.cuda if backend == CUDA else ())
+
+
+@pytest.fixture(params=map(marked, BACKENDS))
 def worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
-    """The test runs once per instruction set that this machine has."""
+    """The test runs once per backend that this machine and this build have."""
     return workers[request.param]
 
 
-@pytest.fixture
-def all_workers(workers: dict[str, Worker]) -> list[Worker]:
-    """One worker per instruction set, for tests that compare them."""
-    return [workers[isa] for isa in ISAS]
+@pytest.fixture(params=[pytest.param(False, id="cpu"), *([marked(CUDA)] if HAS_CUDA else [])])
+def all_workers(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> list[Worker]:
+    """One worker per backend, for tests that compare them; without and with CUDA."""
+    return [workers[isa] for isa in (BACKENDS if request.param else ISAS)]
+
+
+@pytest.fixture(params=map(marked, ["cuda_on_host", CUDA]))
+def cuda_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
+    """The CUDA kernels: their code on the CPU, and where it can be on a GPU."""
+    if request.param == CUDA and not HAS_CUDA:
+        pytest.skip("no CUDA device" if CUDA_FACTS["built"] else "this build has no CUDA kernels")
+    return workers[request.param]
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs ops in processes that are each forced to one instruction set.
+"""Runs ops in processes that are each forced to one backend: an instruction set, or CUDA.
 
-``FEWSTEP_CPU_ISA`` is read once per process, so a test session keeps one worker per instruction
-set: this file, run as a program. Requests and answers are pickled dictionaries of NumPy arrays.
-Every tensor lies between guard bands, which are checked after the call, as is that inputs are
-unchanged.
+``FEWSTEP_CPU_ISA`` is read once per process, so a test session keeps one worker per backend: this
+file, run as a program. Requests and answers are pickled dictionaries of NumPy arrays. Every tensor
+lies between guard bands, which are checked after the call, as is that inputs are unchanged.
 """
 
 from __future__ import annotations
@@ -22,14 +21,21 @@ GUARD = 64  # bytes on either side of a tensor
 PATTERN = 0xA5
 
 
+CUDA = "cuda"
+_device = "cpu"  # where this process places tensors
+_exact = False
+
+
 class Worker:
-    """A process with ``FEWSTEP_CPU_ISA`` set; ``worker.step(...)`` calls ``step`` below in it."""
+    """A process that runs ops on one backend; ``worker.step(...)`` calls ``step`` below in it."""
 
     def __init__(self, isa: str) -> None:
-        environment = {**os.environ, "FEWSTEP_CPU_ISA": isa}
+        environment = dict(os.environ)
+        if isa != CUDA:
+            environment["FEWSTEP_CPU_ISA"] = isa
         self.isa = isa
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__))],
+            [sys.executable, str(Path(__file__)), CUDA if isa == CUDA else "cpu"],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -54,11 +60,29 @@ class Worker:
         self.process.wait(30)
 
 
+def use(device: str, *, exact: bool = False) -> None:
+    """Place this process's tensors on a device.
+
+    `exact` leaves no room behind them, so that a memory checker sees what lies past their end.
+    """
+    global _device, _exact
+    _device, _exact = device, exact
+
+
+def put(values: np.ndarray | None) -> Any:
+    """An array without guard bands where tensors go; NumPy's own on the CPU."""
+    if values is None or _device == "cpu":
+        return values
+    import torch
+
+    return torch.from_numpy(values).to(_device)
+
+
 class Buffers:
     """Torch tensors between guard bands, checked by ``verify``."""
 
     def __init__(self) -> None:
-        self.stores: list[tuple[str, np.ndarray, np.ndarray]] = []
+        self.stores: list[tuple[str, Any, np.ndarray]] = []
         self.inputs: list[tuple[str, Any, np.ndarray]] = []
 
     def place(
@@ -74,11 +98,14 @@ class Buffers:
         size = torch.empty(0, dtype=kind).element_size()
         rows, row = values.shape[0], int(np.prod(values.shape[1:], dtype=np.int64))
         pitch = row + gap
+        extent = (rows - 1) * pitch + row if rows else 0
         begin = GUARD + offset * size
-        store = np.full(begin + rows * pitch * size + 64 + 2 * GUARD, PATTERN, np.uint8)
-        shift = -store.ctypes.data % 64
-        flat = torch.from_numpy(store[shift + begin :][: rows * pitch * size]).view(kind)
-        used = np.zeros(len(store), bool)
+        behind = 0 if _exact else 64 + 2 * GUARD
+        count = begin + extent * size + behind
+        store = torch.full((count,), PATTERN, dtype=torch.uint8, device=_device)
+        shift = 0 if _exact else -store.data_ptr() % 64
+        flat = store[shift + begin :][: extent * size].view(kind)
+        used = np.zeros(count, bool)
         for i in range(rows):
             used[shift + begin + i * pitch * size :][: row * size] = True
         strides = [pitch]
@@ -98,7 +125,9 @@ class Buffers:
 
     def verify(self) -> None:
         for name, store, guard in self.stores:
-            assert (store[guard] == PATTERN).all(), f"guard band of {name} was written"
+            assert (store.cpu().numpy()[guard] == PATTERN).all(), (
+                f"guard band of {name} was written"
+            )
         for name, tensor, before in self.inputs:
             assert np.array_equal(bits(tensor), before), f"input {name} was written"
 
@@ -108,7 +137,7 @@ def bits(tensor: Any) -> np.ndarray:
     import torch
 
     kind = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
-    return tensor.contiguous().view(kind).numpy().copy()
+    return tensor.contiguous().view(kind).cpu().numpy().copy()
 
 
 def step(
@@ -146,7 +175,7 @@ def step(
         buffers.freeze(f"model {i}", buffers.place(f"model {i}", m, dtype, **layout))
         for i, m in enumerate(models)
     ]
-    extras: dict[str, Any] = {"seeds": seeds, "guidance": guidance, "clip": clip}
+    extras: dict[str, Any] = {"seeds": put(seeds), "guidance": put(guidance), "clip": put(clip)}
     for name, values in (("known", known), ("mask", mask)):
         if values is not None:
             extras[name] = buffers.freeze(name, buffers.place(name, values, "float32", **layout))
@@ -154,11 +183,12 @@ def step(
     if copies:
         shape = (copies * state.shape[1], *state.shape[2:])
         model_input = buffers.place("model input", np.full(shape, 7.0), dtype, **layout)
+    row = put(row) if isinstance(row, np.ndarray) else row
     fewstep.solver.step(plan, row, slots, outputs or None, model_input=model_input, **extras)
     buffers.verify()
-    result = {"state": np.stack([slot.numpy() for slot in slots])}
+    result = {"state": np.stack([slot.cpu().numpy() for slot in slots])}
     if model_input is not None:
-        result["model_input"] = model_input.float().numpy()
+        result["model_input"] = model_input.float().cpu().numpy()
         result["bits"] = bits(model_input)
     return result
 
@@ -179,7 +209,7 @@ def normal(
     fewstep.set_num_threads(threads)
     buffers = Buffers()
     out = buffers.place("out", np.zeros((len(seeds), *shape)), dtype, offset=offset, gap=gap)
-    assert fewstep.noise.normal(seeds, out=out, **options) is out
+    assert fewstep.noise.normal(put(seeds), out=out, **options) is out
     buffers.verify()
     return bits(out)
 
@@ -282,4 +312,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    use(sys.argv[1])
     serve()

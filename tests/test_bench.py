@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import fewstep
 
 torch = pytest.importorskip("torch")
 
+from fewstep.bench import machine  # noqa: E402
 from fewstep.bench.cases import BARS, CASES, ROW, SHAPES, STEPS  # noqa: E402
 from fewstep.bench.engine import Engine, coefficients_of, formula  # noqa: E402
 from fewstep.bench.normals import normals  # noqa: E402
@@ -70,7 +72,7 @@ def test_trajectory_equals_the_float64_formula(name: str, guided: bool, dtype: s
 @pytest.mark.parametrize("name", CASES)
 def test_case_equals_diffusers(name: str) -> None:
     pytest.importorskip("diffusers")
-    from fewstep.bench.solver import Setting, Sides
+    from fewstep.bench.steps import Setting, Sides
 
     sides = Sides(Setting(CASES[name], 256, "float32", False, 1))
     assert sides.checked() < 2e-5
@@ -78,7 +80,8 @@ def test_case_equals_diffusers(name: str) -> None:
 
 def test_a_wrong_result_is_not_timed() -> None:
     pytest.importorskip("diffusers")
-    from fewstep.bench.solver import Setting, Sides, WrongResult
+    from fewstep.bench.rows import WrongResult
+    from fewstep.bench.steps import Setting, Sides
 
     sides = Sides(Setting(CASES["dpmpp_2m"], 256, "float32", False, 1))
     sides.ours.outputs = [1.001 * output for output in sides.ours.outputs]
@@ -108,8 +111,10 @@ def test_stream_does_all_of_its_work(count: int, threads: int, bypassing: bool) 
 
 def test_medians_tell_slow_from_fast() -> None:
     small, large = np.ones(10), np.ones(300_000)
-    microseconds = interleaved({"slow": Timed(large.sum), "fast": Timed(small.sum)}, budget_s=0.1)
-    assert microseconds["slow"] > 3 * microseconds["fast"] > 0
+    times = interleaved({"slow": Timed(large.sum), "fast": Timed(small.sum)}, budget_s=0.1)
+    assert times["slow"].median_us > 3 * times["fast"].median_us > 0
+    for timing in times.values():
+        assert timing.p10_us <= timing.median_us <= timing.p90_us
 
 
 def test_bars_speak_of_cases_that_are_measured() -> None:
@@ -167,3 +172,30 @@ def test_compare_finds_a_regression(tmp_path: Path) -> None:
     assert "SLOWER  o c 1 d 1 r: 10.0 -> 15.0 us (1.50x)" in slower.stdout
     assert compare(10.0, 11.0, tmp_path).returncode == 0
     assert compare(10.0, 5.0, tmp_path).returncode == 0
+
+
+SMI = "#!/bin/sh\necho '580.1, 345 MHz, 1980 MHz, 2619 MHz, 3201 MHz, 9.0'\n"
+
+
+def test_the_gpu_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(SMI)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    properties = SimpleNamespace(
+        name="A GPU", major=9, minor=0, multi_processor_count=132, total_memory=1 << 37
+    )
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    found = machine.gpu()
+    assert found["sm"] == "9.0"
+    assert found["l2_bytes"] is None
+    assert (found["driver"], found["sm_clock"], found["sm_clock_max"]) == (
+        "580.1",
+        "345 MHz",
+        "1980 MHz",
+    )
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert machine.smi() == {}
+    tool.unlink()
+    assert machine.smi() == {}

@@ -8,8 +8,11 @@ namespace {
 
 void normal(py::handle seeds, py::handle out, uint32_t step, uint32_t stream, float scale) {
   constexpr const char* kFunction = "fewstep_noise_normal";
-  const Borrowed s(seeds, kFunction, "seeds", Borrowed::kRead);
-  const Borrowed o(out, kFunction, "out", Borrowed::kWrite);
+  const py::handle arguments[] = {seeds, out};
+  CallStream call_stream(arguments);
+  const Borrowed s(seeds, kFunction, "seeds", Borrowed::kRead, &call_stream);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &call_stream);
+  const fewstep_context* ctx = call_stream.context(o.get(), kFunction, "out");
   fewstep_noise_normal_params params = FEWSTEP_NOISE_NORMAL_PARAMS_INIT;
   params.step = step;
   params.stream = stream;
@@ -17,7 +20,7 @@ void normal(py::handle seeds, py::handle out, uint32_t step, uint32_t stream, fl
   fewstep_status status;
   {
     const py::gil_scoped_release release;
-    status = fewstep_noise_normal(nullptr, s.get(), &params, o.get());
+    status = fewstep_noise_normal(ctx, s.get(), &params, o.get());
   }
   check(status);
 }

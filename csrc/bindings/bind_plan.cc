@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,71 +16,6 @@ namespace fewstep::python {
 namespace {
 
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
-
-// ---- schedules --------------------------------------------------------------------------------
-
-// The keyword arguments are the fields of fewstep_schedule_params by name.
-PySchedule make_schedule(const std::string& name, int32_t steps, const py::kwargs& fields) {
-  fewstep_schedule_params p = FEWSTEP_SCHEDULE_PARAMS_INIT;
-  std::string spacing;
-  Doubles sigmas;
-  const std::pair<const char*, double*> numbers[] = {
-      {"beta_start", &p.beta_start}, {"beta_end", &p.beta_end}, {"sigma_min", &p.sigma_min},
-      {"sigma_max", &p.sigma_max},   {"rho", &p.rho},           {"shift", &p.shift},
-      {"beta_a", &p.beta_a},         {"beta_b", &p.beta_b},     {"terminal", &p.terminal},
-      {"threshold", &p.threshold},   {"t_min", &p.t_min}};
-  const std::pair<const char*, int32_t*> counts[] = {
-      {"process", &p.process},           {"train_steps", &p.train_steps},
-      {"final_zero", &p.final_zero},     {"steps_offset", &p.steps_offset},
-      {"linear_steps", &p.linear_steps}, {"zero_terminal_snr", &p.zero_terminal_snr}};
-  for (const auto& [key, value] : fields) {
-    const auto field = key.cast<std::string>();
-    bool known = true;
-    if (field == "spacing") {
-      p.spacing = (spacing = value.cast<std::string>()).c_str();
-    } else if (field == "sigmas") {
-      sigmas = value.cast<Doubles>();
-      p.sigmas = sigmas.data();
-      p.n_sigmas = sigmas.size();
-    } else {
-      known = false;
-    }
-    for (const auto& [name_of, target] : numbers) {
-      if (field == name_of) *target = value.cast<double>(), known = true;
-    }
-    for (const auto& [name_of, target] : counts) {
-      if (field == name_of) *target = value.cast<int32_t>(), known = true;
-    }
-    if (!known) throw py::type_error("fewstep.schedules: unknown parameter '" + field + "'");
-  }
-  fewstep_schedule* schedule = nullptr;
-  check(fewstep_schedule_create(name.c_str(), steps, &p, &schedule));
-  return PySchedule(schedule);
-}
-
-py::tuple schedule_nodes(const PySchedule& self) {
-  const py::ssize_t n = fewstep_schedule_steps(self.get()) + 1;
-  Doubles t(n), alpha(n), sigma(n), lambda(n);
-  for (py::ssize_t i = 0; i < n; ++i) {
-    fewstep_node node;
-    check(fewstep_schedule_node(self.get(), static_cast<int32_t>(i), &node));
-    t.mutable_at(i) = node.t;
-    alpha.mutable_at(i) = node.alpha;
-    sigma.mutable_at(i) = node.sigma;
-    lambda.mutable_at(i) = node.lambda;
-  }
-  return py::make_tuple(t, alpha, sigma, lambda);
-}
-
-void bind_schedule(py::module_& m) {
-  py::class_<PySchedule>(m, "Schedule")
-      .def(py::init(&make_schedule), py::arg("name"), py::arg("steps"))
-      .def("nodes", &schedule_nodes)
-      .def_property_readonly(
-          "process", [](const PySchedule& self) { return fewstep_schedule_process(self.get()); });
-}
-
-// ---- plans ------------------------------------------------------------------------------------
 
 struct PlanOptions {
   fewstep_plan_params params = FEWSTEP_PLAN_PARAMS_INIT;
@@ -257,6 +191,16 @@ py::tuple rows(const PyPlan& self) {
   return out;
 }
 
+void prepare(const PyPlan& self, py::handle device) {
+  const fewstep_context* ctx = context_on(device, "fewstep.solver.Plan.prepare");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;  // it waits for a copy
+    status = fewstep_plan_prepare(self.get(), ctx);
+  }
+  check(status);
+}
+
 py::object equal(const PyPlan& self, py::handle other) {
   if (!py::isinstance<PyPlan>(other)) {
     return py::reinterpret_borrow<py::object>(Py_NotImplemented);
@@ -308,6 +252,35 @@ Plan
     A last step to sigma = 0, where no model can be called, is x0 itself.
 )";
 
+constexpr char kPrepareDoc[] = R"(Copy the plan to a device, where `step` reads it.
+
+Needed only before a step with `row` or `guidance` as arrays on CUDA is captured into a graph;
+outside of one `step` does it on first use.
+
+Parameters
+----------
+device : int, str or torch.device
+    ``"cuda:1"`` or 1; ``"cuda"`` is torch's current device, without torch the first. For
+    ``"cpu"`` there is nothing to do.
+
+Raises
+------
+ValueError
+    `device` names none, or a stream is being captured.
+NotImplementedError
+    The build has no CUDA kernels, or the machine no such device.
+
+Notes
+-----
+Allocates and waits for the copy; a second time does nothing. The copy lives as long as the plan,
+which must outlive the graphs that captured its steps.
+
+Examples
+--------
+>>> plan = fewstep.solver.plan("euler", steps=4, schedule=fewstep.schedules.karras(0.02, 80.0))
+>>> plan.prepare("cpu")
+)";
+
 void bind_properties(py::class_<PyPlan>& plan) {
   const auto with_column = [](double fewstep_plan_row::* member) {
     return [member](const PyPlan& self) { return column(self, member); };
@@ -353,6 +326,7 @@ void bind_plan_class(py::module_& m) {
           "start", &start, py::arg("row") = 0, py::arg("known") = false,
           "Return a one-row plan that places slot 0 at the model call of `row`: from noise alone,\n"
           "or, with `known`, from alpha * known + sigma * noise.")
+      .def("prepare", &prepare, py::arg("device"), kPrepareDoc)
       .def("with_guidance", &with_guidance, py::arg("weights"),
            "Return the plan with guidance weights [G], or [rows, G], over the raw model outputs.")
       .def(

@@ -10,12 +10,14 @@ namespace {
 constexpr const char* kFunction = "fewstep_solver_step";
 constexpr int kMaxDims = 32;
 
-// From here on other Python threads run during the op. Giving the GIL up and taking it back costs
-// 40 ns; 16 k elements take a microsecond.
+// From here on other Python threads run during the op, and always on CUDA, where a launch waits
+// when many are queued. Giving the GIL up and taking it back costs 40 ns; 16 k elements take a
+// microsecond.
 constexpr int64_t kReleaseElements = 16384;
 
 // The arguments of one call, borrowed. Tensors are borrowed only where they are given.
 struct StepCall {
+  CallStream stream;
   fewstep_solver_step_args args = FEWSTEP_SOLVER_STEP_ARGS_INIT;
   int32_t slots = 0, models = 0;
   // Storage for borrowed tensors, in the order of use; slots of an arena share one.
@@ -24,9 +26,12 @@ struct StepCall {
   fewstep_tensor arena[FEWSTEP_MAX_SLOTS];
   int64_t arena_strides[kMaxDims];
 
+  template <size_t n>
+  explicit StepCall(const py::handle (&arguments)[n]) : stream(arguments) {}
+
   const fewstep_tensor* borrow(py::handle object, const char* name, Borrowed::Access access) {
     Borrowed& b = held[n_held++];
-    b.borrow(object, kFunction, name, access);
+    b.borrow(object, kFunction, name, access, &stream);
     return b.get();
   }
   const fewstep_tensor* optional(py::handle object, const char* name,
@@ -126,10 +131,22 @@ int64_t elements(const fewstep_tensor& t) {
   return n;
 }
 
+// Without the GIL: the text of an error is the thread's own.
+fewstep_status run(const fewstep_context* ctx, const PyPlan& plan, StepCall* call) {
+  // On CUDA the table of a plan is looked up there when each sample has its own row or weights.
+  if (ctx && (call->args.rows || call->args.guidance)) {
+    const fewstep_status status = fewstep_plan_prepare(plan.get(), ctx);
+    if (status != FEWSTEP_OK) return status;
+  }
+  return fewstep_solver_step(ctx, plan.get(), &call->args);
+}
+
 py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle model_output,
                 py::handle seeds, py::handle guidance, py::handle known, py::handle mask,
                 py::handle model_input, py::handle clip) {
-  StepCall call;
+  const py::handle arguments[] = {row,   state, model_output, seeds, guidance,
+                                  known, mask,  model_input,  clip};
+  StepCall call(arguments);
   set_row(row, &call);
   borrow_state(state, &call);
   borrow_models(model_output, &call);
@@ -139,12 +156,13 @@ py::handle step(const PyPlan& plan, py::handle row, py::handle state, py::handle
   call.args.mask = call.optional(mask, "mask");
   call.args.model_input = call.optional(model_input, "model_input", Borrowed::kWrite);
   call.args.clip = call.optional(clip, "clip");
+  const fewstep_context* ctx = call.stream.context(call.args.slots[0], kFunction, "state");
   fewstep_status status;
-  if (call.args.slots[0] && elements(*call.args.slots[0]) >= kReleaseElements) {
+  if (ctx || (call.args.slots[0] && elements(*call.args.slots[0]) >= kReleaseElements)) {
     const py::gil_scoped_release release;
-    status = fewstep_solver_step(nullptr, plan.get(), &call.args);
+    status = run(ctx, plan, &call);
   } else {
-    status = fewstep_solver_step(nullptr, plan.get(), &call.args);
+    status = run(ctx, plan, &call);
   }
   check(status);
   return state.inc_ref();

@@ -10,9 +10,10 @@ constexpr int kMaxArrays = 4;
 
 // A tensor that may be None.
 struct Optional {
-  Optional(py::handle object, const char* function, const char* name, Borrowed::Access access)
+  Optional(py::handle object, const char* function, const char* name, Borrowed::Access access,
+           CallStream* stream)
       : given(!object.is_none()) {
-    if (given) tensor.borrow(object, function, name, access);
+    if (given) tensor.borrow(object, function, name, access, stream);
   }
   const fewstep_tensor* get() const { return given ? tensor.get() : nullptr; }
 
@@ -22,6 +23,8 @@ struct Optional {
 
 void gram(const py::sequence& arrays, py::handle out, py::handle workspace) {
   constexpr const char* kFunction = "fewstep_solver_gram";
+  const py::handle arguments[] = {arrays, out, workspace};
+  CallStream stream(arguments);
   fewstep_solver_gram_args args = FEWSTEP_SOLVER_GRAM_ARGS_INIT;
   const size_t count = arrays.size();
   if (count > kMaxArrays) {
@@ -31,37 +34,41 @@ void gram(const py::sequence& arrays, py::handle out, py::handle workspace) {
   }
   Borrowed held[kMaxArrays];
   for (size_t i = 0; i < count; ++i) {
-    held[i].borrow(arrays[i], kFunction, "arrays", Borrowed::kRead);
+    held[i].borrow(arrays[i], kFunction, "arrays", Borrowed::kRead, &stream);
     args.arrays[i] = held[i].get();
   }
   args.n_arrays = int32_t(count);
-  const Borrowed o(out, kFunction, "out", Borrowed::kWrite);
-  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &stream);
+  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite, &stream);
   args.out = o.get();
   args.workspace = w.get();
+  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
   fewstep_status status;
   {
     const py::gil_scoped_release release;
-    status = fewstep_solver_gram(nullptr, &args);
+    status = fewstep_solver_gram(ctx, &args);
   }
   check(status);
 }
 
 void quantile(py::handle x, double q, bool magnitude, py::handle out, py::handle workspace) {
   constexpr const char* kFunction = "fewstep_solver_quantile";
+  const py::handle arguments[] = {x, out, workspace};
+  CallStream stream(arguments);
   fewstep_solver_quantile_args args = FEWSTEP_SOLVER_QUANTILE_ARGS_INIT;
-  const Borrowed in(x, kFunction, "x", Borrowed::kRead);
-  const Borrowed o(out, kFunction, "out", Borrowed::kWrite);
-  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite);
+  const Borrowed in(x, kFunction, "x", Borrowed::kRead, &stream);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &stream);
+  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite, &stream);
   args.q = q;
   args.magnitude = magnitude ? 1 : 0;
   args.x = in.get();
   args.out = o.get();
   args.workspace = w.get();
+  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
   fewstep_status status;
   {
     const py::gil_scoped_release release;
-    status = fewstep_solver_quantile(nullptr, &args);
+    status = fewstep_solver_quantile(ctx, &args);
   }
   check(status);
 }
@@ -69,13 +76,15 @@ void quantile(py::handle x, double q, bool magnitude, py::handle out, py::handle
 void error_norm(py::handle error, py::handle before, py::handle after, py::handle minus,
                 double atol, double rtol, int32_t tolerance, py::handle out, py::handle workspace) {
   constexpr const char* kFunction = "fewstep_solver_error_norm";
+  const py::handle arguments[] = {error, before, after, minus, out, workspace};
+  CallStream stream(arguments);
   fewstep_solver_error_norm_args args = FEWSTEP_SOLVER_ERROR_NORM_ARGS_INIT;
-  const Borrowed e(error, kFunction, "error", Borrowed::kRead);
-  const Optional m(minus, kFunction, "minus", Borrowed::kRead);
-  const Borrowed b(before, kFunction, "before", Borrowed::kRead);
-  const Borrowed a(after, kFunction, "after", Borrowed::kRead);
-  const Borrowed o(out, kFunction, "out", Borrowed::kWrite);
-  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite);
+  const Borrowed e(error, kFunction, "error", Borrowed::kRead, &stream);
+  const Optional m(minus, kFunction, "minus", Borrowed::kRead, &stream);
+  const Borrowed b(before, kFunction, "before", Borrowed::kRead, &stream);
+  const Borrowed a(after, kFunction, "after", Borrowed::kRead, &stream);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &stream);
+  const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite, &stream);
   args.tolerance = tolerance;
   args.atol = atol;
   args.rtol = rtol;
@@ -85,10 +94,11 @@ void error_norm(py::handle error, py::handle before, py::handle after, py::handl
   args.after = a.get();
   args.out = o.get();
   args.workspace = w.get();
+  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
   fewstep_status status;
   {
     const py::gil_scoped_release release;
-    status = fewstep_solver_error_norm(nullptr, &args);
+    status = fewstep_solver_error_norm(ctx, &args);
   }
   check(status);
 }

@@ -37,4 +37,5 @@ PYBIND11_MODULE(_core, m) {
   bind_plan(m);
   bind_solver(m);
   bind_sums(m);
+  bind_stream(m);
 }

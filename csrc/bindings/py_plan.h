@@ -30,5 +30,6 @@ struct PySchedule {
 };
 
 void bind_row(pybind11::module_& m);
+void bind_schedule(pybind11::module_& m);
 
 }  // namespace fewstep::python

@@ -2,74 +2,27 @@
 #include "py_tensor.h"
 
 #include <string>
-#include <unordered_map>
 
 namespace py = pybind11;
 
 namespace fewstep::python {
 namespace {
 
-// DLPack 1.3's DLPackExchangeAPI; only the members up to the last one used here.
-struct ExchangeApi {
-  DLPackVersion version;
-  const ExchangeApi* prev_api;
-  void* managed_tensor_allocator;
-  void* managed_tensor_from_py_object;
-  void* managed_tensor_to_py_object;
-  int (*dltensor_from_py_object)(void* object, fewstep_tensor* out);
-  void* current_work_stream;
-};
-
-constexpr uint32_t kDlpackMajor = 1;
 constexpr uint64_t kReadOnly = 1;
 
 // Attribute names as interned strings, made once: a look-up then compares pointers.
 struct Names {
   PyObject* dlpack = PyUnicode_InternFromString("__dlpack__");
-  PyObject* exchange_api = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
+  PyObject* dlpack_device = PyUnicode_InternFromString("__dlpack_device__");
   PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
   PyObject* max_version = Py_BuildValue("(s)", "max_version");
+  PyObject* max_version_stream = Py_BuildValue("(ss)", "max_version", "stream");
+  PyObject* stream = Py_BuildValue("(s)", "stream");
   PyObject* newest = Py_BuildValue("(ii)", 1, 3);
 };
 const Names& names() {
   static const Names* const kNames = new Names;  // never freed: the interpreter may be gone at exit
   return *kNames;
-}
-
-const ExchangeApi* find_api(PyTypeObject* type) {
-  py::object capsule = py::reinterpret_steal<py::object>(
-      PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().exchange_api));
-  if (!capsule) {
-    PyErr_Clear();
-    return nullptr;
-  }
-  auto* api =
-      static_cast<const ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  if (!api) PyErr_Clear();
-  while (api && api->version.major != kDlpackMajor) api = api->prev_api;
-  return api && api->dltensor_from_py_object ? api : nullptr;
-}
-
-// The API of a type, null where it has none. The type last seen is remembered apart: a call's
-// tensors are nearly always of one type. The GIL guards both.
-const ExchangeApi* exchange_api(PyTypeObject* type) {
-  static PyTypeObject* last_type = nullptr;
-  static const ExchangeApi* last_api = nullptr;
-  if (type == last_type) return last_api;
-  // Types are kept alive so that their addresses stay theirs; the bound keeps a program that makes
-  // types without end from keeping them all.
-  constexpr size_t kMaxTypes = 256;
-  static auto* known = new std::unordered_map<PyTypeObject*, const ExchangeApi*>;
-  auto found = known->find(type);
-  if (found == known->end()) {
-    const ExchangeApi* api = find_api(type);
-    if (known->size() >= kMaxTypes) return api;
-    Py_INCREF(type);
-    found = known->emplace(type, api).first;
-  }
-  last_type = type;
-  last_api = found->second;
-  return last_api;
 }
 
 std::string prefix(const char* function, const char* name) {
@@ -91,6 +44,45 @@ void refuse_grad(PyObject* object, const char* function, const char* name) {
   }
 }
 
+// The call's stream as the array API standard numbers it, for an array on CUDA; else null. With a
+// Python error set, the producer failed to tell its device.
+py::object stream_number(py::handle object, CallStream* stream) {
+  PyObject* self[1] = {object.ptr()};
+  const auto device = py::reinterpret_steal<py::object>(
+      PyObject_VectorcallMethod(names().dlpack_device, self, 1, nullptr));
+  if (!device) {
+    // Without the method it can only be in host memory, if it is an array at all.
+    if (PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_Clear();
+    return {};
+  }
+  int type, id;
+  if (!PyTuple_Check(device.ptr()) || !PyArg_ParseTuple(device.ptr(), "ii", &type, &id)) {
+    if (!PyErr_Occurred()) {
+      PyErr_SetString(PyExc_TypeError, "__dlpack_device__ that returned no tuple");
+    }
+    return {};
+  }
+  if (!is_cuda(type)) return {};
+  // 0 is not allowed: the legacy default stream is 1.
+  const auto handle = reinterpret_cast<uintptr_t>(stream->on(id));
+  return py::int_(handle ? handle : 1);
+}
+
+// Null with a Python error set when the producer refuses. `stream` is null for host memory.
+py::object export_capsule(py::handle object, PyObject* stream) {
+  const Names& n = names();
+  PyObject* args[3] = {object.ptr(), n.newest, stream};
+  auto capsule = py::reinterpret_steal<py::object>(
+      PyObject_VectorcallMethod(n.dlpack, args, 1, stream ? n.max_version_stream : n.max_version));
+  if (!capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {  // a producer older than DLPack 1.0
+    PyErr_Clear();
+    args[1] = stream;
+    capsule = py::reinterpret_steal<py::object>(
+        PyObject_VectorcallMethod(n.dlpack, args, 1, stream ? n.stream : nullptr));
+  }
+  return capsule;
+}
+
 }  // namespace
 
 Borrowed::~Borrowed() {
@@ -98,22 +90,25 @@ Borrowed::~Borrowed() {
   if (legacy_ && legacy_->deleter) legacy_->deleter(legacy_);
 }
 
-void Borrowed::borrow(py::handle object, const char* function, const char* name, Access access) {
-  const ExchangeApi* api = exchange_api(Py_TYPE(object.ptr()));
-  if (!api) return borrow_capsule(object, function, name, access);
+void Borrowed::borrow(py::handle object, const char* function, const char* name, Access access,
+                      CallStream* stream) {
+  const ArrayType type = array_type(Py_TYPE(object.ptr()));
+  if (!type.api) {
+    return borrow_capsule(object, function, name, access, type.host_only ? nullptr : stream);
+  }
   refuse_grad(object.ptr(), function, name);
-  if (api->dltensor_from_py_object(object.ptr(), &tensor_) != 0) throw py::error_already_set();
+  if (type.api->dltensor_from_py_object(object.ptr(), &tensor_) != 0) {
+    throw py::error_already_set();
+  }
 }
 
 void Borrowed::borrow_capsule(py::handle object, const char* function, const char* name,
-                              Access access) {
-  PyObject* args[2] = {object.ptr(), names().newest};
-  py::object capsule = py::reinterpret_steal<py::object>(
-      PyObject_VectorcallMethod(names().dlpack, args, 1, names().max_version));
-  if (!capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {  // a producer older than DLPack 1.0
-    PyErr_Clear();
-    capsule = py::reinterpret_steal<py::object>(
-        PyObject_VectorcallMethod(names().dlpack, args, 1, nullptr));
+                              Access access, CallStream* stream) {
+  py::object capsule;
+  if (!stream) {
+    capsule = export_capsule(object, nullptr);
+  } else if (const py::object number = stream_number(object, stream); !PyErr_Occurred()) {
+    capsule = export_capsule(object, number.ptr());
   }
   if (!capsule) {
     if (PyErr_ExceptionMatches(PyExc_AttributeError)) {

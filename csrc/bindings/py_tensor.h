@@ -4,13 +4,12 @@
 #include <pybind11/pybind11.h>
 
 #include "fewstep/fewstep.h"
+#include "py_stream.h"
 
 namespace fewstep::python {
 
-// The open ABI of DLPack 1.x, as far as a consumer needs it.
-struct DLPackVersion {
-  uint32_t major, minor;
-};
+constexpr uint32_t kDlpackMajor = 1;
+
 struct ManagedTensorVersioned {
   DLPackVersion version;
   void* manager_ctx;
@@ -25,27 +24,31 @@ struct ManagedTensor {
 };
 
 // An array argument, borrowed for one call: through the C exchange API where its type has one
-// (about 50 ns), else through __dlpack__ (about 400 ns for NumPy). Errors name the function and the
-// argument. The Python object must outlive this.
+// (about 50 ns), else through __dlpack__ (about 400 ns for NumPy), which is told the call's stream
+// when the array is on CUDA. Errors name the function and the argument. The Python object must
+// outlive this.
 class Borrowed {
  public:
   enum Access { kRead, kWrite };
 
   Borrowed() = default;
-  Borrowed(pybind11::handle object, const char* function, const char* name, Access access) {
-    borrow(object, function, name, access);
+  Borrowed(pybind11::handle object, const char* function, const char* name, Access access,
+           CallStream* stream) {
+    borrow(object, function, name, access, stream);
   }
   ~Borrowed();
   Borrowed(const Borrowed&) = delete;
   Borrowed& operator=(const Borrowed&) = delete;
 
-  void borrow(pybind11::handle object, const char* function, const char* name, Access access);
+  void borrow(pybind11::handle object, const char* function, const char* name, Access access,
+              CallStream* stream);
   const fewstep_tensor* get() const { return &tensor_; }
   const fewstep_tensor& operator*() const { return tensor_; }
 
  private:
+  // `stream` is null when the array is known to lie in host memory.
   void borrow_capsule(pybind11::handle object, const char* function, const char* name,
-                      Access access);
+                      Access access, CallStream* stream);
 
   fewstep_tensor tensor_{};
   ManagedTensorVersioned* versioned_ = nullptr;

@@ -13,6 +13,7 @@ from fewstep._core import __version__ as __version__
 from fewstep._runtime import get_num_threads as get_num_threads
 from fewstep._runtime import info as info
 from fewstep._runtime import set_num_threads as set_num_threads
+from fewstep._stream import use_stream as use_stream
 from fewstep.adaptive import AdaptiveSampler as AdaptiveSampler
 from fewstep.sampler import Sampler as Sampler
 
@@ -31,4 +32,5 @@ __all__ = [
     "search",
     "set_num_threads",
     "solver",
+    "use_stream",
 ]

@@ -37,7 +37,7 @@ class Arrays:
         if device is not None:
             import torch as imported
 
-            return cls(imported, imported.device(device))
+            return cls(imported, _indexed(imported, imported.device(device)))
         if torch is None:
             return cls()
         for value in values:
@@ -47,6 +47,22 @@ class Arrays:
             parameter = next(model.parameters(), None)
             return cls(torch, torch.device("cpu") if parameter is None else parameter.device)
         return cls(torch, torch.device("cpu")) if isinstance(dtype, torch.dtype) else cls()
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the arrays are on a CUDA device."""
+        return self.torch is not None and self.device.type == "cuda"
+
+    @property
+    def capturing(self) -> bool:
+        """Whether the caller captures a CUDA graph on the current stream."""
+        return self.on_cuda and bool(self.torch.cuda.is_current_stream_capturing())
+
+    def arange(self, count: int) -> Any:
+        """Return 0 .. count - 1 as int64."""
+        if self.torch is not None:
+            return self.torch.arange(count, dtype=self.torch.int64, device=self.device)
+        return np.arange(count, dtype=np.int64)
 
     def dtype(self, name: object) -> Any:
         """Return the array library's dtype called `name` ("float32", ..., or a dtype itself)."""
@@ -60,17 +76,30 @@ class Arrays:
             return self.torch.zeros(tuple(shape), dtype=self.dtype(dtype), device=self.device)
         return np.zeros(shape, self.dtype(dtype))
 
-    def convert(self, value: Any, dtype: object = None) -> Any:
-        """Return `value` as an array of this kind; shares memory where it can."""
-        if self.torch is not None:
-            if isinstance(value, np.ndarray):
-                value = self.torch.from_numpy(np.ascontiguousarray(value))
-            kind = None if dtype is None else self.dtype(dtype)
-            tensor = self.torch.as_tensor(value, dtype=kind, device=self.device)
-            return tensor.detach()
-        if is_torch(value):
-            value = value.detach().cpu().numpy()
-        return np.asarray(value, None if dtype is None else self.dtype(dtype))
+    def convert(self, value: Any, dtype: object = None, name: str = "") -> Any:
+        """Return `value` as an array of this kind; shares memory where it can.
+
+        Copies to a CUDA device go through pinned memory, so the host does not wait for them.
+        `name` is the argument's, for messages.
+        """
+        if self.torch is None:
+            if is_torch(value):
+                value = value.detach().cpu().numpy()
+            return np.asarray(value, None if dtype is None else self.dtype(dtype))
+        if isinstance(value, np.ndarray):
+            value = self.torch.from_numpy(np.ascontiguousarray(value))
+        tensor = self.torch.as_tensor(value, dtype=None if dtype is None else self.dtype(dtype))
+        tensor = tensor.detach()
+        if not self.on_cuda or tensor.device.type != "cpu":
+            return tensor.to(self.device)
+        if self.capturing:  # a replay would read host memory that may be gone
+            raise ValueError(
+                f"Sampler: '{name}' must be on {self.device} while a CUDA graph is captured, "
+                "got an array in host memory"
+            )
+        # A copy even of what is pinned already: the caller may write there after the call.
+        pinned = self.torch.empty_like(tensor, pin_memory=True)
+        return pinned.copy_(tensor).to(self.device, non_blocking=True)
 
     def concatenate(self, values: Sequence[Any]) -> Any:
         """Join arrays along their first dimension."""
@@ -89,3 +118,10 @@ class Arrays:
             return nullcontext()
         context: AbstractContextManager[Any] = self.torch.inference_mode()
         return context
+
+
+def _indexed(torch: Any, device: Any) -> Any:
+    """Return the device with its number: "cuda" is the current one."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", torch.cuda.current_device())

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ._arrays import Arrays, is_array
+from ._arrays import Arrays, is_array, is_torch
 from ._tail import first_row
 from .guidance import Guidance
 from .solver import Plan
@@ -59,28 +58,36 @@ class Batch:
         return cls(
             arrays,
             size,
-            arrays.convert(_seeds(seeds, size[0])),
+            _seeds(arrays, seeds, size[0]),
             _sized(arrays, "x0", x0, (size,)),
             _sized(arrays, "known", known, (size,)),
             _sized(arrays, "mask", mask, (size, (1, *size[1:]))),
         )
 
 
-def _seeds(seeds: Any, count: int) -> NDArray[np.int64]:
-    """Return the low 64 bits of each seed."""
+def _seeds(arrays: Arrays, seeds: Any, count: int) -> Any:
+    """Return the low 64 bits of each seed, int64."""
     if seeds is None:
-        return np.arange(count, dtype=np.int64)
+        return arrays.arange(count)
+    if is_torch(seeds):  # may be on a device, where looking at one would wait for it
+        if seeds.is_floating_point() or seeds.is_complex():
+            raise ValueError(f"Sampler: 'seeds' must be integers, got {seeds.dtype}")
+        if tuple(seeds.shape) != (count,):
+            raise ValueError(
+                f"Sampler: 'seeds' must have B={count} integers, got {list(seeds.shape)}"
+            )
+        return arrays.convert(seeds, "int64", "seeds")
     values = [int(s) & 0xFFFF_FFFF_FFFF_FFFF for s in seeds]
     if len(values) != count:
         raise ValueError(f"Sampler: 'seeds' must have B={count} integers, got {len(values)}")
-    return np.array(values, np.uint64).view(np.int64)
+    return arrays.convert(np.array(values, np.uint64).view(np.int64), name="seeds")
 
 
 def _sized(arrays: Arrays, name: str, value: Any, shapes: Sequence[tuple[int, ...]]) -> Any:
     """Return `value` as float32 of one of `shapes`; None stays."""
     if value is None:
         return None
-    value = arrays.convert(value, "float32")
+    value = arrays.convert(value, "float32", name)
     if tuple(value.shape) not in shapes:
         raise ValueError(
             f"Sampler: '{name}' must have shape {list(shapes[0])}, got {list(value.shape)}"
@@ -165,7 +172,7 @@ def _rows(arrays: Arrays, name: str, key: str, value: Any, count: int) -> Any:
     """Return an array with B rows; what is not an array stays as it is."""
     if not is_array(value) or value.ndim == 0:
         return value
-    value = arrays.convert(value)
+    value = arrays.convert(value, name=f"{name}[{key!r}]")
     if value.shape[0] == count:
         return value
     if value.shape[0] != 1:

@@ -42,7 +42,8 @@ def step(
         From `fewstep.solver.plan` or one of the constructors of `Plan`.
     row : int or array, shape (B,), int32
         The row to follow, the same for all samples or one for each; a sample with a negative entry
-        is left as it is.
+        is left as it is. An array is on the state's device; on CUDA the device reads it, and
+        leaves a sample as it is whose row the plan has not, or needs an operand not given.
     state : array, shape (S, B, ...), float32; or list or tuple of S arrays, shape (B, ...)
         The plan's slots, ``S >= plan.slots``; slot 0 is the sample. Updated in place. `None` in a
         list stands for a slot that no row in use needs.
@@ -83,6 +84,11 @@ def step(
     Sums in float32 with coefficients rounded once from float64. A term whose coefficient is zero is
     left out, so an operand that is infinite there does no harm. A sample's result has the same bits
     alone or in a batch, on any number of threads and with every kernel variant. Allocates nothing.
+
+    On CUDA it runs on torch's current stream (or that of `fewstep.use_stream`) without waiting for
+    it, and may be captured into a graph; with `row` or `guidance` as arrays, `Plan.prepare` has to
+    come before the capture. The tensors must live until the work is done, which torch sees to for
+    its own on its current stream.
 
     References
     ----------

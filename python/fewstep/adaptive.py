@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._batch import Batch, joined_conditions
+from ._run import Model, checked_output
 from .guidance import Guidance
-from .sampler import Model, checked_output, guided_plan
+from .sampler import guided_plan
 from .schedules import Schedule
 from .solver import Plan, Row, error_norm, plan, step
 

@@ -47,7 +47,9 @@ def normal(
     Parameters
     ----------
     seeds : array or sequence of int, shape (B,), int64 | uint64
-        One 64-bit seed per sample; negative numbers are their two's complement.
+        One 64-bit seed per sample; negative numbers are their two's complement. Those in host
+        memory are copied to the device of a CUDA tensor `out`; a call that is captured into a
+        graph needs them there.
     shape : sequence of int, optional
         Shape of one sample; needed when there is no `out`.
     step : int
@@ -77,7 +79,7 @@ def normal(
     -----
     Philox4x32-10 [1]_ with key (seed low, seed high) and counter (n // 4 low, n // 4 high, step,
     stream), turned into normals by Box and Muller's method [2]_. Bits repeat on every machine.
-    Allocates nothing with `out`.
+    Allocates nothing with `out` and seeds on its device.
 
     References
     ----------
@@ -96,11 +98,13 @@ def normal(
         if not 0 <= value < 2**32:
             raise ValueError(f"fewstep.noise.normal: '{name}' must be in [0, 2**32), got {value}")
     tensor_seeds = _is_torch(seeds)
-    if not tensor_seeds:
+    if not hasattr(seeds, "__dlpack__") or isinstance(seeds, np.ndarray):
         seeds = np.asarray(seeds)
         narrow = seeds.dtype.kind in "iu" and seeds.dtype.itemsize < 8
         if narrow or seeds.size == 0:  # NumPy makes an empty list float64
             seeds = seeds.astype(np.int64)
+        if _is_torch(out) and out.device.type == "cuda" and seeds.dtype.kind in "iu":
+            seeds = _on_device(seeds, out.device)
     if out is None:
         if shape is None:
             raise ValueError("fewstep.noise.normal: 'shape' must be given without 'out', got None")
@@ -112,6 +116,17 @@ def normal(
         )
     _core.noise_normal(seeds, out, step, stream, scale)
     return out
+
+
+def _on_device(seeds: Any, device: Any) -> Any:
+    """Copy seeds to a CUDA device without waiting for it."""
+    import torch
+
+    bits = torch.from_numpy(np.ascontiguousarray(seeds).view(np.int64))
+    pinned = torch.empty_like(
+        bits, pin_memory=True
+    )  # the caller's memory may change after the call
+    return pinned.copy_(bits).to(device, non_blocking=True)
 
 
 def _empty(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:

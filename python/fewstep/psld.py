@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._batch import Batch
-from .sampler import checked_output
+from ._run import checked_output
 from .solver import Plan, Row, step
 
 __all__ = ["INTEGRATORS", "Process", "plan", "sample"]

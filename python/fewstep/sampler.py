@@ -8,87 +8,18 @@ Dimensions: ``B`` batch, ``N...`` one sample's shape, ``n`` model outputs that g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ._arrays import is_array
 from ._batch import Batch, joined_conditions, legs_of
-from ._tail import tail
+from ._course import TableCache
+from ._graph import Graphs
+from ._run import Model, Progress, Run
 from .guidance import Guidance
-from .solver import Plan, step
+from .solver import Plan
 
 __all__ = ["Progress", "Sampler"]
-
-Model = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a callback sees after each row.
-
-    Attributes
-    ----------
-    index, total : int
-        Number of this row, from 0, and of rows in all.
-    x : array, shape (B, N...), float32
-        The samples now. It is the sampler's own memory: copy what must outlive the call, and do
-        not write to it (the next model input is made already).
-    output : array, shape (n * B, N...), or None
-        The raw model output that the row consumed, if any.
-    rows : array, shape (B,), int32
-        Row of each sample in the joined table; -1 for a sample that has finished.
-    """
-
-    index: int
-    total: int
-    x: Any
-    output: Any
-    rows: NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class _Course:
-    """Where each sample of a batch goes: one joined table and a row number per sample and turn."""
-
-    plan: Plan
-    start: Plan
-    start_rows: NDArray[np.int32]  # [B], into `start`
-    rows: NDArray[np.int32]  # [R, B], into `plan`; -1 when finished
-    times: NDArray[np.float32]  # [R, B]
-    outputs: tuple[int, ...]  # [R], how many a model call gives; 0 for no call
-    uniform: bool  # every sample takes the same row at every turn
-
-
-@lru_cache(maxsize=64)
-def _course(
-    plans: tuple[Plan, ...], legs: tuple[tuple[int, int], ...], with_known: bool
-) -> _Course:
-    """Join the plans that the samples follow; ``legs[b]`` is sample b's plan and first row."""
-    kinds = {leg: number for number, leg in enumerate(dict.fromkeys(legs))}
-    tails = [tail(plans[index], start) for index, start in kinds]
-    starts = [t.start(0, known=with_known) for t in tails]
-    joined = tails[0] if len(tails) == 1 else Plan.concat(tails)
-    offsets = np.concatenate([[0], np.cumsum([len(t) for t in tails])])
-    kind = np.array([kinds[leg] for leg in legs], np.int32)  # [B]
-    lengths = np.array([len(tails[k]) for k in kind], np.int32)
-    turn = np.arange(lengths.max(initial=0), dtype=np.int32)[:, None]
-    rows = np.where(turn < lengths, offsets[kind].astype(np.int32) + turn, np.int32(-1))
-    # A finished sample keeps the last time it was called with: models take its logarithm.
-    last = np.minimum(turn, lengths - 1) + offsets[kind]
-    outputs = np.array([row.n_guidance if row.evaluates else 0 for row in joined.rows] + [0])
-    return _Course(
-        plan=joined,
-        start=starts[0] if len(starts) == 1 else Plan.concat(starts),
-        start_rows=kind,
-        rows=np.ascontiguousarray(rows, np.int32),
-        times=np.asarray(joined.times, np.float32)[last],
-        outputs=tuple(int(outputs[r].max()) for r in rows),  # -1 finds the 0 at the end
-        uniform=len(kinds) == 1,
-    )
 
 
 class Sampler:
@@ -145,6 +76,17 @@ class Sampler:
             plans = tuple(guided_plan(p, guidance) for p in plans)
         self.plans: tuple[Plan, ...] = plans
         self.guidance = guidance
+        self._tables = TableCache()
+        self._graphs = Graphs()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process's devices."""
+        return {"plans": self.plans, "guidance": self.guidance}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.plans, self.guidance = state["plans"], state["guidance"]
+        self._tables = TableCache()
+        self._graphs = Graphs()
 
     def __call__(
         self,
@@ -165,6 +107,7 @@ class Sampler:
         progress: bool = False,
         dtype: Any = "float32",
         device: Any = None,
+        graph: bool = False,
     ) -> Any:
         """Draw a batch of samples.
 
@@ -178,7 +121,7 @@ class Sampler:
         shape : sequence of int, optional
             ``(B, N...)``; may be left out when `x0` or `known` has it.
         seeds : B integers of up to 64 bits, default ``range(B)``
-            All of a sample's randomness.
+            All of a sample's randomness. A tensor is read where it is.
         cond, uncond : mappings, optional
             Keyword arguments of the model. Arrays have B rows or one row for all; anything else
             is passed as it is. With guidance, `uncond` has the same keys and each pair of arrays
@@ -207,6 +150,13 @@ class Sampler:
         device : str or torch.device, optional
             Run with torch tensors there. Otherwise the first tensor given decides, then the
             model's own parameters when it is a torch module; without either it is numpy.
+        graph : bool, default False
+            On CUDA, run the whole trajectory as one CUDA graph. The first call runs it once,
+            captures it and replays it; later calls with the same model object, shapes, dtypes and
+            kinds of arguments replay it with their own seeds, arrays, and choice among the
+            sampler's plans. The model must be capturable: no synchronisation with the host; what
+            it reads beside its arguments and parameters is what it read then, or stays where it
+            was. Conditions that are no arrays must be hashable. Excludes `callback` and `progress`.
 
         Returns
         -------
@@ -222,82 +172,46 @@ class Sampler:
         TypeError
             The model returned something that is not an array.
 
+        RuntimeError
+            The model cannot be captured.
+
         Notes
         -----
         torch models run in inference mode. Beside what the model allocates, nothing is allocated
         after the first step. One ``step`` call per model evaluation.
+
+        On CUDA nothing waits for the device. A call may be part of a graph that the caller
+        captures: after one like it outside, with seeds and arrays on the device (or none), and the
+        sampler kept as long as that graph. The sampler keeps the 8 graphs used last; each holds the
+        memory of a whole run. `clear_graphs` frees them.
         """
+        if graph:
+            for name, value in (("callback", callback), ("progress", progress or None)):
+                if value is not None:
+                    raise ValueError(
+                        f"Sampler: '{name}' must not be given with graph=True, got {value!r}"
+                    )
         batch = Batch.prepare(shape, x0, known, mask, seeds, (cond, uncond), model, device, dtype)
         legs = legs_of(self.plans, batch.shape[0], plan_index, start, strength, x0 is not None)
-        # An empty batch runs like one sample of which nothing is kept.
-        course = _course(self.plans, legs or ((0, 0),), x0 is not None)
+        course, packed = self._tables.get(
+            batch.arrays,
+            self.plans,
+            legs or ((0, 0),),  # an empty batch runs like one sample of which nothing is kept
+            x0 is not None,
+            graph and len(self.plans) > 1,
+        )
         conditions = joined_conditions(batch, self.guidance, cond or {}, uncond)
-        run = _Run(batch, course, dtype)
+        if graph and batch.shape[0]:
+            x, path = self._graphs.run(batch, course, packed, conditions, dtype, trajectory, model)
+            return (x, path) if trajectory else x
+        run = Run(batch, course, packed, conditions, dtype, trajectory)
         with batch.arrays.without_gradients():
-            path = run.drive(model, conditions, callback, trajectory, progress)
-        return (run.slots[0], path) if trajectory else run.slots[0]
+            run.drive(model, callback, progress)
+        return (run.slots[0], run.path) if trajectory else run.slots[0]
 
-
-class _Run:
-    """Memory and loop of one call."""
-
-    def __init__(self, batch: Batch, course: _Course, dtype: Any) -> None:
-        arrays, (count, *rest) = batch.arrays, batch.shape
-        outputs = max(course.outputs)
-        self.batch, self.course = batch, course
-        slots = max(course.plan.slots, course.start.slots)
-        self.slots = [arrays.zeros(batch.shape, "float32") for _ in range(slots)]
-        self.model_input = arrays.zeros((outputs * count, *rest), dtype)
-        self.times = arrays.convert(np.tile(course.times[:, :count], (1, outputs)))  # [R, n * B]
-        self.rows: Sequence[Any] = arrays.convert(course.rows)
-        if course.uniform:
-            self.rows = range(len(course.rows))
-        self.start_rows: Any = 0 if course.uniform else arrays.convert(course.start_rows)
-
-    def drive(
-        self,
-        model: Model,
-        conditions: dict[str, Any],
-        callback: Callable[[Progress], object] | None,
-        keep: bool,
-        progress: bool,
-    ) -> Any:
-        """Run every row; returns the trajectory if it is kept."""
-        batch, course, slots = self.batch, self.course, self.slots
-        seeds, known, mask, model_input = batch.seeds, batch.known, batch.mask, self.model_input
-        total = len(course.rows)
-        path = batch.arrays.zeros((total + 1, *batch.shape), "float32") if keep else None
-        step(
-            course.start, self.start_rows, slots, None,
-            seeds=seeds, known=batch.x0, model_input=model_input,
-        )  # fmt: skip
-        if path is not None:
-            batch.arrays.copy(path[0], slots[0])
-        bar = _bar(sum(n > 0 for n in course.outputs)) if progress else None
-        calls = {
-            n: (n * batch.shape[0], model_input[: n * batch.shape[0]], _first(conditions, n, batch))
-            for n in set(course.outputs)
-        }
-        for turn in range(total):
-            output = None
-            if course.outputs[turn]:
-                rows, x, arguments = calls[course.outputs[turn]]
-                output = checked_output(model(x, self.times[turn, :rows], **arguments), x)
-            step(
-                course.plan, self.rows[turn], slots, output,
-                seeds=seeds, known=known, mask=mask, model_input=model_input,
-            )  # fmt: skip
-            if path is not None:
-                batch.arrays.copy(path[turn + 1], slots[0])
-            if bar is not None and output is not None:
-                bar.update()
-            if callback is not None:
-                callback(
-                    Progress(turn, total, slots[0], output, course.rows[turn, : batch.shape[0]])
-                )
-        if bar is not None:
-            bar.close()
-        return path
+    def clear_graphs(self) -> None:
+        """Drop what ``graph=True`` captured, and its memory."""
+        self._graphs.clear()
 
 
 def guided_plan(plan: Plan, guidance: Guidance) -> Plan:
@@ -312,38 +226,3 @@ def guided_plan(plan: Plan, guidance: Guidance) -> Plan:
         for row, one in zip(guided.rows, alone, strict=True)
     ]
     return Plan.from_rows(rows, plan.name)
-
-
-def _first(conditions: dict[str, Any], outputs: int, batch: Batch) -> dict[str, Any]:
-    """Return the conditions of the first `outputs` model outputs."""
-    rows = outputs * batch.shape[0]
-    return {k: v[:rows] if is_array(v) and v.ndim else v for k, v in conditions.items()}
-
-
-def checked_output(output: Any, model_input: Any) -> Any:
-    """Return a model's output if `solver.step` can take it."""
-    if not is_array(output):
-        raise TypeError(f"Sampler: 'model' must return an array, got {type(output).__name__}")
-    if output.shape != model_input.shape:
-        raise ValueError(
-            f"Sampler: 'model' must return shape {list(model_input.shape)}, "
-            f"got {list(output.shape)}"
-        )
-    if isinstance(output, np.ndarray):
-        # NumPy promotes to float64 easily, and the state is float32: nothing is lost by the cast.
-        if output.dtype == np.float64:
-            return output.astype(np.float32)
-        contiguous = output.flags.c_contiguous
-    else:
-        contiguous = output.is_contiguous()  # convolutions may answer with channels last
-    if contiguous and output is not model_input:
-        return output
-    return output.copy() if isinstance(output, np.ndarray) else output.clone().contiguous()
-
-
-def _bar(total: int) -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError("Sampler: 'progress' needs tqdm: pip install tqdm") from error
-    return tqdm(total=total, desc="sampling", unit="call")

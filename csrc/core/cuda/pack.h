@@ -30,8 +30,11 @@ struct RawPack {
   uint32_t w[kPack];
 };
 
+// Tensors are in global memory, which the compiler cannot see where a kernel picks one at run time:
+// it would take the slower generic access.
 FEWSTEP_HOST_DEVICE inline void load16(const char* p, uint32_t w[4]) {
 #if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(p));
   const uint4 x = *(const uint4*)p;
   w[0] = x.x;
   w[1] = x.y;
@@ -45,6 +48,7 @@ FEWSTEP_HOST_DEVICE inline void load16(const char* p, uint32_t w[4]) {
 
 FEWSTEP_HOST_DEVICE inline void store16(char* p, const uint32_t w[4]) {
 #if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(p));
   *(uint4*)p = make_uint4(w[0], w[1], w[2], w[3]);
 #else
   if ((uintptr_t)p % 16 != 0) throw_misaligned(p);

@@ -20,6 +20,8 @@ using gpu::RawPack;
 // float32, which with 4 blocks per multiprocessor keeps 64 KiB in flight there. Little's law asks
 // for 28 KiB on an H200 (4.8 TB/s, 132 multiprocessors, about 800 ns).
 constexpr int kTermsInFlight = 4;
+// Their packs start as zeros: without, ptxas has to keep what a path did not load alive from the
+// kernel's start on, which costs RowKernel 35 registers.
 
 struct Tensor {
   char* data;
@@ -45,6 +47,7 @@ FEWSTEP_HOST_DEVICE inline void store(const Tensor& t, int32_t copies, int64_t c
                                       int64_t b, int64_t n, int count, const float x[kPack]) {
   const RawPack raw = gpu::narrow(t.dtype, x);
   char* p = at(t, b, n);
+  FEWSTEP_NO_UNROLL
   for (int32_t c = 0; c < copies; ++c, p += copy_stride) {
     gpu::store_raw(p, t.dtype, t.wide, count, raw);
   }
@@ -86,7 +89,7 @@ struct SumKernel {
     gpu::for_packs(grid, thread, kThreads, [this](int64_t b, int64_t n, int count) {
       float sum[R][kPack] = {};
       for (int32_t first = 0; first < K; first += kTermsInFlight) {
-        RawPack raw[kTermsInFlight];
+        RawPack raw[kTermsInFlight] = {};
         for (int j = 0; j < kTermsInFlight; ++j) {
           if (first + j < K) load(term[first + j].in, b, n, count, &raw[j]);
         }
@@ -98,6 +101,7 @@ struct SumKernel {
           add<R>(t.a, t.outputs, x, sum);
         }
       }
+      FEWSTEP_UNROLL
       for (int r = 0; r < R; ++r) {
         const Output& o = output[r];
         store(o.out, o.copies, o.copy_stride, b, n, count, sum[r]);
@@ -111,7 +115,7 @@ constexpr int kMaxR = FEWSTEP_MAX_OUTPUTS;
 // kGuided: weights of guidance come with the call.
 template <bool kGuided>
 struct RowKernel {
-  static constexpr int kThreads = 128, kBlocks = 3;
+  static constexpr int kThreads = 128, kBlocks = 4;
   static constexpr bool kPrepares = true;
   struct Shared {
     bool active;
@@ -170,17 +174,18 @@ struct RowKernel {
     return tensor(p.models[operand - FEWSTEP_MODEL]);
   }
 
-  template <int R>
-  FEWSTEP_HOST_DEVICE void add_terms(const TermList& terms, const Made& made, int64_t b, int64_t n,
-                                     int count, float sum[R][kPack]) const {
-    for (int32_t first = 0; first < terms.count; first += kTermsInFlight) {
-      RawPack raw[kTermsInFlight];
-      for (int j = 0; j < kTermsInFlight; ++j) {
+  // Sums for outputs [r, r + R) of a list; kInFlight terms are read at a time.
+  template <int R, int kInFlight>
+  FEWSTEP_HOST_DEVICE void add_terms(const TermList& terms, int r, const Made& made, int64_t b,
+                                     int64_t n, int count, float sum[R][kPack]) const {
+    for (int32_t first = 0; first < terms.count; first += kInFlight) {
+      RawPack raw[kInFlight] = {};
+      for (int j = 0; j < kInFlight; ++j) {
         if (first + j >= terms.count) break;
         const int32_t operand = terms.operand[first + j];
         if (in_memory(operand)) load(find(operand), b, n, count, &raw[j]);
       }
-      for (int j = 0; j < kTermsInFlight; ++j) {
+      for (int j = 0; j < kInFlight; ++j) {
         if (first + j >= terms.count) break;
         const int32_t operand = terms.operand[first + j];
         float x[kPack];
@@ -194,7 +199,7 @@ struct RowKernel {
                                                 : made.noise[2][i];
           }
         }
-        add<R>(terms.a[first + j], terms.outputs[first + j], x, sum);
+        add<R>(terms.a[first + j] + r, terms.outputs[first + j] >> r, x, sum);
       }
     }
   }
@@ -202,6 +207,7 @@ struct RowKernel {
   FEWSTEP_HOST_DEVICE void make(const Shared& shared, int64_t b, int64_t n, int count,
                                 Made* made) const {
     const ResolvedRow& row = shared.row;
+    FEWSTEP_UNROLL
     for (int z = 0; z < FEWSTEP_MAX_NOISES; ++z) {
       if (z >= row.n_noises) break;
       const uint64_t seed = p.seeds[b * p.seed_stride];
@@ -209,24 +215,27 @@ struct RowKernel {
     }
     if (!row.clamped) return;
     float sum[1][kPack] = {};
-    add_terms<1>(row.converted, *made, b, n, count, sum);
+    add_terms<1, kTermsInFlight>(row.converted, 0, *made, b, n, count, sum);
     for (int i = 0; i < kPack; ++i) {  // as the CPU: a NaN stays
       const float low = shared.clip < sum[0][i] ? shared.clip : sum[0][i];
       made->converted[i] = shared.gain * (-shared.clip > low ? -shared.clip : low);
     }
   }
 
+  // One output at a time: 4 more sums per element would spill.
   FEWSTEP_HOST_DEVICE void blend(const ResolvedRow& row, const Made& made, int64_t b, int64_t n,
                                  int count, float sum[kMaxR][kPack]) const {
-    float kept[kMaxR][kPack] = {}, mask[kPack];
-    add_terms<kMaxR>(row.kept, made, b, n, count, kept);
     RawPack raw;
+    float mask[kPack];
     load(tensor(p.mask), b, n, count, &raw);
     gpu::widen(raw, DType::kF32, mask);
+    FEWSTEP_UNROLL
     for (int r = 0; r < kMaxR; ++r) {
       if (!(row.blended >> r & 1u)) continue;
+      float kept[1][kPack] = {};
+      add_terms<1, 2>(row.kept, r, made, b, n, count, kept);
       for (int i = 0; i < kPack; ++i) {
-        const float rest = (1.0f - mask[i]) * kept[r][i];
+        const float rest = (1.0f - mask[i]) * kept[0][i];
         sum[r][i] = fmaf(mask[i], sum[r][i], rest);
       }
     }
@@ -239,7 +248,7 @@ struct RowKernel {
       Made made;
       make(shared, b, n, count, &made);
       float sum[kMaxR][kPack] = {};
-      add_terms<kMaxR>(row.terms, made, b, n, count, sum);
+      add_terms<kMaxR, kTermsInFlight>(row.terms, 0, made, b, n, count, sum);
       if (row.blended) blend(row, made, b, n, count, sum);
       FEWSTEP_UNROLL
       for (int r = 0; r < kMaxR; ++r) {

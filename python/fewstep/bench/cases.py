@@ -23,9 +23,18 @@ SHAPES: dict[int, tuple[int, ...]] = {
     524_288: (8, 16, 64, 64),
     4_838_400: (1, 16, 21, 90, 160),
     16_777_216: (1, 16, 1024, 1024),
+    67_108_864: (4, 16, 1024, 1024),
 }
 COMPARED = (256, 65_536, 262_144, 524_288, 4_838_400)
 LARGE = 16_777_216  # 64 MiB of float32 per tensor
+
+# On a GPU: one size that is all launches, and one that comes from memory.
+CUDA_COMPARED = (65_536, 4_838_400)
+CUDA_LARGE = (16_777_216, 67_108_864)  # 64 and 256 MiB of float32 per tensor
+SDXL = (4, 4, 128, 128)  # latents of four images of 1024 x 1024
+CUDA_NORMALS = (4_838_400, 1 << 30)
+COPIED = (16 << 20, 64 << 20, 256 << 20, 1 << 30)  # bytes of one tensor
+MATMUL = 8192  # rows and columns
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,14 @@ CASES: dict[str, Case] = {
 }
 
 
+def nodes(case: Case) -> list[float]:
+    """Return sigmas for a trajectory of a case where no scheduler gives them."""
+    if case.process == "flow":
+        return [1.0 - i / STEPS for i in range(STEPS + 1)]
+    first, last = 15.0, 0.03
+    return [first * (last / first) ** (i / STEPS) for i in range(STEPS + 1)]
+
+
 @dataclass(frozen=True)
 class Bar:
     """What a measured row must reach: `least` times the rival's speed, or share of a limit."""
@@ -142,3 +159,7 @@ BARS: tuple[Bar, ...] = (
 NORMAL_BAR = 4.0  # times torch.randn, one thread
 BANDWIDTH_BAR = 0.85  # of a STREAM-style loop
 HOST_BAR_US = 1.0
+
+COPY_BAR = 0.90  # of the measured copy bandwidth, solver.step at 64 MiB and more per tensor
+TRAJECTORY_BARS = {"diffusers": 15.0, "torch.compile, graph": 1.0}
+CUDA_NORMAL_BAR = 1.5  # times torch.randn, 1 G float32 elements

@@ -50,23 +50,18 @@ class Engine:
         self.plan = plan.with_guidance([SCALE, 1.0 - SCALE]) if guided else plan
         self.first = x
         self.outputs = list(outputs)
-        self.state = torch.zeros((self.plan.slots, *x.shape))
+        self.state = torch.zeros((self.plan.slots, *x.shape), device=x.device)
         self.slots = list(self.state)
-        self.seeds = torch.arange(x.shape[0]) if case.stochastic else None
-        copies = 2 if guided else 1
+        self.seeds = torch.arange(x.shape[0], device=x.device) if case.stochastic else None
         # Without guidance or a narrower type the state is itself what the model reads.
         needs_input = guided or outputs[0].dtype != torch.float32
-        self.model_input = (
-            torch.empty((copies * x.shape[0], *x.shape[1:]), dtype=outputs[0].dtype)
-            if needs_input
-            else None
-        )
+        self.model_input = torch.empty_like(outputs[0]) if needs_input else None
 
-    def step(self, row: int) -> None:
-        """Take one step in place."""
+    def step(self, row: int, rows: torch.Tensor | None = None) -> None:
+        """Take one step in place; `rows`, if given, names the row for each sample."""
         fewstep.solver.step(
             self.plan,
-            row,
+            row if rows is None else rows,
             self.state,
             self.outputs[row % len(self.outputs)],
             seeds=self.seeds,
@@ -79,6 +74,18 @@ class Engine:
         self.state[0].copy_(self.first)
         for row in range(rows):
             self.step(row)
+        first: torch.Tensor = self.slots[0]
+        return first
+
+    def trajectory(self, rows: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        """Take every step, from the first sample on; return the last.
+
+        `rows`, if given, holds each step's row for each sample, shape (B,), int32: the step then
+        reads it where it lies, which is what lets one captured step serve all of them.
+        """
+        self.slots[0].copy_(self.first)
+        for row in range(STEPS):
+            self.step(row, None if rows is None else rows[row])
         first: torch.Tensor = self.slots[0]
         return first
 

@@ -63,6 +63,53 @@ def machine() -> dict[str, Any]:
     }
 
 
+def gpu() -> dict[str, Any]:
+    """Describe the current CUDA device.
+
+    Returns
+    -------
+    dict
+        ``name``, ``sm``, ``multiprocessors``, ``memory_bytes``, ``l2_bytes``, ``cuda`` (torch's
+        runtime), and from ``nvidia-smi``, where it is: ``driver``, ``sm_clock`` and
+        ``memory_clock``, each now and at most.
+    """
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    facts = {
+        "name": properties.name,
+        "sm": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "l2_bytes": getattr(properties, "L2_cache_size", None),
+        "cuda": torch.version.cuda,
+    }
+    return facts | smi()
+
+
+QUERIES = {
+    "driver": "driver_version",
+    "sm_clock": "clocks.sm",
+    "sm_clock_max": "clocks.max.sm",
+    "memory_clock": "clocks.mem",
+    "memory_clock_max": "clocks.max.mem",
+    "compute_cap": "compute_cap",
+}
+
+
+def smi() -> dict[str, str]:
+    """Return what ``nvidia-smi`` says of the first device; nothing without it."""
+    command = ["nvidia-smi", "--format=csv,noheader", f"--query-gpu={','.join(QUERIES.values())}"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    values = [value.strip() for value in result.stdout.partition("\n")[0].split(",")]
+    if result.returncode != 0 or len(values) != len(QUERIES):
+        return {}
+    return dict(zip(QUERIES, values, strict=True))
+
+
 def commit() -> str | None:
     """Return the commit of the checkout that the command runs in, if it is fewstep's.
 

@@ -14,7 +14,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     out = Table(title="fewstep bench solver")
     out.add_column("op")
     out.add_column("case")
-    for heading in ("elements", "dtype", "threads"):
+    for heading in ("elements", "dtype", "threads or device"):
         out.add_column(heading, justify="right")
     out.add_column("rival")
     for heading in ("ours us", "rival us", "ratio", "GB/s", "share", "bar"):
@@ -25,11 +25,11 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
             str(row["case"]),
             f"{row['n']:,}",
             str(row["dtype"]),
-            str(row["threads"]),
+            str(row.get("threads", row.get("device"))),
             str(row["rival"]),
             _short(row["ours_us"]),
             _short(row["rival_us"]),
-            f"{row['ratio']:.2f}",
+            "" if row["ratio"] is None else f"{row['ratio']:.2f}",
             f"{row['gb_per_s']:.1f}" if "gb_per_s" in row else "",
             f"{100 * row['share']:.0f} %" if "share" in row else "",
             _bar(row),
@@ -38,7 +38,9 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return out
 
 
-def _short(microseconds: float) -> str:
+def _short(microseconds: float | None) -> str:
+    if microseconds is None:
+        return "-"
     return f"{microseconds:,.2f}" if microseconds < 100 else f"{microseconds:,.0f}"
 
 

@@ -25,3 +25,7 @@ if importlib.util.find_spec("fewstep.bench") is not None:
     from fewstep.bench import app as bench_app
 
     app.add_typer(bench_app, name="bench")
+if importlib.util.find_spec("fewstep.gpu_check") is not None:
+    from fewstep.gpu_check.cli import gpu_check
+
+    app.command("gpu-check")(gpu_check)

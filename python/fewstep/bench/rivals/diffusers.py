@@ -8,11 +8,17 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from ..cases import ROW, SCALE, STEPS, Case
+
+
+def is_installed() -> bool:
+    """Whether there is anything to compare with."""
+    return find_spec("diffusers") is not None
 
 
 class Scheduler:
@@ -36,7 +42,7 @@ class Scheduler:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="diffusers")
         library = importlib.import_module("diffusers")
         self.scheduler: Any = getattr(library, case.scheduler)(**case.config)
-        self.scheduler.set_timesteps(STEPS)
+        self.scheduler.set_timesteps(STEPS, device=x.device)
         self.first = x
         self.guided = guided
         self.outputs = [torch.cat(o.chunk(2)[::-1]) if guided else o for o in outputs]
@@ -75,7 +81,7 @@ class Scheduler:
 
         `noise`, if given, takes the place of the scheduler's generator.
         """
-        self.scheduler.set_timesteps(STEPS)
+        self.scheduler.set_timesteps(STEPS, device=self.first.device)
         self.x = self.first
         for index in range(steps):
             if noise is None:
@@ -83,6 +89,28 @@ class Scheduler:
                 continue
             with _given_noise(self.scheduler, noise(index)):
                 self.x = self.step(index)
+        return self.x
+
+    def restart(self, known_index: bool = False) -> None:
+        """Stand before the first step again, without making the timesteps anew.
+
+        `known_index` spares the scheduler looking for the first step's index on the device, which a
+        pipeline may do but a captured graph must.
+        """
+        scheduler = self.scheduler
+        scheduler._step_index = None
+        scheduler._begin_index = 0 if known_index else None
+        if hasattr(scheduler, "model_outputs"):
+            scheduler.model_outputs = [None] * len(scheduler.model_outputs)
+        if hasattr(scheduler, "lower_order_nums"):
+            scheduler.lower_order_nums = 0
+
+    def trajectory(self, known_index: bool = False) -> torch.Tensor:
+        """Take every step, from the first sample on; return the last."""
+        self.restart(known_index)
+        self.x = self.first
+        for index in range(STEPS):
+            self.x = self.step(index)
         return self.x
 
     def prepare(self) -> None:

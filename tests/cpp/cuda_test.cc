@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// What CUDA kernels are made of, run on the CPU: accesses of packs, and which thread has which
+// pack.
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/cuda/launch.h"
+#include "core/cuda/pack.h"
+#include "core/status.h"
+
+using namespace fewstep;
+using gpu::kMaxBlocks;
+using gpu::kPack;
+
+namespace {
+
+constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
+// Bytes from a multiple of 16 on, of exactly the size asked for: ASan sees the byte behind them.
+struct Bytes {
+  explicit Bytes(size_t size) : data(new char[size]) {
+    for (size_t i = 0; i < size; ++i) data[i] = char(i + 1);
+  }
+  std::unique_ptr<char[]> data;
+};
+
+std::string message_of(void (*f)(char*), char* p) {
+  try {
+    f(p);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+// Packs that a grid's threads visit, by sample and pack.
+std::vector<int> visits(int64_t B, int64_t N, int threads) {
+  const gpu::SampleGrid grid = gpu::sample_grid(B, N, threads);
+  const int64_t packs = (N + kPack - 1) / kPack;
+  std::vector<int> count(size_t(B * packs));
+  for (int64_t block = 0; block < grid.blocks; ++block) {
+    for (int32_t index = 0; index < threads; ++index) {
+      gpu::for_packs(grid, {block, index}, threads, [&](int64_t b, int64_t n, int elements) {
+        REQUIRE(b == gpu::sample_of(grid, {block, index}));
+        REQUIRE(n % kPack == 0);
+        REQUIRE(elements == (N - n < kPack ? N - n : kPack));
+        ++count.at(size_t(b * packs + n / kPack));
+      });
+    }
+  }
+  return count;
+}
+
+// What one thread visits: the number of its packs, the first and the last.
+struct Walk {
+  int64_t packs = 0, first = -1, last = -1, sample = -1;
+  int elements = 0;  // of the last
+};
+
+Walk walk(const gpu::SampleGrid& grid, int threads, int64_t block, int32_t index) {
+  Walk w;
+  gpu::for_packs(grid, {block, index}, threads, [&](int64_t b, int64_t n, int elements) {
+    if (w.packs++ == 0) w.first = n;
+    w.last = n;
+    w.sample = b;
+    w.elements = elements;
+  });
+  return w;
+}
+
+}  // namespace
+
+TEST_CASE("a wide access of a wrong address is an error, as it is a trap on a GPU") {
+  const Bytes bytes(64);
+  for (int shift : {1, 2, 4, 8, 12}) {
+    char* p = bytes.data.get() + shift;
+    const auto load = [](char* q) {
+      uint32_t w[4];
+      gpu::load16(q, w);
+    };
+    const auto store = [](char* q) {
+      const uint32_t w[4] = {};
+      gpu::store16(q, w);
+    };
+    const std::string wanted = format("a CUDA kernel accesses 16 bytes at %p", (void*)p);
+    CHECK(message_of(load, p) == wanted);
+    CHECK(message_of(store, p) == wanted);
+  }
+  CHECK(message_of([](char* q) { gpu::store16(q + 16, std::vector<uint32_t>(4).data()); },
+                   bytes.data.get()) == "");
+}
+
+TEST_CASE("packs are wide where that is said and they are whole, and narrow elsewhere") {
+  const Bytes bytes(64);
+  for (DType dtype : kTypes) {
+    char* odd = bytes.data.get() + gpu::element_bytes(dtype);
+    gpu::RawPack raw{};
+    CHECK_THROWS_AS(gpu::load_raw(odd, dtype, true, kPack, &raw), Error);
+    CHECK_THROWS_AS(gpu::store_raw(odd, dtype, true, kPack, raw), Error);
+    CHECK_NOTHROW(gpu::load_raw(odd, dtype, false, kPack, &raw));
+    CHECK_NOTHROW(gpu::store_raw(odd, dtype, false, kPack, raw));
+    CHECK_NOTHROW(gpu::load_raw(odd, dtype, true, kPack - 1, &raw));
+    CHECK_NOTHROW(gpu::store_raw(odd, dtype, true, kPack - 1, raw));
+  }
+}
+
+TEST_CASE("a pack of any length is what it was, and nothing beside it is touched") {
+  for (DType dtype : kTypes) {
+    for (int count = 0; count <= kPack; ++count) {
+      for (bool wide : {false, true}) {
+        const size_t size = size_t(count * gpu::element_bytes(dtype));
+        const Bytes from(size), to(size);
+        gpu::RawPack raw{};
+        gpu::load_raw(from.data.get(), dtype, wide, count, &raw);
+        std::memset(to.data.get(), 0, size);
+        gpu::store_raw(to.data.get(), dtype, wide, count, raw);
+        CHECK(std::memcmp(from.data.get(), to.data.get(), size) == 0);
+        float x[kPack];
+        gpu::widen(raw, dtype, x);
+        for (int i = count; i < kPack; ++i) CHECK(x[i] == 0.0f);
+        const gpu::RawPack again = gpu::narrow(dtype, x);
+        const size_t words = dtype == DType::kF32 ? kPack : kPack / 2;
+        CHECK(std::memcmp(again.w, raw.w, 4 * words) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("every element belongs to exactly one pack of one thread") {
+  for (int threads : {32, 128, 256}) {
+    const int64_t tile = int64_t(threads) * kPack;
+    for (int64_t N : {int64_t(1), int64_t(7), int64_t(8), int64_t(9), tile - 1, tile, tile + 1,
+                      5 * tile - 8, 5 * tile + 3}) {
+      for (int64_t B : {1, 2, 7}) {
+        CAPTURE(N);
+        const std::vector<int> count = visits(B, N, threads);
+        CHECK(count == std::vector<int>(count.size(), 1));
+      }
+    }
+  }
+}
+
+// A grid that would have more blocks than a launch: threads take several packs of their sample.
+TEST_CASE("samples too long for a block per tile, in 64 bits") {
+  constexpr int kThreads = 128;
+  for (int64_t B : {int64_t(1), int64_t(3), int64_t(1) << 20, kMaxBlocks / 2, kMaxBlocks}) {
+    const int64_t N = (int64_t(1) << 43) + 5;
+    const gpu::SampleGrid grid = gpu::sample_grid(B, N, kThreads);
+    CAPTURE(B);
+    CHECK(grid.blocks <= kMaxBlocks);
+    CHECK(grid.blocks == B * grid.per_sample);
+    if (B > 1 << 20) continue;  // 2^33 packs per thread
+    const int64_t stride = grid.per_sample * kThreads * kPack;
+    for (int64_t b : {int64_t(0), B - 1}) {
+      const int64_t block = b * grid.per_sample;
+      // Threads start one pack after the other, across blocks too, until the stride.
+      CHECK(walk(grid, kThreads, block, 0).first == 0);
+      CHECK(walk(grid, kThreads, block, kThreads - 1).first == stride / grid.per_sample - kPack);
+      CHECK(walk(grid, kThreads, block + grid.per_sample - 1, kThreads - 1).first ==
+            stride - kPack);
+      // The sample's last pack has one owner, who comes to it in steps of the stride.
+      const int64_t owner = (N - 1) / kPack % (stride / kPack);
+      const Walk w = walk(grid, kThreads, block + owner / kThreads, int32_t(owner % kThreads));
+      CHECK(w.sample == b);
+      CHECK(w.first == owner * kPack);
+      CHECK(w.last == (N - 1) / kPack * kPack);
+      CHECK(w.elements == (N - 1) % kPack + 1);
+      CHECK(w.packs == (w.last - w.first) / stride + 1);
+    }
+  }
+}
+
+TEST_CASE("more than 2^31 elements, in one sample and over samples") {
+  constexpr int kThreads = 256;
+  const int64_t N = (int64_t(3) << 31) + 13;
+  const gpu::SampleGrid grid = gpu::sample_grid(2, N, kThreads);
+  const int64_t pack = (int64_t(1) << 31) / kPack;  // its element number needs 33 bits
+  const int64_t block = grid.per_sample + pack / kThreads;
+  const Walk w = walk(grid, kThreads, block, int32_t(pack % kThreads));
+  CHECK(w.sample == 1);
+  CHECK(w.packs == 1);
+  CHECK(w.first == int64_t(1) << 31);
+  const Walk last = walk(grid, kThreads, grid.blocks - 1, int32_t(N / kPack % kThreads));
+  CHECK(last.last + last.elements == N);
+  // Samples of one tile each: the last block of the largest grid.
+  const gpu::SampleGrid wide = gpu::sample_grid(kMaxBlocks, 9, kThreads);
+  CHECK(wide.blocks == kMaxBlocks);
+  CHECK(walk(wide, kThreads, kMaxBlocks - 1, 1).sample == kMaxBlocks - 1);
+  CHECK(walk(wide, kThreads, kMaxBlocks - 1, 1).elements == 1);
+}
+
+TEST_CASE("more samples than blocks are an error") {
+  CHECK_NOTHROW(gpu::check_blocks("f", kMaxBlocks));
+  const gpu::SampleGrid grid = gpu::sample_grid(kMaxBlocks + 1, 9, 128);
+  CHECK(grid.blocks == kMaxBlocks + 1);
+  CHECK_THROWS_WITH_AS(gpu::check_blocks("f", grid.blocks),
+                       "f: a launch has at most 2147483647 blocks, one per sample and more, got "
+                       "2147483648",
+                       Error);
+}
+
+namespace {
+
+// Counts its calls, and that all threads of a block have prepared before one runs.
+struct CountingKernel {
+  static constexpr int kThreads = 64, kBlocks = 1;
+  static constexpr bool kPrepares = true;
+  struct Shared {
+    int prepared = 0;
+  };
+  std::vector<int>* runs;
+
+  void prepare(gpu::Thread, Shared* s) const { ++s->prepared; }
+  void run(gpu::Thread thread, const Shared& s) const {
+    CHECK(s.prepared == kThreads);
+    ++runs->at(size_t(thread.block * kThreads + thread.index));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a launch on the CPU runs every thread of every block once") {
+  std::vector<int> runs(3 * CountingKernel::kThreads);
+  gpu::launch("f", CountingKernel{&runs}, 3, nullptr);
+  CHECK(runs == std::vector<int>(runs.size(), 1));
+}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine code of the CUDA kernels: registers, spills, and how wide and how early they read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .cuda_code import (
+    REGISTERS,
+    SOURCES,
+    architectures,
+    compiled,
+    instructions,
+    kernels,
+    readable,
+)
+from .project import relative
+
+ARCHITECTURE = "90a"  # whose instructions are looked at
+KERNELS = {f"SumKernel<{r}>" for r in (1, 2, 3, 4)} | {"RowKernel<0>", "RowKernel<1>"}
+KERNELS |= {"NormalKernel"}
+# Folds guidance weights into a row's coefficients with one thread per block, in float64: arrays
+# that are indexed at run time. Its packs are in registers like the others'.
+LOCAL_ARRAYS = {"RowKernel<1>"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled kernels go, each compiled once."""
+    return tmp_path_factory.mktemp("cuda")
+
+
+def code(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the instructions of every kernel."""
+    for source in SOURCES:
+        yield from instructions(compiled(source, ARCHITECTURE, folder).cubin).items()
+
+
+@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("source", SOURCES, ids=relative)
+def test_nothing_spills_and_arrays_are_registers(
+    source: Path, architecture: str, folder: Path
+) -> None:
+    found = kernels(compiled(source, architecture, folder))
+    assert found
+    for kernel in found:
+        assert kernel.spilled == 0, kernel
+        assert kernel.stack == 0 or kernel.name in LOCAL_ARRAYS, kernel
+        granted = (kernel.registers + 7) // 8 * 8 * kernel.threads * kernel.blocks
+        assert granted <= REGISTERS, kernel
+
+
+def test_every_kernel_is_looked_at(folder: Path) -> None:
+    assert {name for name, _ in code(folder)} == KERNELS
+    reported = [kernels(compiled(source, ARCHITECTURE, folder)) for source in SOURCES]
+    assert {kernel.name for file in reported for kernel in file} == KERNELS
+
+
+def test_nothing_but_guidance_is_in_local_memory(folder: Path) -> None:
+    for name, operations in code(folder):
+        if name not in LOCAL_ARRAYS:
+            assert [op for op in operations if re.match(r"(LDL|STL)\b", op)] == [], name
+
+
+def test_streams_are_16_bytes_wide(folder: Path) -> None:
+    """A pack in float32 is two accesses of 16 bytes, of the global kind and never the generic.
+
+    Narrow accesses are there too, for what is short or not aligned.
+    """
+    least = {"NormalKernel": (0, 2), "RowKernel<0>": (24, 8), "RowKernel<1>": (24, 8)}
+    for name, operations in code(folder):
+        r = re.search(r"SumKernel<(\d)>", name)
+        loads, stores = (8, 2 * int(r[1])) if r else least[name]
+        assert operations.count("LDG.E.128") >= loads, name
+        assert operations.count("STG.E.128") >= stores, name
+        assert [op for op in operations if re.match(r"(LD|ST)\.E\.128", op)] == [], name
+
+
+def test_four_terms_are_read_before_the_first_is_used(folder: Path) -> None:
+    """Eight wide loads, two per term, stand before the products of their group of terms."""
+    groups = {"RowKernel<0>": 2, "RowKernel<1>": 2, "NormalKernel": 0}  # the conversion, the row
+    for name, operations in code(folder):
+        letters = {"LDG.E.128": "L", "FFMA": "f", "FFMA2": "f"}
+        order = "".join(letters.get(op, "") for op in operations)
+        assert len(re.findall(r"L{8,}f+", order)) == groups.get(name, 1), (name, order)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=relative)
+def test_arithmetic_is_the_cpus(source: Path, folder: Path) -> None:
+    """No product and sum that the assembler may fuse, nothing approximate, denormals kept.
+
+    Explicit fma stays. A multiplication without a rounding mode may be contracted; -fmad=false
+    gives all of them one.
+    """
+    text = compiled(source, ARCHITECTURE, folder).ptx
+    assert re.search(r"\bmul\.rn\.f32\b", text)
+    assert re.search(r"\bfma\.rn\.f32\b", text)
+    assert re.findall(r"\b(?:mul|add|sub|mad)\.f(?:32|64)\b", text) == []
+    assert re.findall(r"\b\w+(?:\.\w+)*\.(?:approx|ftz)\b[.\w]*", text) == []
+
+
+def test_names_of_kernels() -> None:
+    assert readable("_ZN3gpu10run_kernelIN6solver9SumKernelILi4EEEEEvT_") == "SumKernel<4>"
+    assert readable("_ZN3gpu10run_kernelIN6solver9RowKernelILb0EEEEEvT_") == "RowKernel<0>"
+    assert readable("_ZN3gpu10run_kernelIN5noise12NormalKernelEEEvT_") == "NormalKernel"

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small cases of every op, in one process, for a memory checker: python small_cases.py cuda.
+
+Tensors end where their memory ends, so that the checker sees an access past them. The results are
+the tests' business.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import harness
+from cases import noise, solver
+
+LARGEST = 4500  # elements of a sample
+
+
+def step_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Rows of every kind, over the layouts; rows and guidance per sample too."""
+    for index, layout in enumerate(solver.LAYOUTS):
+        if np.prod(layout.shape[1:]) > LARGEST:
+            continue
+        for seed in range(2 if few else 6):
+            problem = solver.random_problem(1000 * index + seed)
+            given = solver.arrays(problem, layout.shape, seed)
+            given |= {"dtype": solver.DTYPES[seed % 3], "offset": layout.offset, "gap": layout.gap}
+            yield given
+            batch = layout.shape[0]
+            yield given | {"row": np.zeros(batch, np.int32)}
+            if problem.models:
+                weights = np.ones((batch, problem.models), np.float32)
+                yield given | {"guidance": weights}
+
+
+def normal_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Lengths around the tiles, in every type and alignment."""
+    for length in noise.LENGTHS[:: 3 if few else 1]:
+        if length <= LARGEST:
+            for dtype in noise.DTYPES:
+                yield {
+                    "seeds": noise.SEEDS[:3],
+                    "shape": (length,),
+                    "dtype": dtype,
+                    "offset": length % 3,
+                    "gap": 5,
+                }
+
+
+OPS = {harness.step: step_cases, harness.normal: normal_cases}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the cases on a device."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("device", choices=["cpu", "cuda"])
+    parser.add_argument("--few", action="store_true", help="a third of them")
+    options = parser.parse_args(arguments)
+    harness.use(options.device, exact=True)
+    calls = 0
+    for op, cases in OPS.items():
+        for given in cases(options.few):
+            op(**given)
+            calls += 1
+    print(f"checked {calls} calls", flush=True)
+
+
+if __name__ == "__main__":
+    main()
