@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from fewstep.bench import guidance as bench  # noqa: E402
+from fewstep.bench import guidance as bench
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 
@@ -49,8 +49,8 @@ def test_a_wrong_result_is_not_timed(name: str, monkeypatch: pytest.MonkeyPatch)
         return true_quantile(values, min(1.0, q - 0.3), dim=dim)
 
     monkeypatch.setattr(torch, "quantile", wrong)
-    other = bench.Case("apg", bench.guidance.apg(7.1, parity="diffusers"), bench.CASES["apg"].guider,
-                       bench.CASES["apg"].options)  # fmt: skip
+    apg = bench.CASES["apg"]
+    other = bench.Case("apg", bench.guidance.apg(7.1, parity="diffusers"), apg.guider, apg.options)
     monkeypatch.setitem(bench.CASES, "apg", other)
     with pytest.raises(bench.WrongResult, match=rf"^{name}: differs by .+, allowed is .+"):
         bench.run((1,), (name,), lambda _: None)
