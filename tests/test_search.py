@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fewstep import plans, schedules, search
+from fewstep.search import _compensate
 from fewstep.solver import Plan
 
 from .cases import digits
@@ -139,6 +140,101 @@ def test_iia_is_exact_where_it_can_be() -> None:
     assert problem.error(kept) < 0.05 * problem.error(plan)
 
 
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_ratios_of_one_are_unipc(order: int, variant: str) -> None:
+    problem = gaussian()
+    plan = problem.plan("unipc", 5, order=order, variant=variant, lower_order_final=False)
+    weights, _ = _compensate._compensated(
+        problem.plan("unipc", order=order, variant=variant, lower_order_final=False,
+                     schedule=problem.schedule_at([*plan.sigmas, plan.sigmas[-1] / 2, 0])).rows[:4],
+        np.ones(4), -np.log(plan.sigmas), 3)  # fmt: skip
+    for a, b in zip(weights, plans.weights_of(plan), strict=False):
+        assert a == pytest.approx(b, rel=1e-9, abs=1e-11)
+
+
+def test_compensated_history_is_the_interpolation() -> None:
+    """One compensated row by hand: second order, first correction at node 1."""
+    problem = gaussian()
+    levels = np.array([20.0, 5.0, 1.0, 0.2, 0.0])
+    long = problem.schedule_at([*levels[:-1], 0.1, 0.0])
+    rows = problem.plan("unipc", schedule=long, order=2, lower_order_final=False).rows[:2]
+    lam = -np.log(levels[:-1])
+    plain, _ = _compensate._compensated(rows, np.ones(2), lam, 2)
+    moved, kept = _compensate._compensated(rows, np.array([1.0, 1.4]), lam, 2)
+    assert kept[1] == pytest.approx([0, -0.4, 1.4])  # 1.4 h_1 - 0.4 h_0
+    # The predictor's weight on h_1: second-order Adams-Bashforth with UniPC's 1/2.
+    h, h0 = lam[2] - lam[1], lam[1] - lam[0]
+    gain = -np.expm1(-h) * (1 + h / h0 / 2)
+    change = moved[1] - plain[1]
+    assert change == pytest.approx([0, 0.4 * gain, -0.4 * gain], abs=1e-12)
+
+
+def midpoint(ends: Any, model: Any, y: Any) -> Any:
+    """The midpoint rule in sigma, its middle at the geometric mean, with the final call."""
+    for t, to in itertools.pairwise(ends):
+        m = np.sqrt(t * to)
+        y_m = y + (m - t) * (y - model(y, t)) / t
+        y = y + (to - t) * (y_m - model(y_m, m)) / m
+    return model(y, ends[-1])
+
+
+def test_two_call_families_begin_at_the_midpoint_rule() -> None:
+    problem = gaussian(4)
+    ends = np.array([20.0, 3.0, 0.4, 0.05])
+    start = problem.states([20.0])[0]
+    exact = midpoint(ends, lambda y, t: y / (1 + t**2), start)
+    for plan in (search.bespoke_plan(problem, ends, np.zeros(22)),
+                 search.amed_plan(problem, ends, np.zeros(9))):  # fmt: skip
+        assert plan.calls == 7
+        assert problem.sample(plan) == pytest.approx(exact, rel=1e-4, abs=1e-5)
+
+
+def test_bespoke_is_the_midpoint_rule_of_the_transformed_path() -> None:
+    """y_bar(r) = s(r) y(t(r)): its slope is (s'/s) y_bar + s t' u(y_bar / s, t)."""
+    problem = gaussian(4)
+    ends = np.array([20.0, 2.0, 0.1])
+    rng = np.random.default_rng(1)
+    p = 0.1 * rng.standard_normal(14)
+    i, m, sl, sl_m, sc, sc_m, be, be_m = np.split(p, np.cumsum([1, 2, 2, 2, 1, 2, 2]))
+    t = ends * np.exp([0, i[0], 0])
+    t_m = np.sqrt(t[:-1] * t[1:]) * np.exp(m)
+    s, s_m, h = np.exp([0, sc[0], 0]), np.exp(sc_m), 0.5
+    y = problem.states([20.0])[0]
+
+    def u(y: Any, t: float) -> Any:
+        return (y - y / (1 + t**2)) / t
+
+    for k in range(2):
+        dt = 2 * (t_m[k] - t[k]) / h * np.exp(sl[k])
+        dt_m = (t[k + 1] - t[k]) / h * np.exp(sl_m[k])
+        z = (s[k] + h / 2 * be[k]) * y + h / 2 * s[k] * dt * u(y, t[k])
+        slope = be_m[k] / s_m[k] * z + dt_m * s_m[k] * u(z / s_m[k], t_m[k])
+        y = (s[k] * y + h * slope) / s[k + 1]
+    plan = search.bespoke_plan(problem, ends, p)
+    exact = y / (1 + 0.1**2)
+    assert problem.sample(plan) == pytest.approx(exact, rel=1e-4, abs=1e-5)
+
+
+def test_amed_is_exact_on_gaussian_data() -> None:
+    """The mean value theorem: one direction can carry a sample exactly, and does here."""
+    problem = gaussian(8)
+    plan = search.amed(problem, 2, iterations=12)
+    start = search.amed_plan(problem, np.array([20.0, np.sqrt(0.4), 0.02]), np.zeros(6))
+    assert problem.error(plan) < 0.02 * problem.error(start)
+
+
+def test_refine_is_exact_where_it_can_be() -> None:
+    problem = gaussian()
+    plan = problem.plan("euler", 3)
+    found = search.refine(problem, plan, consistent=False, iterations=12)
+    assert problem.error(found) < 1e-3 * problem.error(plan)
+    fixed = search.refine(problem, plan, move_nodes=False, iterations=20)
+    assert fixed.validate() < 1e-9
+    assert fixed.sigmas.tolist() == plan.sigmas.tolist()
+    assert problem.error(fixed) < 0.1 * problem.error(plan)
+
+
 def test_iia_ridge_goes_back_to_the_start() -> None:
     problem = gaussian()
     plan = problem.plan("deis", 4)
@@ -147,14 +243,17 @@ def test_iia_ridge_goes_back_to_the_start() -> None:
         assert a == pytest.approx(b, abs=1e-6)
 
 
-def test_iia_on_digits() -> None:
-    problem = digits.problem(TRAIN, 1000)
+def test_iia_and_refine_on_digits() -> None:
+    """The best searched plan of five calls against the best of all solvers and schedules."""
+    problem = digits.problem(2 * TRAIN, 1000)
     start = problem.plan("deis", 5, order=2, schedule=digits.SCHEDULES["kl_optimal"])
-    found = search.iia(problem, start)
-    before, after = report("iia", start, found)
+    fitted = search.iia(problem, start)
+    before, after = report("iia", start, fitted)
     assert after < 0.75 * before
+    found = search.refine(problem, fitted, consistent=False, iterations=4)
+    _, after = report("refine", fitted, found)
     bar, whose = digits.best_unsearched(5)
-    print(f"best unsearched: {bar:.4f} ({whose}); ratio {after / bar:.2f}")
+    print(f"best unsearched: {bar:.4f} ({whose}); searched / unsearched {after / bar:.2f}")
     assert after <= 0.7 * bar
 
 
@@ -165,6 +264,35 @@ def test_boss_and_gits_on_digits() -> None:
         found = problem.plan("euler", schedule=make(problem, 5))
         before, after = report(name, start, found)
         assert after < 0.85 * before
+
+
+@pytest.mark.parametrize(("order", "schedule"), [(2, "kl_optimal"), (3, "exponential")])
+def test_dc_solver_on_digits(order: int, schedule: str) -> None:
+    problem = digits.problem(TRAIN, 1000)
+    nodes = digits.SCHEDULES[schedule]
+    start = problem.plan("unipc", 5, schedule=nodes, order=order, lower_order_final=False)
+    found = search.dc_solver(problem, 5, schedule=nodes, order=order)
+    before, after = report(f"dc_solver of order {order} on {schedule}", start, found)
+    assert after < 0.8 * before
+
+
+def test_dc_solver_is_no_worse_than_its_start() -> None:
+    """UniPC of order 2 with levels even in log sigma has next to nothing to gain."""
+    problem = digits.problem(TRAIN, 1000)
+    start = problem.plan("unipc", 5, order=2, lower_order_final=False)
+    assert problem.error(search.dc_solver(problem, 5)) <= problem.error(start)
+
+
+def test_bespoke_and_amed_on_digits() -> None:
+    problem = digits.problem(50, 1000)
+    ends = digits.SCHEDULES["exponential"].nodes(3).sigma[:-1]
+    for name, make, family, size in (
+        ("bespoke", search.bespoke, search.bespoke_plan, 14),
+        ("amed", search.amed, search.amed_plan, 6),
+    ):
+        start = family(problem, ends, np.zeros(size))
+        before, after = report(name, start, make(problem, 2, iterations=6))
+        assert after < 0.6 * before
 
 
 def test_autodiffusion_on_digits() -> None:
@@ -180,12 +308,9 @@ def test_s3_on_digits() -> None:
     problem = digits.problem(50, 1000)
     kl = digits.SCHEDULES["kl_optimal"]
     found = search.s3(problem, 5, start=kl, generations=15)
-    bar, whose = digits.best_unsearched(5)
-    print(f"\nbest unsearched: {bar:.4f} ({whose})")
-    after = digits.judge().error(found)
-    print(f"s3: {found.name}, RMS {after:.4f}, ratio {after / bar:.2f}")
-    assert after < 0.85 * bar
-    assert Plan.from_json(found.to_json()) == found
+    start = problem.plan("deis", 5, order=2, schedule=kl)
+    before, after = report(f"s3, {found.name}", start, found)
+    assert after < 0.85 * before
 
 
 def test_searches_repeat() -> None:
@@ -228,6 +353,13 @@ ERRORS = [
      "fewstep.search.gits: 'coefficient' must be above 0, got 0.0"),
     (lambda p: search.iia(p, p.plan("euler", 3), ridge=-1.0),
      "fewstep.search.iia: 'ridge' must be at least 0, got -1.0"),
+    (lambda p: search.dc_solver(p, 9),
+     "fewstep.search.dc_solver: 'steps' must be 2 to 7, got 9"),
+    (lambda p: search.dc_solver(p, 4, points=4),
+     "fewstep.search.dc_solver: 'points' must be 2 or 3, got 4"),
+    (lambda p: search.bespoke(p, 0), "fewstep.search.bespoke: 'steps' must be 1 to 100, got 0"),
+    (lambda p: search.amed_plan(p, np.array([2.0, 1.0]), np.zeros(4)),
+     "fewstep.search.amed_plan: 'parameters' must have shape [3], got [4]"),
     (lambda p: search.s3(p, 8), "fewstep.search.s3: 'steps' must be 1 to 7, got 8"),
     (lambda p: search.s3(p, 3, choices=[]),
      "fewstep.search.s3: 'choices' must not be empty, got none"),

@@ -2,6 +2,7 @@
 """What a generator does between two model calls: fused solver steps, guidance and noise."""
 
 from fewstep import adaptive as adaptive
+from fewstep import dpm_v3 as dpm_v3
 from fewstep import guidance as guidance
 from fewstep import noise as noise
 from fewstep import plans as plans
@@ -22,6 +23,7 @@ __all__ = [
     "Sampler",
     "__version__",
     "adaptive",
+    "dpm_v3",
     "get_num_threads",
     "guidance",
     "info",

@@ -342,5 +342,7 @@ def sample(
         for number, row in enumerate(plan.rows[1:], 1):
             t = batch.arrays.convert(np.full(batch.shape[0], row.t, np.float32))
             eps = model(x, m, t)
-            step(plan, number, [x, m], tuple(checked_output(e, x) for e in eps), seeds=batch.seeds)
+            # Either answer may be x or m itself, which the step is about to overwrite.
+            told = tuple(checked_output(checked_output(e, x), m) for e in eps)
+            step(plan, number, [x, m], told, seeds=batch.seeds)
     return x, m

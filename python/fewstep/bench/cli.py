@@ -21,6 +21,46 @@ def bench() -> None:
 
 
 @app.command()
+def guidance(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", help="Only this case (may be given more than once)."),
+    ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option("--threads", min=1, help="Thread count (default: one, and all cores)."),
+    ] = None,
+) -> None:
+    """Time guided and thresholded steps and quantiles against diffusers and torch."""
+    for package in ("torch", "diffusers"):
+        if find_spec(package) is None:
+            typer.echo(f"bench guidance: '{package}' is missing; install fewstep[bench]", err=True)
+            raise typer.Exit(2)
+    from rich.console import Console
+
+    from .guidance import NAMES, WrongResult, run
+    from .machine import commit, machine
+    from .report import table
+
+    for name in case or []:
+        if name not in NAMES:
+            raise typer.BadParameter(f"'{name}' is none of {', '.join(NAMES)}", param_hint="--case")
+    counts = tuple(sorted(set(threads or [1, len(os.sched_getaffinity(0))])))
+    try:
+        with Console(stderr=True).status("measuring") as status:
+            rows = run(counts, tuple(case or ()), status.update)
+    except WrongResult as wrong:
+        typer.echo(f"bench guidance: {wrong}", err=True)
+        raise typer.Exit(1) from wrong
+    if as_json:
+        json.dump({"machine": machine(), "commit": commit(), "rows": rows}, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        Console().print(table(rows))
+
+
+@app.command()
 def solver(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quick: Annotated[

@@ -7,6 +7,7 @@ Each is a pure function: the same problem, start and seed give the same result, 
 
 from __future__ import annotations
 
+from ._compensate import dc_solver as dc_solver
 from ._evolve import CHOICES as CHOICES
 from ._evolve import autodiffusion as autodiffusion
 from ._evolve import s3 as s3
@@ -16,17 +17,28 @@ from ._nodes import boss as boss
 from ._nodes import gits as gits
 from ._problem import Problem as Problem
 from ._problem import Trajectory as Trajectory
+from ._refine import refine as refine
+from ._solvers import amed as amed
+from ._solvers import amed_plan as amed_plan
+from ._solvers import bespoke as bespoke
+from ._solvers import bespoke_plan as bespoke_plan
 from ._weights import iia as iia
 
 __all__ = [
     "CHOICES",
     "Problem",
     "Trajectory",
+    "amed",
+    "amed_plan",
     "autodiffusion",
     "ays",
+    "bespoke",
+    "bespoke_plan",
     "best_path",
     "boss",
+    "dc_solver",
     "gits",
     "iia",
+    "refine",
     "s3",
 ]

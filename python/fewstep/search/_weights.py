@@ -22,7 +22,7 @@ def _fit(columns: list[Array], target: Array, ridge: float) -> Array:
     return np.asarray(np.linalg.lstsq(gram, matrix.T @ target.ravel(), rcond=1e-13)[0])
 
 
-def _directions(count: int, consistent: bool) -> Array:
+def directions(count: int, consistent: bool) -> Array:
     """Basis of the allowed corrections to a row's weights, shape (directions, count).
 
     A consistent row carries constant x0 and noise to the next node: its corrections are
@@ -97,7 +97,7 @@ def iia(
             head = from_weights(Plan.from_rows(rows[: i + 1]), weights[: i + 1])
             seen = problem.run(head)
             columns = _columns(seen, i)
-            basis = _directions(i + 2, consistent)
+            basis = directions(i + 2, consistent)
             moves = [sum(b * c for b, c in zip(d, columns, strict=True) if b) for d in basis]
             if moves:
                 error = targets[i] - sum(w * c for w, c in zip(weights[i], columns, strict=True))

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``fewstep bench guidance`` times is right, and a wrong result is not timed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from fewstep.bench import guidance as bench
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small samples, and every function called twice in the place of a clock."""
+
+    def called(functions: dict[str, Any], **_: Any) -> dict[str, float]:
+        for timed in functions.values():
+            timed.call()
+            if timed.reset:
+                timed.reset()
+        return {"ours": 1.0, "rival": 12.0}
+
+    monkeypatch.setattr(bench, "SHAPE", (2, 4, 8, 8))
+    monkeypatch.setattr(bench, "QUANTILE_SHAPE", (1, 4, 9, 7))
+    monkeypatch.setattr(bench, "interleaved", called)
+
+
+@pytest.mark.parametrize("name", bench.NAMES)
+def test_rows_are_checked_against_the_rival(name: str) -> None:
+    (row,) = bench.run((1,), (name,), lambda _: None)
+    assert row["case"] == name
+    assert row["difference"] <= 1e-5
+    assert row["ratio"] == 12.0
+    assert row.get("met", True)
+
+
+@pytest.mark.parametrize("name", ["apg", "threshold", "quantile"])
+def test_a_wrong_result_is_not_timed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    true_quantile = torch.quantile
+
+    def wrong(values: Any, q: float, dim: int) -> Any:
+        return true_quantile(values, min(1.0, q - 0.3), dim=dim)
+
+    monkeypatch.setattr(torch, "quantile", wrong)
+    apg = bench.CASES["apg"]
+    other = bench.Case("apg", bench.guidance.apg(7.1, parity="diffusers"), apg.guider, apg.options)
+    monkeypatch.setitem(bench.CASES, "apg", other)
+    with pytest.raises(bench.WrongResult, match=rf"^{name}: differs by .+, allowed is .+"):
+        bench.run((1,), (name,), lambda _: None)
