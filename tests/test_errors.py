@@ -183,7 +183,7 @@ PLANS: list[tuple[Call, str]] = [
     ),
     (
         lambda: plan("unipc", order=9),
-        "fewstep_plan_create: 'order' must be 1 to 4 for unipc, got 9",
+        "fewstep_plan_create: 'order' must be 1 to 5 for unipc, got 9",
     ),
     (
         lambda: plan("unipc", eta=0.5),
