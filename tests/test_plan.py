@@ -16,6 +16,7 @@ from fewstep import schedules
 from fewstep.solver import SOLVERS, Plan, plan
 from reference import solver as reference
 
+K_DIFFUSION = json.loads((Path(__file__).parent / "golden" / "k_diffusion.json").read_text())
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "diffusers.json").read_text())
 
 KARRAS = schedules.karras(0.02, 80.0)
@@ -76,6 +77,21 @@ def test_plan_equals_diffusers(case: dict[str, Any]) -> None:
         full = np.pad(theirs, (0, len(ours[i]) - len(theirs)))
         error = np.abs(ours[i] - full).max() / max(1.0, np.abs(full).max())
         assert error < case.get("tolerance", 2e-6), f"row {i}: {error}"
+
+
+def k_diffusion_id(case: dict[str, Any]) -> str:
+    return "-".join([case["solver"], str(case["calls"]), *map(str, case["options"].values())])
+
+
+@pytest.mark.parametrize("case", K_DIFFUSION["cases"], ids=k_diffusion_id)
+def test_plan_equals_k_diffusion(case: dict[str, Any]) -> None:
+    """The composed coefficients are those of k-diffusion's samplers in float64."""
+    schedule = schedules.sigmas(case["nodes"])
+    made = plan(case["solver"], schedule=schedule, prediction="x0", **case["options"])
+    ours = compose(made, case["calls"])
+    assert len(ours) == case["calls"]
+    theirs = np.pad(case["state"], (0, len(ours[-1]) - len(case["state"])))
+    assert np.abs(ours[-1] - theirs).max() <= 1e-12 * max(1.0, np.abs(theirs).max())
 
 
 def test_golden_covers_all_but_a_nan_of_the_rival() -> None:

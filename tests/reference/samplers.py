@@ -36,7 +36,7 @@ def mix(weights: list[float], past: list[Array]) -> Array:
 
 
 def dpm2(noise: Field, x: Array, s: list[float]) -> Array:
-    """k-diffusion, sample_dpm_2 without churn."""
+    """The midpoint of log sigma, as sample_dpm_2 of k-diffusion without churn."""
     for a, b in pairwise(s):
         d = noise(x, a)
         if b == 0:
@@ -48,7 +48,7 @@ def dpm2(noise: Field, x: Array, s: list[float]) -> Array:
 
 
 def dpmpp_2s(noise: Field, x: Array, s: list[float]) -> Array:
-    """k-diffusion, sample_dpmpp_2s_ancestral with eta = 0."""
+    """Lu et al. 2022, 2211.01095, algorithm 1 with r = 1 / 2."""
     for a, b in pairwise(s):
         denoised = x - a * noise(x, a)
         if b == 0:
@@ -62,7 +62,7 @@ def dpmpp_2s(noise: Field, x: Array, s: list[float]) -> Array:
 
 
 def dpm_3s(noise: Field, x: Array, s: list[float]) -> Array:
-    """k-diffusion, DPMSolver.dpm_solver_3_step (r1 = 1/3, r2 = 2/3), on VE."""
+    """Lu et al. 2022, 2206.00927, algorithm 2 (r1 = 1/3, r2 = 2/3), on VE."""
     for a, b in pairwise(s):
         eps = noise(x, a)
         if b == 0:
@@ -80,7 +80,7 @@ def dpm_3s(noise: Field, x: Array, s: list[float]) -> Array:
 
 
 def res_2m(noise: Field, x: Array, s: list[float]) -> Array:
-    """ComfyUI, res_multistep with eta = 0: phi functions of -h."""
+    """Zhang et al. 2023, multistep of order 2: phi functions of -h."""
     old, lam = None, [-log(v) if v > 0 else np.inf for v in s]
     for i, (a, b) in enumerate(pairwise(s)):
         denoised = x - a * noise(x, a)
@@ -97,7 +97,7 @@ def res_2m(noise: Field, x: Array, s: list[float]) -> Array:
 
 
 def lms(noise: Field, x: Array, s: list[float], order: int = 4) -> Array:
-    """k-diffusion, sample_lms; its quadrature done exactly by polynomial integration."""
+    """Adams-Bashforth on the grid, by exact integration of the Lagrange polynomials."""
     past: list[Array] = []
     for i in range(len(s) - 1):
         past = [*past[-(order - 1) :], noise(x, s[i])] if order > 1 else [noise(x, s[i])]
