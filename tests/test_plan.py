@@ -79,11 +79,9 @@ def test_plan_equals_diffusers(case: dict[str, Any]) -> None:
         assert error < case.get("tolerance", 2e-6), f"row {i}: {error}"
 
 
-def k_diffusion_id(case: dict[str, Any]) -> str:
-    return "-".join([case["solver"], str(case["calls"]), *map(str, case["options"].values())])
-
-
-@pytest.mark.parametrize("case", K_DIFFUSION["cases"], ids=k_diffusion_id)
+@pytest.mark.parametrize(
+    "case", K_DIFFUSION["cases"], ids=lambda c: f"{c['solver']}-{c['calls']}-{c['options']}"
+)
 def test_plan_equals_k_diffusion(case: dict[str, Any]) -> None:
     """The composed coefficients are those of k-diffusion's samplers in float64."""
     schedule = schedules.sigmas(case["nodes"])

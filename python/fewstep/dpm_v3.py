@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import solver
 from ._batch import Batch
-from .sampler import checked_output
+from ._run import checked_output
 from .schedules import Schedule
 
 __all__ = ["DPMSolverV3", "Statistics"]
