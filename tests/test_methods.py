@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,14 @@ def smooth(x: Any, t: Any, **_: Any) -> Any:
 
 
 def scope() -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+    importlib.import_module("fewstep.torch")
     names = {m: getattr(fewstep, m) for m in fewstep.__all__ if not m.startswith("_")}
     return {
         **names,
         "fewstep": fewstep,
         "np": np,
+        "torch": torch,
         "vp": fewstep.schedules.scaled_linear(),
         "ve": fewstep.schedules.karras(0.01, 20.0),
         "flow": fewstep.schedules.flow(3.0),
