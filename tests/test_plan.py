@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases.plan import EMBEDDED, FLOW_ONLY, every_plan
+from cases.plan import EMBEDDED, FLOW_ONLY, SILENT_ROWS, every_plan
 from fewstep import schedules
 from fewstep.solver import SOLVERS, Plan, plan
 from reference import solver as reference
@@ -28,35 +28,6 @@ STATE, HISTORY, ANCHOR, INPUT = 0, 1, 2, 3
 # ---- coefficients -------------------------------------------------------------------------------
 
 
-def compose(made: Plan, calls: int) -> list[np.ndarray]:
-    """Slot 0 after each model call, as coefficients of {start, model outputs, step noises}.
-
-    Noises are numbered in the order in which the rows draw them first.
-    """
-    size = 1 + 2 * calls
-    drawn: dict[int, int] = {}
-
-    def basis(i: int) -> np.ndarray:
-        vector = np.zeros(size)
-        vector[i] = 1.0
-        return vector
-
-    slots = [basis(0)] + [np.full(size, np.nan) for _ in range(made.slots - 1)]
-    states = []
-    for row in made.rows:
-        xi = [
-            basis(1 + calls + drawn.setdefault(step, len(drawn)))
-            if stream == STEP
-            else np.zeros(size)
-            for stream, step in zip(row.noise_stream, row.noise_step, strict=True)
-        ]
-        models = [basis(1 + len(states))] if row.evaluates else []
-        slots, _ = reference.step(row, slots, models, xi)
-        if row.evaluates:
-            states.append(slots[0])
-    return states
-
-
 def golden_id(case: dict[str, Any]) -> str:
     parts = [case["solver"], case["process"], case["prediction"], str(case["calls"])]
     return "-".join([*parts, *map(str, case["options"].values())])
@@ -71,7 +42,7 @@ def test_plan_equals_diffusers(case: dict[str, Any]) -> None:
     else:
         schedule = schedules.sigmas(case["nodes"], process=case["process"])
     made = plan(case["solver"], schedule=schedule, prediction=case["prediction"], **case["options"])
-    ours = compose(made, case["calls"])
+    ours = reference.compose(made, case["calls"])
     assert len(ours) == case["calls"]
     for i, theirs in zip(case["rows"], case["states"], strict=True):
         full = np.pad(theirs, (0, len(ours[i]) - len(theirs)))
@@ -86,7 +57,7 @@ def test_plan_equals_k_diffusion(case: dict[str, Any]) -> None:
     """The composed coefficients are those of k-diffusion's samplers in float64."""
     schedule = schedules.sigmas(case["nodes"])
     made = plan(case["solver"], schedule=schedule, prediction="x0", **case["options"])
-    ours = compose(made, case["calls"])
+    ours = reference.compose(made, case["calls"])
     assert len(ours) == case["calls"]
     theirs = np.pad(case["state"], (0, len(ours[-1]) - len(case["state"])))
     assert np.abs(ours[-1] - theirs).max() <= 1e-12 * max(1.0, np.abs(theirs).max())
@@ -264,7 +235,7 @@ def test_rows_fit_together(
     made = plan(name, steps=steps, schedule=schedule, prediction=prediction, **options)
     nodes = schedule.nodes(steps)
     assert made.calls == sum(row.evaluates for row in made.rows)
-    assert made.calls == len(made) or name in ("edm_stochastic", "restart")
+    assert made.calls == len(made) or name in SILENT_ROWS
     assert (made.alphas[0], made.sigmas[0]) == (nodes.alpha[0], nodes.sigma[0])
     last = made.rows[-1]
     assert (last.next_alpha, last.next_sigma) == (nodes.alpha[-1], nodes.sigma[-1])

@@ -151,3 +151,65 @@ def test_accelerated_ddim(variant: str, process: schedules.Process) -> None:
     end = made.rows[-1]
     got = slots[0] / np.hypot(end.next_alpha, end.next_sigma)
     assert got == pytest.approx(want, rel=1e-11, abs=1e-12)
+
+
+def gaussian_moments(made: Plan, mean: float, variance: float) -> tuple[float, float]:
+    """Mean and variance of the end on Gaussian data, exactly, from the exact marginal."""
+    draws: dict[tuple[int, int], int] = {}
+    for row in made.rows:
+        for pair in zip(row.noise_stream, row.noise_step, strict=True):
+            draws.setdefault(pair, len(draws) + 2)
+    alpha, sigma = made.rows[0].alpha, made.rows[0].sigma
+    # Coefficients of 1, of the start's own deviation, and of each draw.
+    start = np.zeros(2 + len(draws))
+    start[:2] = alpha * mean, np.sqrt(alpha**2 * variance + sigma**2)
+    slots = [start] + [np.zeros_like(start) for _ in range(made.slots - 1)]
+    for row in made.rows:
+        xi = [np.eye(len(start))[draws[pair]]
+              for pair in zip(row.noise_stream, row.noise_step, strict=True)]  # fmt: skip
+        away = slots[0] - row.alpha * mean * np.eye(len(start))[0]
+        told = row.sigma * away / (row.alpha**2 * variance + row.sigma**2)
+        slots, _ = reference.step(row, slots, [told] if row.evaluates else [], xi)
+    return float(slots[0][0]), float(np.sum(slots[0][1:] ** 2))
+
+
+def test_accelerated_ddpm_gains_an_order() -> None:
+    """Weak error on Gaussian data: DDPM falls as 1 / T, the accelerated sampler as 1 / T^2."""
+    mean, variance = 0.7, 0.25
+    errors: dict[str, list[float]] = {"ddpm": [], "accelerated_ddpm": []}
+    for name, found in errors.items():
+        for steps in (50, 100, 200):
+            schedule = schedules.log_snr(0.1, 10.0, process="vp", final_zero=False)
+            made = plan(name, steps=steps, schedule=schedule)
+            end = made.rows[-1]
+            got, spread = gaussian_moments(made, mean, variance)
+            want = end.next_alpha**2 * variance + end.next_sigma**2
+            found.append(abs(spread / want - 1) + abs(got / (end.next_alpha * mean) - 1))
+    slope = {k: float(-np.polyfit(np.log([50, 100, 200]), np.log(v), 1)[0])
+             for k, v in errors.items()}  # fmt: skip
+    assert slope["ddpm"] < 1.3, errors
+    assert slope["accelerated_ddpm"] > 1.7, errors
+    assert errors["accelerated_ddpm"][-1] < 0.2 * errors["ddpm"][-1]
+
+
+def test_accelerated_ddpm_draws() -> None:
+    """The published step by hand: half the variance before the call, half after."""
+    schedule = schedules.sigmas([2.0, 1.0, 0.5], process="vp")
+    made = plan("accelerated_ddpm", schedule=schedule)
+    assert [row.evaluates for row in made.rows] == [0, 1, 1]
+    bars = [1 / (1 + r * r) for r in (2.0, 1.0, 0.5)]
+    alphas = [bars[0] / bars[1], bars[1] / bars[2]]
+    half = [np.sqrt((1 - a) / 2) for a in alphas]
+    begin, first, last = made.rows
+
+    def drawn(row: Any) -> list[float]:
+        return sorted(v for v in row.noise[0] if v != 0)  # the others are of a known image
+
+    assert drawn(begin) == pytest.approx([half[0]], rel=1e-14)
+    state = dict(zip(first.input, first.a[0], strict=True))
+    assert state[0] == pytest.approx(1 / np.sqrt(alphas[0]), rel=1e-14)
+    want = -(1 - alphas[0]) / np.sqrt(1 - bars[0]) / np.sqrt(alphas[0])
+    assert state[16] == pytest.approx(want, rel=1e-14)
+    both = sorted([half[0] / np.sqrt(alphas[0]), half[1]])
+    assert drawn(first) == pytest.approx(both, rel=1e-14)
+    assert drawn(last) == pytest.approx([half[1] / np.sqrt(alphas[1])], rel=1e-14)

@@ -68,4 +68,48 @@ void accelerated_ddim(Generator* g) {
   }
 }
 
+namespace {
+
+// Standard deviation of each of the two draws of step i, for the variance-preserving sample; none
+// where the step is the first-order one.
+double half_noise(const Generator& g, int i) {
+  if (i >= g.steps() || g.node(i).alpha == 0 || g.node(i + 1).sigma == 0) return 0;
+  return std::sqrt((1 - vp_of(g.node(i)).bar / vp_of(g.node(i + 1)).bar) / 2);
+}
+
+// The first draw of step i, which comes before its model call.
+Expr early_noise(const Generator& g, int i) {
+  return vp_of(g.node(i)).unit * half_noise(g, i) * g.step_noise(i, 0);
+}
+
+}  // namespace
+
+// Section 3.2: half of a step's noise is added before the score is asked for, and half after. The
+// early draw of a step is part of the row before; that of the first step is a row of its own.
+void accelerated_ddpm(Generator* g) {
+  const int first = g->first();
+  if (half_noise(*g, first) > 0) {
+    Place early = place(first, g->node(first), g->node(first), g->node(first));
+    early.evaluates = false;
+    g->add(early, Expr::slot(0) + early_noise(*g, first));
+  }
+  for (int i = first; i < g->steps(); ++i) {
+    const Node &from = g->node(i), &to = g->node(i + 1);
+    const Quantities m = g->quantities(from);
+    Expr state;
+    if (half_noise(*g, i) > 0) {
+      const Vp now = vp_of(from), after = vp_of(to);
+      const double alpha = now.bar / after.bar;
+      const Expr mean = 1 / now.unit * Expr::slot(0) - (1 - alpha) / now.sigma * m.noise;
+      const Expr late = half_noise(*g, i) * g->step_noise(i, 1);
+      state = after.unit / std::sqrt(alpha) * (mean + late);
+    } else {
+      state = to.alpha * m.x0;  // from no signal: all noise is fresh
+      if (to.sigma != 0) state += to.sigma * g->step_noise(i, 1);
+    }
+    if (half_noise(*g, i + 1) > 0) state += early_noise(*g, i + 1);
+    g->add(place(i, from, from, to), std::move(state));
+  }
+}
+
 }  // namespace fewstep::solver

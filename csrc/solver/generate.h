@@ -172,6 +172,7 @@ void deis_rk(Generator* g);
 void rectified_flow(Generator* g);
 void flowturbo(Generator* g);
 void accelerated_ddim(Generator* g);
+void accelerated_ddpm(Generator* g);
 void unipc(Generator* g);
 
 // Name of the i-th solver; NULL past the end.

@@ -71,6 +71,7 @@ constexpr Solver kSolvers[] = {
     {"rectified_flow", rectified_flow, 1, 1, kNone, 0, "euler keep_noise", "", kFlowOnly},
     {"flowturbo", flowturbo, 1, 1, kNone, 0, kAnyText, "", kFlowOnly},
     {"accelerated_ddim", accelerated_ddim, 1, 1, kNone, 0, "evaluate reuse", ""},
+    {"accelerated_ddpm", accelerated_ddpm, 1, 1, kNone, 0, "", "", kDraws},
     {"lcm", lcm, 1, 1, kNone, 0, "", "diffusers", kDraws},
     {"euler_ancestral_rf", euler_ancestral_rf, 1, 1, 1, 1, "", "", kFlowOnly},
     {"dpm2_ancestral", dpm2_ancestral, 2, 2, 1, 1, "", ""},

@@ -88,7 +88,7 @@ def plan(
         ``dpmpp_2s``, ``dpmpp_3s``, ``res_2s``, ``res_3s``, ``deis_rk``, ``flow_heun``,
         ``flow_midpoint``; in pairs for `fewstep.AdaptiveSampler` ``dpm_12``, ``dpm_23``,
         ``dpmpp_12``, ``dpmpp_23``. Both: ``flowturbo``, ``accelerated_ddim``. ``dpm_1s`` and
-        ``dpmpp_1s`` are ``ddim``. Stochastic:
+        ``dpmpp_1s`` are ``ddim``. Stochastic: ``accelerated_ddpm``,
         ``dpm2_ancestral``, ``dpmpp_2s_ancestral``, ``dpmpp_sde``, ``dpm_1m_sde`` to
         ``dpm_3m_sde``, ``dpmpp_1m_sde`` to ``dpmpp_3m_sde``, ``seeds``, ``sa``, ``er_sde``,
         ``edm_stochastic``, ``restart``, ``euler_ancestral_rf``. Of distilled models: ``lcm``,

@@ -24,6 +24,9 @@ FLOW_ONLY = (
 #: Pairs of solutions: the last slot holds the lower-order one.
 EMBEDDED = ("dpm_12", "dpm_23", "dpmpp_12", "dpmpp_23")
 
+#: Solvers with rows that follow no model call.
+SILENT_ROWS = ("edm_stochastic", "restart", "accelerated_ddpm")
+
 _SINGLE = [{"variant": v} for v in ("midpoint", "heun", "grid_midpoint", "grid_heun")]
 _ORDERS = [{"order": p} for p in (1, 2, 3, 4)]
 _ODE_OPTIONS: dict[str, list[dict[str, Any]]] = {

@@ -116,3 +116,30 @@ def step(
         else:
             after[row.output[r]] = u
     return after, model_input
+
+
+def compose(made: Any, calls: int) -> list[Array]:
+    """Slot 0 after each model call, as coefficients of {start, model outputs, step noises}.
+
+    Noises are numbered in the order in which the rows draw them first.
+    """
+    size = 1 + 2 * calls
+    drawn: dict[int, int] = {}
+
+    def basis(i: int) -> Array:
+        vector = np.zeros(size)
+        vector[i] = 1.0
+        return vector
+
+    slots = [basis(0)] + [np.full(size, np.nan) for _ in range(made.slots - 1)]
+    states = []
+    for row in made.rows:
+        xi = [
+            basis(1 + calls + drawn.setdefault(step, len(drawn))) if stream == 0 else np.zeros(size)
+            for stream, step in zip(row.noise_stream, row.noise_step, strict=True)
+        ]
+        models = [basis(1 + len(states))] if row.evaluates else []
+        slots, _ = step(row, slots, models, xi)
+        if row.evaluates:
+            states.append(slots[0])
+    return states
