@@ -36,7 +36,7 @@ def test_apg_with_momentum_over_a_trajectory(kind: str) -> None:
         guidance.apg(6.0, eta=0.2, norm_threshold=5.0, momentum=-0.5, interval=(0.5, 5.0))
     )
     guided = guide.plan(plan)
-    assert [row.n_guidance for row in guided.rows] == [1, 3, 3, 1]
+    assert [row.n_guidance for row in guided.rows] == [1, 2, 2, 1]
     state = np.zeros((guided.slots, *SHAPE), np.float32)
     if kind == "torch":
         state = torch.from_numpy(state)

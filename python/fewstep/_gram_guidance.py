@@ -98,8 +98,8 @@ def apg(
 
     Examples
     --------
-    >>> apg(10.0, norm_threshold=15.0, momentum=-0.5).n
-    3
+    >>> apg(10.0, norm_threshold=15.0, momentum=-0.5).momentum
+    -0.5
     """
     s, m = checked("apg.scale", scale), checked("apg.momentum", momentum)
     if parity not in (None, "diffusers"):
@@ -113,9 +113,7 @@ def apg(
         rescale=checked("apg.rescale", rescale, 0.0, 1.0),
         parity=parity,
     )
-    return GramGuidance(
-        s, checked_interval("apg", interval), 3 if m != 0.0 else 2, momentum=m, method=method
-    )
+    return GramGuidance(s, checked_interval("apg", interval), momentum=m, method=method)
 
 
 def cfg_zero_star(

@@ -29,7 +29,7 @@ class Guidance:
     interval : tuple of two floats, or None
         Noise levels ``low < sigma / alpha <= high`` at which guidance is on; None for all.
     n : int
-        Number of arrays that a step combines, at most 4.
+        Number of model outputs that a step combines, at most 4.
     """
 
     scale: float
@@ -141,7 +141,8 @@ class GramGuidance(Guidance):
     Attributes
     ----------
     momentum : float
-        Weight of the running difference of the outputs, which whoever drives the steps keeps.
+        Weight of the running difference of the outputs, which `Guide` keeps and the step combines
+        with the outputs.
     zero_init : int
         First steps of the plan at which the model's output is taken for zero.
     method : callable

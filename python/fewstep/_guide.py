@@ -94,6 +94,7 @@ class Guide:
         self.thresholding = thresholding
         self._plan: Plan | None = None
         self._rows: tuple[Row, ...] = ()
+        self._stepped: Plan | None = None  # with a weight for the running difference
         self._looks: Plan | None = None  # rows that write the predicted sample
         self._made: Any = None
         self._gram: Any = None
@@ -152,6 +153,8 @@ class Guide:
         """
         if plan is not self._plan:
             self._plan, self._rows, self._looks = plan, plan.rows, None
+            self._stepped = _with_average(plan) if self._momentum != 0.0 else plan
+        assert self._stepped is not None
         fields = self._rows[row]
         outputs = model_output if isinstance(model_output, (list, tuple)) else (model_output,)
         weights = None
@@ -159,9 +162,9 @@ class Guide:
             weights, outputs = self._weigh(fields, state[0], tuple(outputs))
         given = None if model_output is None else outputs
         if self.thresholding is not None and _clamps(fields):
-            operands["clip"] = self._limits(plan, row, state[0], given, weights)
-        step(plan, row, state, given, guidance=weights, **operands)
-        if weights is not None and self._average is not None:
+            operands["clip"] = self._limits(row, state[0], given, weights)
+        step(self._stepped, row, state, given, guidance=weights, **operands)
+        if weights is not None and self._average is not None:  # of a row that was guided
             # m <- c - u + momentum m
             step(_average_plan(self._momentum), 0, [self._average], outputs[:-1])
         return state
@@ -173,13 +176,12 @@ class Guide:
     def _weighs(self, row: Row) -> bool:
         """Whether a row's weights follow from its outputs: not outside an interval."""
         guided = self.guidance is not None and self.guidance.needs_gram
-        return bool(guided and row.evaluates and row.gamma[1:] and any(row.gamma[1:]))
+        return bool(guided and _combines(row))
 
     def _weigh(self, row: Row, x: Any, outputs: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
         """Return the weights [B, n], and the arrays that they belong to."""
         assert self.guidance is not None
-        n = self.guidance.n
-        self._prepare(x, n)
+        self._prepare(x, self.guidance.n + (self._momentum != 0.0))
         if self._average is not None:
             outputs = (*outputs, self._average)
         out, workspace = self._gram
@@ -197,9 +199,10 @@ class Guide:
         self._gram = (_zeros((batch, n + 1, n + 1), "float64", x), _zeros((needed,), "int64", x))
         self._average = _zeros(tuple(x.shape), "float32", x) if self._momentum != 0.0 else None
 
-    def _limits(self, plan: Plan, row: int, x: Any, outputs: Any, weights: Any) -> Any:
+    def _limits(self, row: int, x: Any, outputs: Any, weights: Any) -> Any:
         """Return the limits and factors [B, 2] of dynamic thresholding."""
         assert self.thresholding is not None
+        assert self._stepped is not None
         if self._x0 is None or self._x0[0].shape != x.shape:
             batch, elements = int(x.shape[0]), math.prod(int(k) for k in x.shape[1:])
             needed = (_core.solver_quantile_workspace_bytes(batch, elements) + 7) // 8
@@ -207,12 +210,18 @@ class Guide:
             self._x0 = [_zeros(shape, dtype, x) for shape, dtype in parts]
         x0, limit, workspace = self._x0
         if self._looks is None:
-            self._looks = prediction_plan(plan)
+            self._looks = prediction_plan(self._stepped)
         step(self._looks, row, [x, x0], outputs, guidance=weights)
         quantile(x0, self.thresholding.ratio, out=limit, workspace=workspace)
         return threshold(
             limit, minimum=self.thresholding.minimum, maximum=self.thresholding.maximum
         )
+
+
+def _with_average(plan: Plan) -> Plan:
+    """Return a plan whose guided rows combine one array more."""
+    rows = [r.replace(gamma=(*r.gamma, 0.0)) if _combines(r) else r for r in plan.rows]
+    return type(plan).from_rows(rows, plan.name)
 
 
 @lru_cache(maxsize=64)
@@ -228,6 +237,10 @@ def _average_plan(momentum: float) -> Plan:
         gamma=(1.0, -1.0),
     )
     return Plan.from_rows([row], "running difference")
+
+
+def _combines(row: Row) -> bool:
+    return bool(row.evaluates and any(row.gamma[1:]))
 
 
 def _clamps(row: Row) -> bool:
