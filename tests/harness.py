@@ -239,7 +239,7 @@ def gram(
     out = buffers.place("out", np.full((batch, count + 1, count + 1), 7.0), "float64", gap=gap)
     assert fewstep.solver.gram(given, out=out, split=1) is out
     buffers.verify()
-    return out.numpy().copy()
+    return out.cpu().numpy().copy()
 
 
 def quantile(
@@ -261,7 +261,7 @@ def quantile(
     out = buffers.place("out", np.full(len(x), 7.0), "float32", gap=gap)
     assert fewstep.solver.quantile(given, q, out=out, **options) is out
     buffers.verify()
-    return out.numpy().copy()
+    return out.cpu().numpy().copy()
 
 
 def error_norm(
@@ -284,7 +284,7 @@ def error_norm(
     out = buffers.place("out", np.full(len(arrays["error"]), 7.0), "float64", gap=gap)
     assert fewstep.solver.error_norm(**given, out=out, **options) is out
     buffers.verify()
-    return out.numpy().copy()
+    return out.cpu().numpy().copy()
 
 
 def isa() -> str:

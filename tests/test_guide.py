@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fewstep
 from fewstep import guidance, schedules, solver
 from reference import guidance as reference
 
@@ -120,6 +119,3 @@ def test_guide_errors() -> None:
         guidance.Thresholding(2)
     with pytest.raises(ValueError, match="'minimum' must be above 0 and not above 'maximum'"):
         guidance.Thresholding(minimum=0.0)
-    plan = solver.plan("ddim", schedule=SCHEDULE)
-    with pytest.raises(ValueError, match=r"^Sampler: 'guidance' must have weights that the plan"):
-        fewstep.Sampler(plan, guidance=guidance.apg(5.0))

@@ -11,7 +11,7 @@ import numpy as np
 
 from ._arrays import Arrays, is_array, is_torch
 from ._tail import first_row
-from .guidance import Guidance
+from .guidance import Guidance, Thresholding
 from .solver import Plan
 
 
@@ -25,6 +25,8 @@ class Batch:
     x0: Any  # [B, N...] float32, or None
     known: Any
     mask: Any
+    guidance: Guidance | None = None
+    thresholding: Thresholding | None = None
 
     @classmethod
     def prepare(
@@ -137,33 +139,50 @@ def legs_of(
     return tuple(zip(index, first, strict=True))
 
 
+def conditions_of(cond: Any) -> list[Mapping[str, Any]]:
+    """Return the conditions of the conditional outputs: one mapping, or one for each."""
+    if cond is None or isinstance(cond, Mapping):
+        return [cond or {}]
+    return list(cond)
+
+
 def joined_conditions(
     batch: Batch,
     guidance: Guidance | None,
-    cond: Mapping[str, Any],
+    conds: Sequence[Mapping[str, Any]],
     uncond: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Join the conditions of all model outputs; each array gets n * B rows."""
-    count = batch.shape[0]
+    count, wanted = batch.shape[0], 1 if guidance is None else guidance.n - 1
+    if len(conds) != wanted:
+        raise ValueError(
+            f"Sampler: 'cond' must hold {wanted} mappings, one for each conditional output, "
+            f"got {len(conds)}"
+        )
+    cond = conds[0]
     if guidance is None:
         if uncond is not None:
             raise ValueError("Sampler: 'uncond' must be None without guidance, got a mapping")
         return {k: _rows(batch.arrays, "cond", k, v, count) for k, v in cond.items()}
-    if uncond is None or set(uncond) != set(cond):
-        got = None if uncond is None else sorted(uncond)
-        raise ValueError(f"Sampler: 'uncond' must have the keys {sorted(cond)}, got {got}")
+    others: list[tuple[str, Mapping[str, Any] | None]] = [
+        (f"cond[{i}]", other) for i, other in enumerate(conds[1:], 1)
+    ]
+    others.append(("uncond", uncond))
+    for name, other in others:
+        if other is None or set(other) != set(cond):
+            got = None if other is None else sorted(other)
+            raise ValueError(f"Sampler: '{name}' must have the keys {sorted(cond)}, got {got}")
     joined = {}
     for key, value in cond.items():
-        other = uncond[key]
-        if is_array(value) != is_array(other) or not (is_array(value) or value == other):
-            raise ValueError(
-                f"Sampler: 'uncond[{key!r}]' must be an array as cond's or the same object, "
-                f"got {type(other).__name__}"
-            )
-        parts = [
-            _rows(batch.arrays, name, key, v, count)
-            for name, v in (("cond", value), ("uncond", other))
-        ]
+        parts = [_rows(batch.arrays, "cond", key, value, count)]
+        for name, mapping in others:
+            other = (mapping or {})[key]
+            if is_array(value) != is_array(other) or not (is_array(value) or value == other):
+                raise ValueError(
+                    f"Sampler: '{name}[{key!r}]' must be an array as cond's or the same object, "
+                    f"got {type(other).__name__}"
+                )
+            parts.append(_rows(batch.arrays, name, key, other, count))
         joined[key] = batch.arrays.concatenate(parts) if is_array(value) else value
     return joined
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ._arrays import is_array
 from ._batch import Batch
 from ._course import Course, Tables
+from ._guide import Guide
 from .solver import step
 
 Model = Callable[..., Any]
@@ -65,6 +66,7 @@ class Run:
         self.slots = [arrays.zeros(batch.shape, "float32") for _ in range(slots)]
         self.model_input = arrays.zeros((max(course.outputs) * count, *rest), dtype)
         turns = len(course.rows)
+        self.guide = _guide_of(batch, course)
         self.path = arrays.zeros((turns + 1, *batch.shape), "float32") if keep else None
         # The arguments of a model call that gives n outputs; views, so that the loop makes none.
         self.calls = {
@@ -86,6 +88,7 @@ class Run:
         """Run every row; slot 0 is the result, `path` what was on the way."""
         batch, course, slots, model_input = self.batch, self.course, self.slots, self.model_input
         seeds, known, mask = batch.seeds, batch.known, batch.mask
+        take = step if self.guide is None else self.guide.step
         total = len(course.rows)
         step(
             course.start, self.tables.start_rows, slots, None,
@@ -98,7 +101,7 @@ class Run:
             if course.outputs[turn]:
                 x, arguments = self.calls[course.outputs[turn]]
                 output = checked_output(model(x, self.model_times[turn], **arguments), x)
-            step(
+            take(
                 course.plan, self.tables.rows[turn], slots, output,
                 seeds=seeds, known=known, mask=mask, model_input=model_input,
             )  # fmt: skip
@@ -115,10 +118,25 @@ class Run:
         """Clear the tensors of an earlier run: a row may read a slot that none has written."""
         for slot in self.slots[1:]:
             slot.zero_()
+        if self.guide is not None:
+            self.guide.restart()
 
     def _keep(self, number: int) -> None:
         if self.path is not None:
             self.batch.arrays.copy(self.path[number], self.slots[0])
+
+
+def _guide_of(batch: Batch, course: Course) -> Guide | None:
+    """Return what takes the steps where they look at the outputs first."""
+    looks = batch.guidance is not None and batch.guidance.needs_gram
+    if not looks and batch.thresholding is None:
+        return None
+    if not course.uniform:
+        raise ValueError(
+            "Sampler: 'plan_index' and 'start' must be the same for all samples with guidance that "
+            "looks at the outputs and with thresholding, got several"
+        )
+    return Guide(batch.guidance, batch.thresholding)
 
 
 def _first(conditions: dict[str, Any], rows: int) -> dict[str, Any]:

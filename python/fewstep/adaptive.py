@@ -186,6 +186,11 @@ class AdaptiveSampler:
         for name, value in (("atol", atol), ("rtol", rtol), ("first_step", first_step)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"AdaptiveSampler: '{name}' must be above 0, got {value}")
+        if guidance is not None and guidance.needs_gram:
+            raise ValueError(
+                "AdaptiveSampler: 'guidance' must have weights that the plan decides, "
+                f"got {type(guidance).__name__}"
+            )
         nodes = schedule.nodes(steps or schedule.default_steps or 16)
         if nodes.alpha[0] == 0:
             raise ValueError(
@@ -240,7 +245,7 @@ class AdaptiveSampler:
         One synchronisation with the host a model call.
         """
         batch = Batch.prepare(shape, x0, None, None, seeds, (cond, uncond), model, device, dtype)
-        conditions = joined_conditions(batch, self.guidance, cond or {}, uncond)
+        conditions = joined_conditions(batch, self.guidance, [cond or {}], uncond)
         run = _Run(self, batch, dtype)
         with batch.arrays.without_gradients():
             run.drive(model, conditions)

@@ -8,15 +8,16 @@ Dimensions: ``B`` batch, ``N...`` one sample's shape, ``n`` model outputs that g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ._batch import Batch, joined_conditions, legs_of
+from ._batch import Batch, conditions_of, joined_conditions, legs_of
 from ._course import TableCache
 from ._graph import Graphs
 from ._run import Model, Progress, Run
-from .guidance import Guidance
+from .guidance import Guidance, Thresholding
 from .solver import Plan
 
 __all__ = ["Progress", "Sampler"]
@@ -37,6 +38,8 @@ class Sampler:
     guidance : Guidance, optional
         From `fewstep.guidance`; the model is then called once for all its outputs together, and
         for the conditional one alone at rows where guidance is off.
+    thresholding : Thresholding, optional
+        Dynamic thresholding, for plans made with ``clip``.
 
     Raises
     ------
@@ -55,7 +58,12 @@ class Sampler:
     True
     """
 
-    def __init__(self, plan: Plan | Sequence[Plan], guidance: Guidance | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan | Sequence[Plan],
+        guidance: Guidance | None = None,
+        thresholding: Thresholding | None = None,
+    ) -> None:
         plans = (plan,) if isinstance(plan, Plan) else tuple(plan)
         if not plans:
             raise ValueError("Sampler: 'plan' must be a Plan or several, got an empty sequence")
@@ -67,24 +75,26 @@ class Sampler:
                 "Sampler: 'guidance' must be a Guidance such as guidance.cfg(4.0), "
                 f"got {type(guidance).__name__}"
             )
-        if guidance is not None and guidance.needs_gram:
-            raise ValueError(
-                "Sampler: 'guidance' must have weights that the plan decides; others are for "
-                f"guidance.Guide, got {type(guidance).__name__}"
-            )
         if guidance is not None:
             plans = tuple(guided_plan(p, guidance) for p in plans)
+        if thresholding is not None and not all(map(_clamps, plans)):
+            raise ValueError(
+                "Sampler: 'thresholding' must be None for plans made without clip, "
+                f"got {thresholding}"
+            )
         self.plans: tuple[Plan, ...] = plans
         self.guidance = guidance
+        self.thresholding = thresholding
         self._tables = TableCache()
         self._graphs = Graphs()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process's devices."""
-        return {"plans": self.plans, "guidance": self.guidance}
+        names = ("plans", "guidance", "thresholding")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.plans, self.guidance = state["plans"], state["guidance"]
+        self.__dict__.update(state)
         self._tables = TableCache()
         self._graphs = Graphs()
 
@@ -94,7 +104,7 @@ class Sampler:
         shape: Sequence[int] | None = None,
         *,
         seeds: Iterable[int] | None = None,
-        cond: Mapping[str, Any] | None = None,
+        cond: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         uncond: Mapping[str, Any] | None = None,
         plan_index: Sequence[int] | None = None,
         x0: Any = None,
@@ -125,7 +135,8 @@ class Sampler:
         cond, uncond : mappings, optional
             Keyword arguments of the model. Arrays have B rows or one row for all; anything else
             is passed as it is. With guidance, `uncond` has the same keys and each pair of arrays
-            is joined once, before the first call.
+            is joined once, before the first call. Where guidance combines more than two outputs,
+            `cond` is a sequence of mappings with the same keys, one for each but the last.
         plan_index : B integers, optional
             Number of the plan each sample follows; with as many plans as samples the default is
             one each, in order.
@@ -191,7 +202,9 @@ class Sampler:
                     raise ValueError(
                         f"Sampler: '{name}' must not be given with graph=True, got {value!r}"
                     )
-        batch = Batch.prepare(shape, x0, known, mask, seeds, (cond, uncond), model, device, dtype)
+        conds = conditions_of(cond)
+        batch = Batch.prepare(shape, x0, known, mask, seeds, (*conds, uncond), model, device, dtype)
+        batch = replace(batch, guidance=self.guidance, thresholding=self.thresholding)
         legs = legs_of(self.plans, batch.shape[0], plan_index, start, strength, x0 is not None)
         course, packed = self._tables.get(
             batch.arrays,
@@ -200,7 +213,7 @@ class Sampler:
             x0 is not None,
             graph and len(self.plans) > 1,
         )
-        conditions = joined_conditions(batch, self.guidance, cond or {}, uncond)
+        conditions = joined_conditions(batch, self.guidance, conds, uncond)
         if graph and batch.shape[0]:
             x, path = self._graphs.run(batch, course, packed, conditions, dtype, trajectory, model)
             return (x, path) if trajectory else x
@@ -212,6 +225,10 @@ class Sampler:
     def clear_graphs(self) -> None:
         """Drop what ``graph=True`` captured, and its memory."""
         self._graphs.clear()
+
+
+def _clamps(plan: Plan) -> bool:
+    return any(row.clip < np.inf for row in plan.rows)
 
 
 def guided_plan(plan: Plan, guidance: Guidance) -> Plan:

@@ -156,7 +156,7 @@ def measured(
     """Time both sides turn by turn; return the row."""
     timed = {"ours": Timed(calls["ours"], reset), "rival": Timed(calls["rival"])}
     times = interleaved(timed, budget_s=1.0)
-    ours, rival = (float(getattr(times[k], "median_us", times[k])) for k in ("ours", "rival"))
+    ours, rival = (times[k].median_us for k in ("ours", "rival"))
     row = {
         **head,
         "dtype": "float32",
