@@ -22,12 +22,16 @@ from ._solvers import amed as amed
 from ._solvers import amed_plan as amed_plan
 from ._solvers import bespoke as bespoke
 from ._solvers import bespoke_plan as bespoke_plan
+from ._transport import Transport as Transport
+from ._transport import dpm_ot as dpm_ot
+from ._transport import transport as transport
 from ._weights import iia as iia
 
 __all__ = [
     "CHOICES",
     "Problem",
     "Trajectory",
+    "Transport",
     "amed",
     "amed_plan",
     "autodiffusion",
@@ -37,8 +41,10 @@ __all__ = [
     "best_path",
     "boss",
     "dc_solver",
+    "dpm_ot",
     "gits",
     "iia",
     "refine",
     "s3",
+    "transport",
 ]
