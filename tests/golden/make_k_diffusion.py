@@ -37,7 +37,7 @@ def load() -> Any:
         sys.modules[name] = types.ModuleType(name)
     sys.modules["torchdiffeq"].odeint = None  # type: ignore[attr-defined]
     utils = sys.modules["k_diffusion.utils"]
-    utils.append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]  # type: ignore[attr-defined]
+    vars(utils)["append_dims"] = lambda x, n: x.reshape(*x.shape, *[1] * (n - x.ndim))
     package.utils = utils  # type: ignore[attr-defined]
     return importlib.import_module("k_diffusion.sampling")
 
