@@ -101,7 +101,14 @@ def compiled(source: Path, architecture: str, folder: Path) -> Compiled:
 
 
 def readable(mangled: str) -> str:
-    """Return ``SumKernel<4>`` for the symbol of ``run_kernel<...::SumKernel<4>>``."""
+    """Return ``SumKernel<4>`` for the symbol of ``run_kernel<...::SumKernel<4>>``.
+
+    A sum of terms is called by them: ``PieceKernel<GramTerms<4>>``.
+    """
+    terms = re.search(r"PieceKernel.*?\d([A-Z]\w*?Terms)I((?:L[ib]\d+E)+)E", mangled)
+    if terms:
+        values = ", ".join(re.findall(r"L[ib](\d+)E", terms[2]))
+        return f"PieceKernel<{terms[1]}<{values}>>"
     found = re.search(r"\d(?P<name>[A-Z][A-Za-z]*Kernel)(?:IL[ib](?P<value>\d+)E)?", mangled)
     assert found, mangled
     return found["name"] + (f"<{found['value']}>" if found["value"] else "")
@@ -109,11 +116,13 @@ def readable(mangled: str) -> str:
 
 def kernels(result: Compiled) -> list[Kernel]:
     """Return the kernels of a file as ``-Xptxas -v`` reports them."""
+    # A kernel template that files share stands in a header beside them.
+    headers = sorted(result.source.parent.glob("*.h"))
     bounds = {
         name: (int(threads), int(blocks))
         for name, threads, blocks in re.findall(
             r"struct (\w+Kernel) \{\s*static constexpr int kThreads = (\d+), kBlocks = (\d+);",
-            result.source.read_text(),
+            "".join(path.read_text() for path in [result.source, *headers]),
         )
     }
     found = re.findall(

@@ -89,7 +89,8 @@ struct CountKernel {
 // Mapping: block b; thread t adds up 8 neighbouring digits of sample b, then one thread looks for
 // the group, and in it for the digit.
 struct FindKernel {
-  static constexpr int kThreads = 256, kBlocks = 4, kGroup = kBins / kThreads;
+  static constexpr int kThreads = 256, kBlocks = 4;
+  static constexpr int kGroup = kBins / kThreads;
   static constexpr bool kPrepares = true;
   struct Shared {
     uint32_t group[kThreads];

@@ -31,10 +31,10 @@ FEWSTEP_HOST_DEVICE inline vec::F32 widen_element(uint32_t raw, DType dtype) {
 // Neighbouring threads read neighbouring elements.
 template <class Terms, class Input>
 struct PieceKernel {
-  static constexpr int kThreads = kChunks * kStrandLanes;
-  static constexpr int kBlocks = Terms::kEntries < 10 ? 4 : 3;  // with 14 sums no registers spill
+  static constexpr int kThreads = 256, kBlocks = 3;
   static constexpr bool kPrepares = true;
   static constexpr int kEntries = Terms::kEntries, kInputs = Terms::kInputs;
+  static_assert(kThreads == kChunks * kStrandLanes);
   struct Shared {
     double lane[kEntries][kThreads];
   };
@@ -91,8 +91,9 @@ struct PieceKernel {
 // Mapping: block b * kEntries + e; thread s sums its strand of the pieces.
 template <int kEntries, class Done>
 struct SampleKernel {
-  static constexpr int kThreads = kStrands, kBlocks = 8;
+  static constexpr int kThreads = 64, kBlocks = 8;
   static constexpr bool kPrepares = true;
+  static_assert(kThreads == kStrands);
   struct Shared {
     double strand[kStrands];
   };
