@@ -15,6 +15,9 @@
 using namespace fewstep;
 using gpu::kMaxBlocks;
 using gpu::kPack;
+using gpu::kQuad;
+using gpu::kQuadStep;
+using gpu::kWholePack;
 
 namespace {
 
@@ -37,22 +40,29 @@ std::string message_of(void (*f)(char*), char* p) {
   return "";
 }
 
-// Packs that a grid's threads visit, by sample and pack.
+// How often a grid's threads visit each element.
 std::vector<int> visits(int64_t B, int64_t N, int threads) {
   const gpu::SampleGrid grid = gpu::sample_grid(B, N, threads);
-  const int64_t packs = (N + kPack - 1) / kPack;
-  std::vector<int> count(size_t(B * packs));
+  std::vector<int> count(size_t(B * N));
   for (int64_t block = 0; block < grid.blocks; ++block) {
     for (int32_t index = 0; index < threads; ++index) {
       gpu::for_packs(grid, {block, index}, threads, [&](int64_t b, int64_t n, int elements) {
         REQUIRE(b == gpu::sample_of(grid, {block, index}));
-        REQUIRE(n % kPack == 0);
-        REQUIRE(elements == (N - n < kPack ? N - n : kPack));
-        ++count.at(size_t(b * packs + n / kPack));
+        REQUIRE(n % kQuad == 0);
+        REQUIRE(elements == (N - n < kWholePack ? N - n : kWholePack));
+        for (int i = 0; i < elements; ++i) {
+          if (i < kQuad || i >= kQuadStep) ++count.at(size_t(b * N + n + i));
+        }
       });
     }
   }
   return count;
+}
+
+// The thread of a sample's blocks, counted from its first, that has element n.
+int64_t thread_of(int64_t n) {
+  const int64_t warp = n / (32 * kPack), lane = n % kQuadStep / kQuad;
+  return 32 * warp + lane;
 }
 
 // What one thread visits: the number of its packs, the first and the last.
@@ -76,6 +86,20 @@ Walk walk(const gpu::SampleGrid& grid, int threads, int64_t block, int32_t index
 
 TEST_CASE("a wide access of a wrong address is an error, as it is a trap on a GPU") {
   const Bytes bytes(64);
+  for (int shift : {1, 2, 4}) {
+    char* p = bytes.data.get() + shift;
+    const auto load = [](char* q) {
+      uint32_t w[2];
+      gpu::load8(q, w);
+    };
+    const auto store = [](char* q) {
+      const uint32_t w[2] = {};
+      gpu::store8(q, w);
+    };
+    const std::string wanted = format("a CUDA kernel accesses 8 bytes at %p", (void*)p);
+    CHECK(message_of(load, p) == wanted);
+    CHECK(message_of(store, p) == wanted);
+  }
   for (int shift : {1, 2, 4, 8, 12}) {
     char* p = bytes.data.get() + shift;
     const auto load = [](char* q) {
@@ -95,36 +119,49 @@ TEST_CASE("a wide access of a wrong address is an error, as it is a trap on a GP
 }
 
 TEST_CASE("packs are wide where that is said and they are whole, and narrow elsewhere") {
-  const Bytes bytes(64);
+  const Bytes bytes(1024);
   for (DType dtype : kTypes) {
     char* odd = bytes.data.get() + gpu::element_bytes(dtype);
     gpu::RawPack raw{};
-    CHECK_THROWS_AS(gpu::load_raw(odd, dtype, true, kPack, &raw), Error);
-    CHECK_THROWS_AS(gpu::store_raw(odd, dtype, true, kPack, raw), Error);
-    CHECK_NOTHROW(gpu::load_raw(odd, dtype, false, kPack, &raw));
-    CHECK_NOTHROW(gpu::store_raw(odd, dtype, false, kPack, raw));
-    CHECK_NOTHROW(gpu::load_raw(odd, dtype, true, kPack - 1, &raw));
-    CHECK_NOTHROW(gpu::store_raw(odd, dtype, true, kPack - 1, raw));
+    CHECK_FALSE(gpu::is_wide(odd, 0, dtype));
+    CHECK_FALSE(gpu::is_wide(bytes.data.get(), 3 * gpu::element_bytes(dtype), dtype));
+    CHECK(gpu::is_wide(bytes.data.get(), 4 * gpu::element_bytes(dtype), dtype));
+    CHECK_THROWS_AS(gpu::load_raw(odd, dtype, true, kWholePack, &raw), Error);
+    CHECK_THROWS_AS(gpu::store_raw(odd, dtype, true, kWholePack, raw), Error);
+    CHECK_NOTHROW(gpu::load_raw(odd, dtype, false, kWholePack, &raw));
+    CHECK_NOTHROW(gpu::store_raw(odd, dtype, false, kWholePack, raw));
+    CHECK_NOTHROW(gpu::load_raw(odd, dtype, true, kWholePack - 1, &raw));
+    CHECK_NOTHROW(gpu::store_raw(odd, dtype, true, kWholePack - 1, raw));
   }
 }
 
 TEST_CASE("a pack of any length is what it was, and nothing beside it is touched") {
   for (DType dtype : kTypes) {
-    for (int count = 0; count <= kPack; ++count) {
+    for (int count = 0; count <= kWholePack; ++count) {
       for (bool wide : {false, true}) {
-        const size_t size = size_t(count * gpu::element_bytes(dtype));
+        const size_t bytes = size_t(gpu::element_bytes(dtype)), size = size_t(count) * bytes;
         const Bytes from(size), to(size);
         gpu::RawPack raw{};
         gpu::load_raw(from.data.get(), dtype, wide, count, &raw);
         std::memset(to.data.get(), 0, size);
         gpu::store_raw(to.data.get(), dtype, wide, count, raw);
-        CHECK(std::memcmp(from.data.get(), to.data.get(), size) == 0);
         float x[kPack];
         gpu::widen(raw, dtype, x);
-        for (int i = count; i < kPack; ++i) CHECK(x[i] == 0.0f);
-        const gpu::RawPack again = gpu::narrow(dtype, x);
-        const size_t words = dtype == DType::kF32 ? kPack : kPack / 2;
-        CHECK(std::memcmp(again.w, raw.w, 4 * words) == 0);
+        for (int i = 0; i < count; ++i) {
+          const char* is = to.data.get() + size_t(i) * bytes;
+          const char zero[4] = {};
+          const bool in_pack = i < kQuad || i >= kQuadStep;
+          const char* wanted = in_pack ? from.data.get() + size_t(i) * bytes : zero;
+          CHECK(std::memcmp(is, wanted, bytes) == 0);
+        }
+        for (int i = 0; i < kPack; ++i) {
+          if (i / kQuad * kQuadStep + i % kQuad >= count) CHECK(x[i] == 0.0f);
+        }
+        char* again = from.data.get();
+        gpu::store_raw(again, dtype, wide, count, gpu::narrow(dtype, x));
+        gpu::RawPack back{};
+        gpu::load_raw(again, dtype, wide, count, &back);
+        CHECK(std::memcmp(back.w, raw.w, sizeof raw.w) == 0);
       }
     }
   }
@@ -133,8 +170,8 @@ TEST_CASE("a pack of any length is what it was, and nothing beside it is touched
 TEST_CASE("every element belongs to exactly one pack of one thread") {
   for (int threads : {32, 128, 256}) {
     const int64_t tile = int64_t(threads) * kPack;
-    for (int64_t N : {int64_t(1), int64_t(7), int64_t(8), int64_t(9), tile - 1, tile, tile + 1,
-                      5 * tile - 8, 5 * tile + 3}) {
+    for (int64_t N : {int64_t(1), int64_t(7), int64_t(8), int64_t(127), int64_t(129), int64_t(255),
+                      tile - 1, tile, tile + 1, 5 * tile - 8, 5 * tile + 3}) {
       for (int64_t B : {1, 2, 7}) {
         CAPTURE(N);
         const std::vector<int> count = visits(B, N, threads);
@@ -157,18 +194,19 @@ TEST_CASE("samples too long for a block per tile, in 64 bits") {
     const int64_t stride = grid.per_sample * kThreads * kPack;
     for (int64_t b : {int64_t(0), B - 1}) {
       const int64_t block = b * grid.per_sample;
-      // Threads start one pack after the other, across blocks too, until the stride.
+      // Tiles follow each other, across blocks too, until the stride.
       CHECK(walk(grid, kThreads, block, 0).first == 0);
-      CHECK(walk(grid, kThreads, block, kThreads - 1).first == stride / grid.per_sample - kPack);
+      CHECK(walk(grid, kThreads, block, kThreads - 1).first ==
+            stride / grid.per_sample - kWholePack);
       CHECK(walk(grid, kThreads, block + grid.per_sample - 1, kThreads - 1).first ==
-            stride - kPack);
-      // The sample's last pack has one owner, who comes to it in steps of the stride.
-      const int64_t owner = (N - 1) / kPack % (stride / kPack);
+            stride - kWholePack);
+      // The sample's last elements have one owner, who comes to them in steps of the stride.
+      const int64_t owner = thread_of((N - 1) % stride);
       const Walk w = walk(grid, kThreads, block + owner / kThreads, int32_t(owner % kThreads));
       CHECK(w.sample == b);
-      CHECK(w.first == owner * kPack);
-      CHECK(w.last == (N - 1) / kPack * kPack);
-      CHECK(w.elements == (N - 1) % kPack + 1);
+      CHECK(thread_of(w.first) == owner);
+      CHECK(w.last == (N - 1) / kQuad * kQuad);
+      CHECK(w.elements == (N - 1) % kQuad + 1);
       CHECK(w.packs == (w.last - w.first) / stride + 1);
     }
   }
@@ -178,16 +216,16 @@ TEST_CASE("more than 2^31 elements, in one sample and over samples") {
   constexpr int kThreads = 256;
   const int64_t N = (int64_t(3) << 31) + 13;
   const gpu::SampleGrid grid = gpu::sample_grid(2, N, kThreads);
-  const int64_t pack = (int64_t(1) << 31) / kPack;  // its element number needs 33 bits
-  const int64_t block = grid.per_sample + pack / kThreads;
-  const Walk w = walk(grid, kThreads, block, int32_t(pack % kThreads));
+  const int64_t owner = thread_of(int64_t(1) << 31);  // the element's number needs 33 bits
+  const int64_t block = grid.per_sample + owner / kThreads;
+  const Walk w = walk(grid, kThreads, block, int32_t(owner % kThreads));
   CHECK(w.sample == 1);
   CHECK(w.packs == 1);
   CHECK(w.first == int64_t(1) << 31);
-  const Walk last = walk(grid, kThreads, grid.blocks - 1, int32_t(N / kPack % kThreads));
+  const Walk last = walk(grid, kThreads, grid.blocks - 1, int32_t(thread_of(N - 1) % kThreads));
   CHECK(last.last + last.elements == N);
   // Samples of one tile each: the last block of the largest grid.
-  const gpu::SampleGrid wide = gpu::sample_grid(kMaxBlocks, 9, kThreads);
+  const gpu::SampleGrid wide = gpu::sample_grid(kMaxBlocks, 5, kThreads);
   CHECK(wide.blocks == kMaxBlocks);
   CHECK(walk(wide, kThreads, kMaxBlocks - 1, 1).sample == kMaxBlocks - 1);
   CHECK(walk(wide, kThreads, kMaxBlocks - 1, 1).elements == 1);

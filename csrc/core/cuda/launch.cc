@@ -14,8 +14,8 @@ void check_blocks(const char* function, int64_t blocks) {
              function, static_cast<long long>(blocks)));
 }
 
-void throw_misaligned(const void* address) {
-  throw Error(FEWSTEP_INTERNAL, format("a CUDA kernel accesses 16 bytes at %p", address));
+void throw_misaligned(int bytes, const void* address) {
+  throw Error(FEWSTEP_INTERNAL, format("a CUDA kernel accesses %d bytes at %p", bytes, address));
 }
 
 }  // namespace fewstep::gpu

@@ -29,7 +29,7 @@ struct NormalKernel {
       for (int i = 0; i < gpu::kPack; ++i) x[i] *= p.scale;
       const int bytes = gpu::element_bytes(p.dtype);
       char* out = (char*)p.out + (b * p.out_stride + n) * bytes;
-      const bool wide = (((uintptr_t)p.out | (uintptr_t)(p.out_stride * bytes)) & 15) == 0;
+      const bool wide = gpu::is_wide(p.out, p.out_stride * bytes, p.dtype);
       gpu::store_raw(out, p.dtype, wide, count, gpu::narrow(p.dtype, x));
     });
   }

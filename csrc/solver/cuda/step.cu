@@ -27,11 +27,11 @@ struct Tensor {
   char* data;
   int64_t stride;  // bytes
   DType dtype;
-  bool wide;  // every sample's packs can be accessed 16 bytes at a time
+  bool wide;  // every sample's quads can be accessed whole
 };
 
 FEWSTEP_HOST_DEVICE inline Tensor tensor(const StepTensor& t) {
-  return {t.data, t.stride, t.dtype, (((uintptr_t)t.data | (uintptr_t)t.stride) & 15) == 0};
+  return {t.data, t.stride, t.dtype, gpu::is_wide(t.data, t.stride, t.dtype)};
 }
 
 FEWSTEP_HOST_DEVICE inline char* at(const Tensor& t, int64_t b, int64_t n) {
