@@ -25,6 +25,11 @@ constexpr int kPack = 8, kQuad = 4;
 constexpr int kQuadStep = 32 * kQuad;          // elements between a thread's quads
 constexpr int kWholePack = kQuadStep + kQuad;  // elements from a pack's first to behind its last
 
+// Elements from a pack's first to its i-th.
+constexpr FEWSTEP_HOST_DEVICE inline int offset_of(int i) {
+  return i / kQuad * kQuadStep + i % kQuad;
+}
+
 // Integers that stand for elements of any type.
 typedef uint32_t __attribute__((may_alias)) Word;
 typedef uint16_t __attribute__((may_alias)) HalfWord;

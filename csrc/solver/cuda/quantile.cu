@@ -55,7 +55,7 @@ struct CountKernel {
   FEWSTEP_HOST_DEVICE void run(gpu::Thread thread, Shared& s) const {
     const uint32_t prefix = p.state[gpu::sample_of(grid, thread)].prefix;
     const int bytes = gpu::element_bytes(p.x.dtype);
-    const bool wide = (((uintptr_t)p.x.data | (uintptr_t)p.x.stride) & 15) == 0;
+    const bool wide = gpu::is_wide(p.x.data, p.x.stride, p.x.dtype);
     uint32_t above = kNanKey;
     gpu::for_packs(grid, thread, kThreads, [&](int64_t b, int64_t n, int count) {
       gpu::RawPack raw;
@@ -63,7 +63,7 @@ struct CountKernel {
       float x[kPack];
       gpu::widen(raw, p.x.dtype, x);
       for (int i = 0; i < kPack; ++i) {
-        if (i >= count) continue;
+        if (gpu::offset_of(i) >= count) continue;
         const uint32_t key = key_of(vec::bits({x[i]}).v, p.magnitude);
         if (kLevel == 0 || prefix_of(key, kLevel) == prefix) {
           gpu::atomic_add(&s.bins[digit_of(key, kLevel)], 1);
