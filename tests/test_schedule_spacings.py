@@ -147,6 +147,18 @@ def test_terminal_keeps_the_first_node() -> None:
     assert (nodes.sigma[0], nodes.sigma[-2], nodes.sigma[-1]) == (1.0, 0.3, 0.0)
 
 
+@pytest.mark.parametrize("name", ["scaled_linear", "karras", "flow", "ays", "kl_optimal"])
+def test_at_keeps_nodes_and_times(name: str) -> None:
+    schedule = schedules.ays("sd15") if name == "ays" else getattr(schedules, name)()
+    nodes = schedule.nodes(7)
+    with np.errstate(divide="ignore"):
+        again = schedule.at(nodes.sigma / nodes.alpha).nodes()
+    for ours, own in zip(again, nodes, strict=True):
+        assert ours == pytest.approx(own, rel=1e-9, abs=1e-9)
+    with pytest.raises(ValueError, match="'at' must not be asked of vp_sde"):
+        schedules.vp_sde().at([1.0, 0.0])
+
+
 def test_shifts() -> None:
     assert schedules.dynamic_shift(256, kind="linear") == pytest.approx(0.5)
     assert schedules.dynamic_shift(4096) == pytest.approx(np.exp(1.15))

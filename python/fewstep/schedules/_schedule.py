@@ -93,6 +93,43 @@ class Schedule:
         """
         return Nodes(*self._create(steps).nodes())
 
+    def at(self, levels: ArrayLike) -> Schedule:
+        """Return the schedule of the same process and times with its nodes at given noise levels.
+
+        Parameters
+        ----------
+        levels : array, shape (steps + 1)
+            ``sigma / alpha`` (also for flow), strictly decreasing; the last may be 0, the first of
+            flow infinite.
+
+        Returns
+        -------
+        Schedule
+            On a training grid the time is interpolated as for its parameter ``sigmas``.
+
+        Raises
+        ------
+        ValueError
+            The schedule is `vp_sde`, whose time does not follow from a table.
+
+        Examples
+        --------
+        >>> nodes = fewstep.schedules.flow().at([np.inf, 3.0, 1.0, 0.0]).nodes()
+        >>> nodes.sigma.tolist()
+        [1.0, 0.75, 0.5, 0.0]
+        """
+        values = np.asarray(levels, np.float64)
+        if self.name == "vp_sde":
+            raise ValueError("fewstep.schedules: 'at' must not be asked of vp_sde, got its levels")
+        if self.name in ("vp_linear", "scaled_linear", "cosine"):
+            params = dict(self.params) | {"spacing": "sigmas", "sigmas": as_floats(values)}
+            return make(self.name, len(values) - 1, **params)
+        if self.process == "flow":
+            finite = np.where(np.isinf(values), 0.0, values)
+            values = np.where(np.isinf(values), 1.0, finite / (1 + finite))
+        index = PROCESSES.index(self.process)
+        return make("sigmas", len(values) - 1, sigmas=as_floats(values), process=index)
+
     def _create(self, steps: int | None) -> _core.Schedule:
         if steps is None:
             steps = self.default_steps
