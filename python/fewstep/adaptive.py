@@ -191,11 +191,6 @@ class AdaptiveSampler:
                 "AdaptiveSampler: 'guidance' must have weights that the plan decides, "
                 f"got {type(guidance).__name__}"
             )
-        if guidance is not None and guidance.needs_gram:
-            raise ValueError(
-                "AdaptiveSampler: 'guidance' must have weights that do not follow from the "
-                f"outputs, got {type(guidance).__name__}"
-            )
         nodes = schedule.nodes(steps or schedule.default_steps or 16)
         if nodes.alpha[0] == 0:
             raise ValueError(
