@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from fewstep import _core
 
-Process = Literal["vp", "ve", "flow"]
+Process = Literal["vp", "ve", "flow", "prior"]
 Spacing = Literal[
     "linspace", "leading", "trailing", "simple", "ddim_uniform", "beta", "normal", "sgm_uniform",
     "karras", "exponential", "log_snr", "polyexponential", "kl_optimal", "beta_sigma",
     "log_linear", "sigmas",
 ]  # fmt: skip
 
-PROCESSES: tuple[Process, ...] = ("vp", "ve", "flow")
+PROCESSES: tuple[Process, ...] = ("vp", "ve", "flow", "prior")
 
 
 class Nodes(NamedTuple):
@@ -33,12 +33,15 @@ class Nodes(NamedTuple):
         Signal and noise scale.
     lam
         ``log(alpha / sigma)``; infinite where either is 0.
+    prior
+        Weight of the tensor y of a process ``alpha * x0 + prior * y + sigma * noise``; else 0.
     """
 
     t: NDArray[np.float64]
     alpha: NDArray[np.float64]
     sigma: NDArray[np.float64]
     lam: NDArray[np.float64]
+    prior: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,13 @@ class Schedule:
 
     @property
     def process(self) -> Process:
-        """``"vp"``, ``"ve"`` or ``"flow"``."""
+        """``"vp"``, ``"ve"``, ``"flow"`` or ``"prior"``."""
         if self.name in ("vp_linear", "scaled_linear", "cosine", "vp_sde"):
             return "vp"
         if self.name == "flow":
             return "flow"
+        if self.name in ("ornstein_uhlenbeck", "mean_reverting", "bridge"):
+            return "prior"
         index: int = dict(self.params)["process"]
         return PROCESSES[index]
 
@@ -145,7 +150,7 @@ def make(name: str, default_steps: int | None = None, /, **params: Any) -> Sched
 
 def process_index(function: str, process: str) -> int:
     """Return the number of a process; `function` names the caller in the error."""
-    if process not in PROCESSES:
+    if process not in PROCESSES[:3]:
         raise ValueError(
             f"fewstep.schedules.{function}: 'process' must be one of vp, ve, flow, got {process!r}"
         )
