@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cases.plan import FLOW_ONLY
-from fewstep import Sampler, schedules
+from fewstep import Sampler, noise, schedules
 from fewstep.solver import SOLVERS, Plan, Row, plan
 
 GUIDED, KNOWN = 16, 22
@@ -118,8 +118,8 @@ def test_bridge_sde_and_ode_of_the_paper() -> None:
     assert got[0] == pytest.approx(a_t * s_t**2 / (a_s * s_s**2), rel=1e-9)
     assert got[GUIDED] == pytest.approx(a_t * (1 - s_t**2 / s_s**2), rel=1e-9)
     assert got.get(KNOWN, 0.0) == pytest.approx(0.0, abs=1e-9)
-    noise = a_t * s_t * sqrt(1 - s_t**2 / s_s**2)
-    assert row.noise[0][0] == pytest.approx(noise, rel=1e-9)
+    drawn = a_t * s_t * sqrt(1 - s_t**2 / s_s**2)
+    assert row.noise[0][0] == pytest.approx(drawn, rel=1e-9)
 
     got = coefficients(plan("ddim", steps=5, schedule=schedule, prediction="x0").rows[i])
     assert got[0] == pytest.approx(a_t * s_t * bar_t / (a_s * s_s * bar_s), rel=1e-9)
@@ -137,7 +137,7 @@ def test_mean_reverting_rows_of_the_paper() -> None:
     (a_s, a_t), (s_s, s_t) = nodes.alpha[i : i + 2], nodes.sigma[i : i + 2]
     h, before = nodes.lam[i + 1] - nodes.lam[i], nodes.lam[i] - nodes.lam[i - 1]
 
-    for name, factor, noise in (
+    for name, factor, drawn in (
         ("dpm_1s", 1.0, 0.0),
         ("dpm_1m_sde", 2.0, s_t * sqrt(expm1(2 * h))),
     ):
@@ -146,7 +146,7 @@ def test_mean_reverting_rows_of_the_paper() -> None:
         assert got[0] == pytest.approx(a_t / a_s, rel=1e-12)
         assert got[GUIDED] == pytest.approx(-factor * s_t * expm1(h), rel=1e-12)
         assert got[KNOWN] == pytest.approx(1 - a_t / a_s, rel=1e-12)
-        assert (row.noise[0][0] if row.n_noises else 0.0) == pytest.approx(noise, rel=1e-12)
+        assert (row.noise[0][0] if row.n_noises else 0.0) == pytest.approx(drawn, rel=1e-12)
 
     r, keep = before / h, s_t / s_s
     for name, kappa, decay in (("dpmpp_2m", 1.0, 1.0), ("dpmpp_2m_sde", 2.0, exp(-h))):
@@ -203,8 +203,8 @@ def test_a_perfect_model_leads_to_its_x0(name: str, kind: str) -> None:
     made = plan(name, steps=8, schedule=SCHEDULES[kind], prediction="x0")
     x, path = Sampler(made)(lambda x, t: x0 + 0.0 * x, prior=y, trajectory=True, seeds=[1, 2, 3])
     last = made.rows[-1]
-    noise = 4 * last.next_sigma
-    assert np.abs(x - last.next_alpha * x0 - last.next_prior * y).max() <= noise + 1e-5
+    margin = 4 * last.next_sigma
+    assert np.abs(x - last.next_alpha * x0 - last.next_prior * y).max() <= margin + 1e-5
     first = made.rows[0]
     start = (first.alpha + first.prior) * y
     assert np.abs(path[0] - start).max() <= 4 * first.sigma + 1e-5
@@ -246,3 +246,56 @@ def test_errors() -> None:
         schedules.bridge(t_max=1.0).nodes(4)
     with pytest.raises(ValueError, match="'spacing' must be gmax or vp"):
         schedules.bridge("linear").nodes(4)  # type: ignore[arg-type]
+
+
+# ---- another first sample -----------------------------------------------------------------------
+
+
+def test_pfgmpp_prior_has_its_radius_and_direction() -> None:
+    """R^2 / r^2 is beta prime of (N / 2, D / 2), r = sigma sqrt(D); the direction is uniform."""
+    from scipy import stats
+
+    n, dimensions, sigma = 12, 6, 3.0
+    x = noise.pfgmpp(range(20000), (3, 4), dimensions, scale=sigma).reshape(20000, n)
+    ratio = np.sum(x.astype(np.float64) ** 2, 1) / (sigma**2 * dimensions)
+    assert stats.kstest(ratio, stats.betaprime(n / 2, dimensions / 2).cdf).pvalue > 1e-3
+    direction = x / np.linalg.norm(x, axis=1, keepdims=True)
+    # One coordinate of a uniform direction: its square is Beta(1/2, (n - 1)/2).
+    square = stats.beta(0.5, (n - 1) / 2)
+    assert stats.kstest(direction[:, 5] ** 2, square.cdf).pvalue > 1e-3
+    assert noise.pfgmpp([5], (3, 4), dimensions).tobytes() == (
+        noise.pfgmpp([4, 5], (3, 4), dimensions)[1:].tobytes()
+    )
+    nearly = noise.pfgmpp([5], (3, 4), 10**6)
+    assert nearly == pytest.approx(noise.normal([5], (3, 4), stream=1), rel=5e-3)
+    with pytest.raises(ValueError, match="'dimensions' must be at least 1, got 0"):
+        noise.pfgmpp([5], (3, 4), 0)
+
+
+def test_initial_samples_are_taken_as_they_are() -> None:
+    made = plan("heun", steps=5, schedule=schedules.karras(0.02, 80.0), prediction="edm")
+    initial = noise.pfgmpp([1, 2], (3, 4), 128, scale=80.0)
+    seen: list[Any] = []
+
+    def model(x: Any, t: Any) -> Any:
+        seen.append(x.copy())
+        return 0 * x
+
+    _, path = Sampler(made)(model, initial=initial, trajectory=True)
+    assert (path[0] == initial).all()
+    assert seen[0] == pytest.approx(initial * made.scales[0], rel=1e-6)
+    # With the start's own noise it is the plain call.
+    plain = Sampler(made)(model, (2, 3, 4), seeds=[1, 2])
+    given = np.float32(80.0) * noise.normal([1, 2], (3, 4), stream=1)
+    assert (Sampler(made)(model, initial=given) == plain).all()
+    for name in ("x0", "prior"):
+        with pytest.raises(ValueError, match=f"'{name}' must be None with 'initial', got an array"):
+            Sampler(made)(model, initial=initial, **{name: initial})
+
+
+def test_an_interpolant_runs_from_any_other_end() -> None:
+    """IADB from image to image: Euler along x1 - x0 from x1 arrives at x0."""
+    x1 = np.linspace(-1.0, 1.0, 8, dtype=np.float32).reshape(2, 4)
+    x0 = np.float32(2.0) * x1[::-1]
+    made = plan("flow_euler", steps=4, schedule=schedules.flow(), prediction="flow")
+    assert Sampler(made)(lambda x, t: x1 - x0, initial=x1) == pytest.approx(x0, abs=1e-6)

@@ -141,10 +141,12 @@ class Validator {
         contents_.fill(std::nullopt);
         contents_[0] = Content{FEWSTEP_ROLE_STATE, call_position(row), row.frame};
       }
-      // A row that evaluates nothing places a sample: the interval begins after it.
-      const bool same_interval = i > 0 && continues && rows_[i - 1].evaluates &&
-                                 row.step == rows_[i - 1].step &&
-                                 from_position(row) == from_position(rows_[i - 1]);
+      // A row that evaluates nothing places a sample: the interval begins after it; so does one
+      // that claims nothing and stays where it is, a corrector.
+      const bool same_interval =
+          i > 0 && continues && rows_[i - 1].evaluates && row.step == rows_[i - 1].step &&
+          from_position(row) == from_position(rows_[i - 1]) &&
+          !(rows_[i - 1].order == 0 && next_position(rows_[i - 1]) == from_position(rows_[i - 1]));
       if (!same_interval) {
         interval_ = i;
         at_interval_ = contents_;

@@ -24,7 +24,7 @@ class Batch:
     arrays: Arrays
     shape: tuple[int, ...]
     seeds: Any  # [B] int64
-    x0: Any  # [B, N...] float32, or None
+    x0: Any  # [B, N...] float32, or the initial samples, or None
     known: Any  # or the prior
     mask: Any
     guidance: Guidance | None = None
@@ -44,16 +44,20 @@ class Batch:
         dtype: Any,
         *,
         prior: Any = None,
+        initial: Any = None,
         plans: tuple[Plan, ...] = (),
     ) -> Batch:
         if not callable(model):
             raise TypeError(f"Sampler: 'model' must be callable, got {type(model).__name__}")
+        if initial is not None and (x0 is not None or prior is not None):
+            other = "x0" if x0 is not None else "prior"
+            raise ValueError(f"Sampler: '{other}' must be None with 'initial', got an array")
         _check_prior(plans, prior, x0, known)
-        given = [x0, known, mask, prior, seeds]
+        given = [x0, known, mask, prior, initial, seeds]
         given += [value for mapping in conditions for value in (mapping or {}).values()]
         arrays = Arrays.of(device, model, given, dtype)
         if shape is None:
-            source = next((a for a in (x0, known, prior) if a is not None), None)
+            source = next((a for a in (x0, known, prior, initial) if a is not None), None)
             if source is None:
                 raise ValueError("Sampler: 'shape' must be given without 'x0' or 'known', got None")
             shape = source.shape
@@ -63,15 +67,13 @@ class Batch:
         if (known is None) != (mask is None):
             names = ("known", "mask") if known is None else ("mask", "known")
             raise ValueError(f"Sampler: '{names[0]}' must be given with '{names[1]}', got None")
-        tensors = {
-            name: _sized(arrays, name, value, (size,))
-            for name, value in (("x0", x0), ("known", known), ("prior", prior))
-        }
+        named = {"x0": x0, "known": known, "prior": prior, "initial": initial}
+        tensors = {name: _sized(arrays, name, value, (size,)) for name, value in named.items()}
         return cls(
             arrays,
             size,
             _seeds(arrays, seeds, size[0]),
-            tensors["x0"],
+            tensors["x0"] if initial is None else tensors["initial"],
             tensors["known"] if prior is None else tensors["prior"],
             _sized(arrays, "mask", mask, (size, (1, *size[1:]))),
         )

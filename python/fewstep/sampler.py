@@ -113,6 +113,7 @@ class Sampler:
         known: Any = None,
         mask: Any = None,
         prior: Any = None,
+        initial: Any = None,
         callback: Callable[[Progress], object] | None = None,
         trajectory: bool = False,
         progress: bool = False,
@@ -130,8 +131,7 @@ class Sampler:
             first; rows outside a guidance interval have n = 1. x is one buffer that every call
             reuses: a model must not keep it.
         shape : sequence of int, optional
-            ``(B, N...)``; may be left out when `x0`, `known` or
-            `prior` has it.
+            ``(B, N...)``; may be left out when `x0`, `known`, `prior` or `initial` has it.
         seeds : B integers of up to 64 bits, default ``range(B)``
             All of a sample's randomness. A tensor is read where it is.
         cond, uncond : mappings, optional
@@ -155,6 +155,9 @@ class Sampler:
         prior : array, shape (B, N...), optional
             y of a process ``alpha * x0 + prior * y + sigma * noise`` (`schedules.bridge`,
             `schedules.mean_reverting`, `schedules.ornstein_uhlenbeck`), from which it starts.
+        initial : array, shape (B, N...), optional
+            The samples at the first row, instead of noise drawn there: another distribution
+            (`noise.pfgmpp`), or the other end of an interpolant.
         callback : callable, optional
             Called with a `Progress` after each row.
         trajectory : bool, default False
@@ -210,7 +213,7 @@ class Sampler:
         conds = conditions_of(cond)
         batch = Batch.prepare(
             shape, x0, known, mask, seeds, (*conds, uncond), model, device, dtype,
-            prior=prior, plans=self.plans,
+            prior=prior, initial=initial, plans=self.plans,
         )  # fmt: skip
         batch = replace(batch, guidance=self.guidance, thresholding=self.thresholding)
         legs = legs_of(self.plans, batch.shape[0], plan_index, start, strength, x0 is not None)
@@ -218,7 +221,7 @@ class Sampler:
             batch.arrays,
             self.plans,
             legs or ((0, 0),),  # an empty batch runs like one sample of which nothing is kept
-            x0 is not None,
+            "x0" if x0 is not None else "noise" if initial is None else "initial",
             graph and len(self.plans) > 1,
         )
         conditions = joined_conditions(batch, self.guidance, conds, uncond)
