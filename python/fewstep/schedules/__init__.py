@@ -36,6 +36,7 @@ from ._schedule import Process as Process
 from ._schedule import Schedule as Schedule
 from ._schedule import Spacing as Spacing
 from ._tables import ays as ays
+from ._tables import gits as gits
 
 __all__ = [
     "Nodes",
@@ -47,6 +48,7 @@ __all__ = [
     "dynamic_shift",
     "exponential",
     "flow",
+    "gits",
     "karras",
     "kl_optimal",
     "linear_quadratic",
