@@ -244,6 +244,8 @@ def test_errors() -> None:
         plan("ddim", steps=4, schedule=SCHEDULES["gmax"], clip=1.0)
     with pytest.raises(ValueError, match=r"'t_max' must be above 0 and at most 0\.9999, got 1"):
         schedules.bridge(t_max=1.0).nodes(4)
+    with pytest.raises(ValueError, match="'at' must not be asked of bridge, got its levels"):
+        schedules.bridge().at([2.0, 1.0])
     with pytest.raises(ValueError, match="'spacing' must be gmax or vp"):
         schedules.bridge("linear").nodes(4)  # type: ignore[arg-type]
 

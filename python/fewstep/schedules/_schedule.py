@@ -115,7 +115,7 @@ class Schedule:
         Raises
         ------
         ValueError
-            The schedule is `vp_sde`, whose time does not follow from a table.
+            The schedule is `vp_sde` or one with a prior, whose time does not follow from a table.
 
         Examples
         --------
@@ -124,8 +124,10 @@ class Schedule:
         [1.0, 0.75, 0.5, 0.0]
         """
         values = np.asarray(levels, np.float64)
-        if self.name == "vp_sde":
-            raise ValueError("fewstep.schedules: 'at' must not be asked of vp_sde, got its levels")
+        if self.name == "vp_sde" or self.process == "prior":
+            raise ValueError(
+                f"fewstep.schedules: 'at' must not be asked of {self.name}, got its levels"
+            )
         if self.name in ("vp_linear", "scaled_linear", "cosine"):
             params = dict(self.params) | {"spacing": "sigmas", "sigmas": as_floats(values)}
             return make(self.name, len(values) - 1, **params)
