@@ -14,8 +14,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import fewstep._guide
 import fewstep._run
 from fewstep._arrays import Arrays
+
+# Ops that torch does not see, where the loop calls them.
+OPS = (
+    (fewstep._run, "step"),
+    (fewstep._guide, "step"),
+    (fewstep._guide, "gram"),
+    (fewstep._guide, "quantile"),
+)
 
 
 class Operations(TorchDispatchMode):
@@ -44,19 +53,24 @@ class Recorded:
     def __init__(self, arrays: Arrays, work: Callable[[], None]) -> None:
         type(self).made += 1
         work()
-        step = fewstep._run.step
         operations = Operations()
 
-        def recorded_step(*args: Any, **kwargs: Any) -> Any:
-            operations.calls.append((step, args, kwargs, None))
-            return step(*args, **kwargs)
+        def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                operations.calls.append((function, args, kwargs, None))
+                return function(*args, **kwargs)
 
-        fewstep._run.step = recorded_step
+            return call
+
+        kept = [(module, name, getattr(module, name)) for module, name in OPS]
+        for module, name, function in kept:
+            setattr(module, name, recorded(function))
         try:
             with operations:
                 work()
         finally:
-            fewstep._run.step = step
+            for module, name, function in kept:
+                setattr(module, name, function)
         self.calls = operations.calls
 
     @classmethod

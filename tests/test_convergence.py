@@ -185,6 +185,23 @@ SOLVERS = [
     ("res_3m", 3, {}),
     *(("lms", order, {"order": order}) for order in (2, 3, 4)),
 ]
+# Stochastic solvers without their noise.
+SOLVERS += [
+    ("dpm2_ancestral", 2, {"eta": 0.0}),
+    ("dpmpp_2s_ancestral", 2, {"eta": 0.0}),
+    ("dpmpp_sde", 2, {"eta": 0.0}),
+    ("dpmpp_sde", 2, {"eta": 0.0, "r1": 0.7}),
+    ("seeds", 2, {"order": 2, "eta": 0.0}),
+    ("seeds", 3, {"order": 3, "eta": 0.0}),
+    ("dpmpp_3m_sde", 3, {"eta": 0.0}),
+    ("dpm_3m_sde", 3, {"eta": 0.0}),
+    *(("er_sde", p, {"order": p, "variant": "ode"}) for p in (1, 2, 3)),
+    *(
+        ("sa", order, {"order": p, "corrector_order": c, "tau": 0.0})
+        # Order 4 shows from 128 steps on only.
+        for p, c, order in ((2, 0, 2), (3, 0, 3), (4, 0, 3), (1, 2, 2), (2, 3, 3), (3, 4, 3))
+    ),
+]
 # What holds only where neighbouring steps are of one length, or nearly: uniform weights.
 SMOOTH = [
     *(("ipndm", 2, {"order": order}) for order in (2, 3, 4)),
@@ -206,9 +223,10 @@ STEPS = (64, 128, 256)
 
 def exact_rows(name: str, options: dict[str, Any]) -> int:
     """How many rows a multistep solver needs before its history is complete."""
-    if name in ("pndm", "hb", "ghvb", "deis_rk"):
+    if name in ("pndm", "hb", "ghvb", "deis_rk", "seeds"):
         return 0
     known = {"dpmpp_2m": 1, "dpmpp_3m": 2, "dpm_2m": 1, "dpm_3m": 2, "res_2m": 1, "res_3m": 2}
+    known |= {"dpmpp_3m_sde": 2, "dpm_3m_sde": 2, "sa": 3}
     return known.get(name, options.get("order", 1) - 1)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import fewstep
 from fewstep import Sampler, schedules, solver
-from fewstep.guidance import cfg
+from fewstep.guidance import Thresholding, apg, cfg, tcfg
 
 torch = pytest.importorskip("torch")
 
@@ -78,6 +78,53 @@ def test_a_graph_gives_the_loops_bits(name):
 def test_a_graph_with_guidance_gives_the_loops_bits():
     sampler = Sampler(make("unipc", 8), cfg(3.0, interval=(0.1, 5.0)))
     check(sampler, [conditions(k) for k in range(3)])
+
+
+LOOKING = {
+    "apg": (apg(4.0, norm_threshold=0.5, interval=(0.1, 5.0)), None),
+    "momentum": (apg(4.0, momentum=-0.5), None),
+    "tcfg": (tcfg(3.0), None),
+    "threshold": (cfg(3.0), Thresholding(0.9, maximum=2.0)),
+}
+
+
+def looking(name):
+    plan = solver.plan("unipc", steps=8, schedule=schedules.karras(0.02, 40.0), prediction="x0",
+                       clip=1.0)  # fmt: skip
+    return Sampler(plan, *LOOKING[name])
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_a_graph_that_looks_at_outputs_gives_the_loops_bits(name):
+    check(looking(name), [conditions(k) for k in range(3)])
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_looking_at_outputs_gives_the_cpus_samples(name):
+    sampler, given = looking(name), conditions(5)
+    ours = sampler(model, SHAPE, device="cuda", **given).cpu()
+    here = {k: {"mean": v["mean"].cpu()} for k, v in given.items()}
+    theirs = sampler(model, SHAPE, device="cpu", **here)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("name", LOOKING)
+def test_looking_at_outputs_waits_for_nothing(name, graph):
+    sampler = looking(name)
+    call = {"shape": SHAPE, "device": "cuda", "graph": graph, "seeds": [4, 5, 6], **conditions(1)}
+    for _ in range(2):
+        expected = sampler(model, **call)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.cuda._sleep(LONG)
+        x = sampler(model, **call)
+        busy = not torch.cuda.current_stream().query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert busy
+    assert torch.equal(x, expected)
 
 
 def test_a_graph_with_images_gives_the_loops_bits():

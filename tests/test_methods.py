@@ -50,6 +50,9 @@ def scope() -> dict[str, Any]:
         "vp": fewstep.schedules.scaled_linear(),
         "ve": fewstep.schedules.karras(0.01, 20.0),
         "flow": fewstep.schedules.flow(3.0),
+        "ou": fewstep.schedules.ornstein_uhlenbeck(),
+        "bridge": fewstep.schedules.bridge(),
+        "reverting": fewstep.schedules.mean_reverting(),
         "model": smooth,
         "problem": fewstep.search.Problem(
             smooth,
@@ -68,7 +71,8 @@ def check(result: Any) -> None:
         nodes = result.nodes(result.default_steps or 6)
         assert (np.diff(nodes.lam) > 0).all()
     elif isinstance(result, fewstep.solver.Plan):
-        images = fewstep.Sampler(result)(smooth, (3, 5), seeds=[4, 5, 6])
+        given = {"prior": np.ones((3, 5), np.float32)} if result.process == 3 else {}
+        images = fewstep.Sampler(result)(smooth, (3, 5), seeds=[4, 5, 6], **given)
         assert np.isfinite(images).all()
     elif isinstance(result, (tuple, list)):
         for item in result:

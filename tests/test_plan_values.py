@@ -131,7 +131,7 @@ def test_plan_refuses_unknown_options() -> None:
     with pytest.raises(TypeError) as error:
         plan("ddim", steps=8, schedule=KARRAS, etta=0.0)
     message = str(error.value)
-    assert message.startswith("fewstep.solver.plan: options are beta, clip, corrector_order, eta, ")
+    assert message.startswith("fewstep.solver.plan: options are beta, clip, corrector_order, ")
     assert ", tau_tmax, tau_tmin, variant, got 'etta' (near: eta, beta" in message
 
 

@@ -138,6 +138,46 @@ def test_reduced_splittings_use_one_score_for_two_moves() -> None:
         assert made.validate() < 1e-12
 
 
+def moments(process: psld.Process, made: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of z at the plan's end, exactly, on Gaussian data."""
+    size = 1 + 2 * len(made.rows)  # 1, and every row's two draws
+    z = [np.zeros(size), np.zeros(size)]
+    one = np.eye(size)[0]
+    for i, row in enumerate(made.rows):
+        xi = [np.eye(size)[1 + 2 * i + k] for k in range(row.n_noises)]
+        told: Any = []
+        if row.evaluates:
+            shift = process.mean(row.t) @ np.array([MU, 0.0])
+            away = np.stack(z) - np.outer(shift, one)
+            phi = process.mean(row.t)
+            spread = process.covariance(row.t) + phi @ np.diag([VARIANCE, 0.0]) @ phi.T
+            factor = np.linalg.cholesky(process.covariance(row.t))
+            told = list(factor.T @ np.linalg.solve(spread, away))
+        z, _ = reference.step(row, z, told, xi)
+    both = np.stack(z)
+    return both[:, 0], both[:, 1:] @ both[:, 1:].T
+
+
+@pytest.mark.parametrize("process", [PROCESS, LINEAR], ids=["constant", "linear"])
+def test_stochastic_integrators_converge_weakly(process: psld.Process) -> None:
+    phi = process.mean(T_END)
+    want = process.covariance(T_END) + phi @ np.diag([VARIANCE, 0.0]) @ phi.T
+    last = {}
+    for name in ("em", "sscs"):
+        errors = []
+        for n in (50, 100, 200):
+            made = psld.plan(name, process=process, times=np.linspace(1.0, T_END, n + 1),
+                             denoise=False)  # fmt: skip
+            assert made.calls == n
+            mean, spread = moments(process, made)
+            errors.append(max(np.abs(spread - want).max(), np.abs(mean - phi[:, 0] * MU).max()))
+        slope = -np.polyfit(np.log([50, 100, 200]), np.log(errors), 1)[0]
+        assert slope > 0.8, f"{slope:.2f} from {errors}"
+        last[name] = errors[-1]
+    assert last["sscs"] < last["em"]
+    assert last["em"] < 0.2
+
+
 def test_samples_have_the_data_s_distribution() -> None:
     def network(x: np.ndarray, m: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         told = eps(PROCESS, np.stack([x.ravel(), m.ravel()]).astype(np.float64), float(t[0]))
@@ -156,7 +196,7 @@ def test_errors() -> None:
     for options, message in (
         (
             {"name": "vv", "steps": 4},
-            "'name' must be one of euler, conjugate, nse, rse, nvv, rvv, g",
+            "'name' must be one of euler, conjugate, nse, rse, nvv, rvv, em, s",
         ),
         ({"name": "rse"}, "'steps' must be given without 'times'"),
         ({"name": "rse", "steps": 0}, "'steps' must be at least 1, got 0"),

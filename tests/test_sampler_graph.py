@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fewstep import Sampler, schedules, solver
-from fewstep.guidance import cfg
+from fewstep.guidance import Thresholding, apg, cfg, cfg_rescale, tcfg
 
 torch = pytest.importorskip("torch")
 
@@ -87,6 +87,29 @@ def test_every_array_is_refilled():
     check(plain, [{"known": tensor(k, *SHAPE), "mask": m} for k, m in enumerate(masks)])
     check(plain, [{"seeds": [k, 1, 2], "trajectory": True} for k in range(3)])
     check(plain, [{"seeds": [k, 1, 2], "dtype": "bfloat16"} for k in range(3)])
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [apg(4.0, norm_threshold=0.5), apg(4.0, momentum=-0.5), tcfg(3.0), cfg_rescale(5.0, 0.7)],
+    ids=["apg", "momentum", "tcfg", "rescale"],
+)
+def test_weights_are_computed_in_the_graph(guidance, monkeypatch):
+    """With torch's operations, as on a device: what the host computed would stay as it was."""
+    monkeypatch.setattr("fewstep._gram_weights._in_host_memory", lambda tensor: False)
+    sampler = sampler_of(make("unipc", 6), guidance, None)
+    check(
+        sampler,
+        [
+            {"cond": {"mean": tensor(k, 3)}, "uncond": {"mean": tensor(9 + k, 1)}, "seeds": [k] * 3}
+            for k in range(3)
+        ],
+    )
+
+
+def test_limits_are_computed_in_the_graph():
+    sampler = sampler_of(make("dpmpp_2m", 6, clip=1.0), None, Thresholding(0.6, maximum=2.0))
+    check(sampler, [{"seeds": [k, 1, 2], "x0": 3 * tensor(k, *SHAPE)} for k in range(3)])
 
 
 def test_one_graph_serves_every_choice_among_plans():

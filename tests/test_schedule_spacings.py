@@ -116,6 +116,34 @@ def test_published_interpolation_of_align_your_steps() -> None:
     assert nodes.sigma / nodes.alpha == pytest.approx(values, rel=1e-8)
 
 
+GITS = {  # published rows
+    2: [14.61464119, 0.803307, 0.02916753],
+    6: [14.61464119, 5.85520077, 2.05039096, 0.95350921, 0.45573691, 0.17026083, 0.02916753],
+    10: [14.61464119, 5.85520077, 2.84484982, 1.67050016, 1.08895338, 0.74807048, 0.50118381,
+         0.32104823, 0.19894916, 0.09824532, 0.02916753],
+    20: [14.61464119, 7.49001646, 4.65472794, 3.07277966, 2.19988537, 1.61558151, 1.24153244,
+         0.95350921, 0.74807048, 0.59516323, 0.50118381, 0.41087446, 0.34370604, 0.29807833,
+         0.25053367, 0.22545385, 0.19894916, 0.17026083, 0.13792117, 0.09824532, 0.02916753],
+}  # fmt: skip
+
+
+def test_gits_tables() -> None:
+    for steps in range(2, 21):
+        nodes = schedules.gits(final_zero=False).nodes(steps)
+        ratio = nodes.sigma / nodes.alpha
+        assert len(ratio) == steps + 1
+        assert ratio[[0, -1]] == pytest.approx([14.61464119, 0.02916753], rel=1e-9)
+        if steps in GITS:
+            assert ratio == pytest.approx(GITS[steps], rel=1e-9)
+    longer = schedules.gits(final_zero=False).nodes(40)
+    ratio = longer.sigma / longer.alpha
+    assert ratio[::2] == pytest.approx(GITS[20], rel=1e-9)
+    assert ratio[1] == pytest.approx(np.sqrt(GITS[20][0] * GITS[20][1]), rel=1e-9)
+    assert schedules.gits() == schedules.gits()
+    assert schedules.gits().nodes(7).sigma[-1] == 0
+    assert solver.plan("unipc", steps=7, schedule=schedules.gits()).validate() < 1e-9
+
+
 def test_zero_terminal_snr_is_algorithm_1_of_lin_et_al() -> None:
     root = np.sqrt(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -145,6 +173,18 @@ def test_flow_beta_times() -> None:
 def test_terminal_keeps_the_first_node() -> None:
     nodes = schedules.flow(2.0, terminal=0.3).nodes(5)
     assert (nodes.sigma[0], nodes.sigma[-2], nodes.sigma[-1]) == (1.0, 0.3, 0.0)
+
+
+@pytest.mark.parametrize("name", ["scaled_linear", "karras", "flow", "ays", "kl_optimal"])
+def test_at_keeps_nodes_and_times(name: str) -> None:
+    schedule = schedules.ays("sd15") if name == "ays" else getattr(schedules, name)()
+    nodes = schedule.nodes(7)
+    with np.errstate(divide="ignore"):
+        again = schedule.at(nodes.sigma / nodes.alpha).nodes()
+    for ours, own in zip(again, nodes, strict=True):
+        assert ours == pytest.approx(own, rel=1e-9, abs=1e-9)
+    with pytest.raises(ValueError, match="'at' must not be asked of vp_sde"):
+        schedules.vp_sde().at([1.0, 0.0])
 
 
 def test_shifts() -> None:

@@ -66,6 +66,8 @@ void visit_fields(Visitor&& visit) {
   FEWSTEP_SCALAR(from_alpha);
   FEWSTEP_SCALAR(from_sigma);
   FEWSTEP_SCALAR(tau);
+  FEWSTEP_SCALAR(prior);
+  FEWSTEP_SCALAR(next_prior);
 #undef FEWSTEP_SCALAR
 #undef FEWSTEP_ARRAY
 #undef FEWSTEP_MATRIX
@@ -126,7 +128,9 @@ class RowReader {
                                {"next_scale", &row.next_scale},
                                {"from_alpha", &row.from_alpha},
                                {"from_sigma", &row.from_sigma},
-                               {"tau", &row.tau}}) {
+                               {"tau", &row.tau},
+                               {"prior", &row.prior},
+                               {"next_prior", &row.next_prior}}) {
       scalar(name, value);
     }
     for (const auto& [name, value] : fields_) {

@@ -20,11 +20,20 @@ PySchedule make_schedule(const std::string& name, int32_t steps, const py::kwarg
   fewstep_schedule_params p = FEWSTEP_SCHEDULE_PARAMS_INIT;
   std::string spacing;
   Doubles sigmas;
-  const std::pair<const char*, double*> numbers[] = {
-      {"beta_start", &p.beta_start}, {"beta_end", &p.beta_end}, {"sigma_min", &p.sigma_min},
-      {"sigma_max", &p.sigma_max},   {"rho", &p.rho},           {"shift", &p.shift},
-      {"beta_a", &p.beta_a},         {"beta_b", &p.beta_b},     {"terminal", &p.terminal},
-      {"threshold", &p.threshold},   {"t_min", &p.t_min}};
+  const std::pair<const char*, double*> numbers[] = {{"beta_start", &p.beta_start},
+                                                     {"beta_end", &p.beta_end},
+                                                     {"sigma_min", &p.sigma_min},
+                                                     {"sigma_max", &p.sigma_max},
+                                                     {"rho", &p.rho},
+                                                     {"shift", &p.shift},
+                                                     {"beta_a", &p.beta_a},
+                                                     {"beta_b", &p.beta_b},
+                                                     {"terminal", &p.terminal},
+                                                     {"threshold", &p.threshold},
+                                                     {"t_min", &p.t_min},
+                                                     {"t_max", &p.t_max},
+                                                     {"stiffness", &p.stiffness},
+                                                     {"alpha_min", &p.alpha_min}};
   const std::pair<const char*, int32_t*> counts[] = {
       {"process", &p.process},           {"train_steps", &p.train_steps},
       {"final_zero", &p.final_zero},     {"steps_offset", &p.steps_offset},
@@ -56,7 +65,7 @@ PySchedule make_schedule(const std::string& name, int32_t steps, const py::kwarg
 
 py::tuple schedule_nodes(const PySchedule& self) {
   const py::ssize_t n = fewstep_schedule_steps(self.get()) + 1;
-  Doubles t(n), alpha(n), sigma(n), lambda(n);
+  Doubles t(n), alpha(n), sigma(n), lambda(n), prior(n);
   for (py::ssize_t i = 0; i < n; ++i) {
     fewstep_node node;
     check(fewstep_schedule_node(self.get(), static_cast<int32_t>(i), &node));
@@ -64,8 +73,9 @@ py::tuple schedule_nodes(const PySchedule& self) {
     alpha.mutable_at(i) = node.alpha;
     sigma.mutable_at(i) = node.sigma;
     lambda.mutable_at(i) = node.lambda;
+    prior.mutable_at(i) = node.prior;
   }
-  return py::make_tuple(t, alpha, sigma, lambda);
+  return py::make_tuple(t, alpha, sigma, lambda, prior);
 }
 
 }  // namespace

@@ -79,6 +79,10 @@ Settings common_settings(const Schedule& schedule, const fewstep_plan_params& p)
   s.start = p.start;
   s.clip = or_default(p.clip, kInfinity);
   if (!(s.clip > 0)) fail("clip", "be above 0", number(s.clip));
+  if (std::isfinite(s.clip) && schedule.process() == FEWSTEP_PROCESS_PRIOR &&
+      s.prediction != FEWSTEP_PREDICTION_X0) {
+    fail("clip", "be left out for a process with a prior unless prediction is x0", number(s.clip));
+  }
   if (!std::isnan(p.sigma_data) && p.prediction != FEWSTEP_PREDICTION_EDM) {
     fail("sigma_data", "be left out unless prediction is edm", number(p.sigma_data));
   }
@@ -139,7 +143,9 @@ Settings solver_settings(const Solver& solver, const Schedule& schedule,
   }
   if ((solver.flags & kFlowOnly) && schedule.process() != FEWSTEP_PROCESS_FLOW) {
     fail("schedule", format("be a flow (alpha = 1 - sigma) for %s", solver.name),
-         schedule.process() == FEWSTEP_PROCESS_VP ? "VP" : "VE");
+         schedule.process() == FEWSTEP_PROCESS_VP   ? "VP"
+         : schedule.process() == FEWSTEP_PROCESS_VE ? "VE"
+                                                    : "a process with a prior");
   }
   const bool takes_eta = !std::isnan(solver.default_eta);
   if (!std::isnan(p.eta) && !takes_eta) {

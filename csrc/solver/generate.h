@@ -97,6 +97,7 @@ class Generator {
 
   void drop_dead_outputs();
   bool draws_noise() const;
+  static void add_prior(const Place& place, Output* output);
   fewstep_plan_row row(const Pending& pending, bool last, bool stochastic) const;
 
   const Schedule& schedule_;

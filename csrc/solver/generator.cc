@@ -141,6 +141,15 @@ bool Generator::draws_noise() const {
   return false;
 }
 
+// Solvers are written for x - prior * y. Slot 0 holds x itself; other slots keep what they are
+// given. The known tensor is y, so it cannot take the place of a masked sample.
+void Generator::add_prior(const Place& place, Output* output) {
+  const Expr y = Expr::operand(FEWSTEP_KNOWN);
+  output->value += -output->value.factor(FEWSTEP_SLOT) * place.at.prior * y;
+  if (output->operand == FEWSTEP_SLOT) output->value += place.next.prior * y;
+  output->blend = false;
+}
+
 fewstep_plan_row Generator::row(const Pending& pending, bool last, bool stochastic) const {
   const Place& place = pending.place;
   const Conversion c = conversion(settings_, schedule_.process(), place.at);
@@ -154,6 +163,7 @@ fewstep_plan_row Generator::row(const Pending& pending, bool last, bool stochast
   };
   std::vector<Output> outputs = pending.outputs;
   for (Output& o : outputs) {
+    if (schedule_.process() == FEWSTEP_PROCESS_PRIOR) add_prior(place, &o);
     if (!o.blend) continue;
     // An anchor holds the sample of the node that the previous step reached.
     const bool anchor = o.role == FEWSTEP_ROLE_ANCHOR;
@@ -196,6 +206,8 @@ fewstep_plan_row Generator::row(const Pending& pending, bool last, bool stochast
   row.from_alpha = place.from.alpha;
   row.from_sigma = place.from.sigma;
   row.tau = place.tau;
+  row.prior = place.at.prior;
+  row.next_prior = place.next.prior;
   assemble(outputs, &row);
   return row;
 }

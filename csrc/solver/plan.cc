@@ -13,8 +13,8 @@ namespace fewstep::solver {
 namespace {
 
 // Rows are compared and hashed as bytes, so there may be none that no field owns.
-static_assert(sizeof(fewstep_plan_row) ==
-              4 * (4 + 8 + 4 + 4 + 4 + 3 + 3 + 6) + 8 * (4 + 3 + 32 + 12 + 4 + 12 + 4 + 4 + 2 + 1));
+static_assert(sizeof(fewstep_plan_row) == 4 * (4 + 8 + 4 + 4 + 4 + 3 + 3 + 6) +
+                                              8 * (4 + 3 + 32 + 12 + 4 + 12 + 4 + 4 + 2 + 1 + 2));
 
 class RowCheck {
  public:
@@ -30,7 +30,7 @@ class RowCheck {
     in_range("frame", row_.frame, FEWSTEP_FRAME_X0, FEWSTEP_FRAME_VELOCITY);
     in_range("variable", row_.variable, FEWSTEP_VARIABLE_LAMBDA, FEWSTEP_VARIABLE_INVERSE_RHO);
     in_range("order", row_.order, 0, 8);
-    in_range("process", row_.process, FEWSTEP_PROCESS_VP, FEWSTEP_PROCESS_FLOW);
+    in_range("process", row_.process, FEWSTEP_PROCESS_VP, FEWSTEP_PROCESS_PRIOR);
     operands();
     numbers();
     clear_unused();
@@ -111,7 +111,9 @@ class RowCheck {
                                                        {"next_scale", &row_.next_scale},
                                                        {"from_alpha", &row_.from_alpha},
                                                        {"from_sigma", &row_.from_sigma},
-                                                       {"tau", &row_.tau}};
+                                                       {"tau", &row_.tau},
+                                                       {"prior", &row_.prior},
+                                                       {"next_prior", &row_.next_prior}};
     for (const auto& [field, value] : scalars) finite(field, value);
     for (int j = 0; j < row_.n_guidance; ++j) finite(format("gamma[%d]", j), &row_.gamma[j]);
     for (int r = 0; r < row_.n_outputs; ++r) {
@@ -213,9 +215,18 @@ Plan Plan::start(int32_t index, bool with_known) const {
   row.alpha = row.next_alpha = row.from_alpha = target.alpha;
   row.sigma = row.next_sigma = row.from_sigma = target.sigma;
   row.scale = row.next_scale = target.scale;
+  row.prior = row.next_prior = target.prior;
   const Expr xi = Expr::noise({FEWSTEP_STREAM_START, 0});
   Expr state;
-  if (with_known) {
+  if (target.process == FEWSTEP_PROCESS_PRIOR) {
+    if (with_known) {
+      throw Error(FEWSTEP_INVALID_ARGUMENT,
+                  "fewstep_plan_start: 'with_known' must be 0 for a process with a prior, which "
+                  "begins from that, got 1");
+    }
+    // What x0 is left of stands for the prior too.
+    state = (target.alpha + target.prior) * Expr::operand(FEWSTEP_KNOWN) + target.sigma * xi;
+  } else if (with_known) {
     state = target.alpha * Expr::operand(FEWSTEP_KNOWN) + target.sigma * xi;
     row.order = 1;
   } else {

@@ -49,6 +49,8 @@ void visit_row(Row& row, Visitor&& visitor) {
   visitor.scalar("from_alpha", row.from_alpha);
   visitor.scalar("from_sigma", row.from_sigma);
   visitor.scalar("tau", row.tau);
+  visitor.scalar("prior", row.prior);
+  visitor.scalar("next_prior", row.next_prior);
 }
 
 class Writer {

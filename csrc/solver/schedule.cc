@@ -13,9 +13,19 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 constexpr std::string_view kDiscrete[] = {"vp_linear", "scaled_linear", "cosine"};
-constexpr std::string_view kContinuous[] = {
-    "vp_sde",     "karras", "exponential", "polyexponential", "log_snr",
-    "kl_optimal", "beta",   "flow",        "log_linear",      "sigmas"};
+constexpr std::string_view kContinuous[] = {"vp_sde",
+                                            "karras",
+                                            "exponential",
+                                            "polyexponential",
+                                            "log_snr",
+                                            "kl_optimal",
+                                            "beta",
+                                            "flow",
+                                            "log_linear",
+                                            "sigmas",
+                                            "ornstein_uhlenbeck",
+                                            "mean_reverting",
+                                            "bridge"};
 
 void check_name(const char* name) {
   const std::string_view view = name ? name : "";
@@ -113,6 +123,7 @@ std::vector<double> Clock::knots(double lambda_from, double lambda_to) const {
 }
 
 Node Schedule::at_rho(double rho) const {
+  if (path_) return path_(rho);
   Node node = node_of_process(process_, rho);
   if (!clock_.empty()) {
     node.t = clock_.time(node.lambda);
@@ -128,13 +139,15 @@ Schedule Schedule::create(const char* name, int32_t steps, const fewstep_schedul
   const bool discrete = is_discrete(r.name);
   const bool given = r.name == "sigmas" || (discrete && r.spacing() == "sigmas");
   if (steps < 1 || steps > 100000) bad_schedule("steps", "be 1 to 100000", std::to_string(steps));
-  if (r.process < FEWSTEP_PROCESS_VP || r.process > FEWSTEP_PROCESS_FLOW) {
+  if (has_prior(r.name)) r.process = FEWSTEP_PROCESS_PRIOR;
+  if (r.process < FEWSTEP_PROCESS_VP ||
+      r.process > (has_prior(r.name) ? FEWSTEP_PROCESS_PRIOR : FEWSTEP_PROCESS_FLOW)) {
     bad_schedule("process", "be 0 (VP), 1 (VE) or 2 (FLOW)", std::to_string(r.process));
   }
   if (discrete || r.name == "vp_sde") r.process = FEWSTEP_PROCESS_VP;
   if (r.name == "flow") r.process = FEWSTEP_PROCESS_FLOW;
 
-  Grid grid = discrete ? discrete_grid(r) : continuous_grid(r);
+  Grid grid = discrete ? discrete_grid(r) : has_prior(r.name) ? prior_grid(r) : continuous_grid(r);
   if (params.final_zero && !given) {
     // Training step -1: where the cumulative product of a discrete-time model is 1.
     grid.nodes.push_back({discrete ? -1.0 : 0.0, 1, 0, kInfinity});
@@ -144,6 +157,7 @@ Schedule Schedule::create(const char* name, int32_t steps, const fewstep_schedul
   schedule.process_ = r.process;
   schedule.nodes_ = std::move(grid.nodes);
   schedule.clock_ = std::move(grid.clock);
+  schedule.path_ = std::move(grid.path);
   return schedule;
 }
 

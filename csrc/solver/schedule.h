@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@ namespace fewstep::solver {
 // x = alpha * x0 + sigma * noise, with rho = sigma / alpha and lambda = -log(rho).
 struct Node {
   double t = 0, alpha = 1, sigma = 0, lambda = 0;
+  double prior = 0;  // of x = alpha * x0 + prior * y + sigma * noise
   double rho() const { return sigma / alpha; }
 };
 
@@ -52,6 +54,7 @@ class Schedule {
   int32_t process_ = FEWSTEP_PROCESS_VE;
   std::vector<Node> nodes_;
   Clock clock_;
+  std::function<Node(double rho)> path_;  // the node at a ratio, where the process does not say it
 };
 
 // alpha and sigma of a process at a noise-to-signal ratio, infinity included; t is left at 0.

@@ -47,7 +47,7 @@ fewstep_status fewstep_schedule_node(const fewstep_schedule* schedule, int32_t i
                                   schedule ? schedule->schedule.steps() : 0, i));
     }
     const auto& n = schedule->schedule.node(i);
-    *out = {n.t, n.alpha, n.sigma, n.lambda};
+    *out = {n.t, n.alpha, n.sigma, n.lambda, n.prior};
   });
 }
 

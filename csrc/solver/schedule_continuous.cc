@@ -126,6 +126,12 @@ Grid vp_sde_grid(const Request& r) {
     const double alpha = std::exp(log_square / 2), sigma = std::sqrt(-std::expm1(log_square));
     grid.nodes.push_back({t, alpha, sigma, std::log(alpha / sigma)});
   }
+  grid.path = [b0, b1](double rho) {
+    // The time with t^2 (b1 - b0) / 2 + t b0 = log(1 + rho^2).
+    const double c = std::log1p(rho * rho);
+    return with_time(node_of_process(FEWSTEP_PROCESS_VP, rho),
+                     2 * c / (b0 + std::sqrt(b0 * b0 + 2 * (b1 - b0) * c)));
+  };
   return grid;
 }
 

@@ -50,12 +50,16 @@ struct Request {
 struct Grid {
   Clock clock;
   std::vector<Node> nodes;
+  std::function<Node(double rho)> path;  // see Schedule
 };
 
 // Nodes of a training grid (vp_linear, scaled_linear, cosine), without the final zero.
 Grid discrete_grid(const Request& r);
 // Nodes of all other names, without the final zero.
 Grid continuous_grid(const Request& r);
+// Nodes of the processes with a prior.
+bool has_prior(std::string_view name);
+Grid prior_grid(const Request& r);
 // The caller's array, strictly decreasing; the last may be 0.
 std::vector<double> given_sigmas(const Request& r);
 // The caller's table of positive values, resampled.

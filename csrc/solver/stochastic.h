@@ -50,6 +50,8 @@ void er_sde(Generator* g);
 void edm_stochastic(Generator* g);
 void restart(Generator* g);
 void euler_ancestral_rf(Generator* g);
+void sit_sde(Generator* g);
+void predictor_corrector(Generator* g);
 void tcd(Generator* g);
 void ctm(Generator* g);
 void consistency(Generator* g);

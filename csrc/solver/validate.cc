@@ -11,6 +11,7 @@
 
 #include "core/status.h"
 #include "solver/plan.h"
+#include "solver/value.h"
 
 namespace fewstep::solver {
 namespace {
@@ -39,33 +40,9 @@ using Contents = std::array<std::optional<Content>, FEWSTEP_MAX_SLOTS>;
 struct Problem {
   std::function<double(Position)> x, m;
   double x0 = 0;  // of the known image
+  double y = 0;   // of a process with a prior
 };
 
-// A number with the fresh normals it holds, as what has been added since the interval's start.
-struct Value {
-  double mean = 0;
-  std::vector<std::pair<uint64_t, double>> noise;
-
-  void add(double factor, const Value& other) {
-    if (factor == 0) return;
-    mean += factor * other.mean;
-    for (const auto& [key, of_other] : other.noise) add_noise(key, factor * of_other);
-  }
-  void add_noise(uint64_t key, double factor) {
-    for (auto& [mine, value] : noise) {
-      if (mine == key) {
-        value += factor;
-        return;
-      }
-    }
-    noise.emplace_back(key, factor);
-  }
-  double variance() const {
-    double sum = 0;
-    for (const auto& [key, factor] : noise) sum += factor * factor;
-    return sum;
-  }
-};
 using Values = std::array<Value, FEWSTEP_MAX_SLOTS>;
 
 double variable(int32_t kind, Position at) {
@@ -164,10 +141,12 @@ class Validator {
         contents_.fill(std::nullopt);
         contents_[0] = Content{FEWSTEP_ROLE_STATE, call_position(row), row.frame};
       }
-      // A row that evaluates nothing places a sample: the interval begins after it.
-      const bool same_interval = i > 0 && continues && rows_[i - 1].evaluates &&
-                                 row.step == rows_[i - 1].step &&
-                                 from_position(row) == from_position(rows_[i - 1]);
+      // A row that evaluates nothing places a sample: the interval begins after it; so does one
+      // that claims nothing and stays where it is, a corrector.
+      const bool same_interval =
+          i > 0 && continues && rows_[i - 1].evaluates && row.step == rows_[i - 1].step &&
+          from_position(row) == from_position(rows_[i - 1]) &&
+          !(rows_[i - 1].order == 0 && next_position(rows_[i - 1]) == from_position(rows_[i - 1]));
       if (!same_interval) {
         interval_ = i;
         at_interval_ = contents_;
@@ -264,6 +243,12 @@ class Validator {
       solve(i, p, noise ? "carry constant noise to next_sigma" : "carry constant x0 to next_alpha",
             noise);
     }
+    if (row.process == FEWSTEP_PROCESS_PRIOR) {
+      Problem p;
+      p.x = p.m = [](Position) { return 0.0; };
+      p.y = 1;
+      solve(i, p, "carry the prior to next_prior", false);
+    }
     // The time of a discrete-time model is not in the rows, so its polynomials cannot be tested.
     if (row.variable == FEWSTEP_VARIABLE_TIME) return;
     const int lowest = drifts_in_variance(row) ? 0 : 1;
@@ -291,6 +276,7 @@ class Validator {
       if (!content) continue;
       slots[s].mean = content->role == FEWSTEP_ROLE_HISTORY ? p.m(content->at) : p.x(content->at);
     }
+    slots[0].mean += rows_[interval_].prior * p.y;
     for (size_t n = interval_; n <= i; ++n) {
       slots = apply(rows_[n], p, slots, [&](int r, const Value& value, double terms) {
         if (n == i) judge_output(i, r, value, terms, p, condition, variance);
@@ -303,14 +289,16 @@ class Validator {
                       Report&& report) {
     Value x0{p.x0, {}}, g, model;
     if (row.evaluates) {
-      x0 = x0_of(row.frame, p.m(call_position(row)), slots[0], call_position(row));
+      Value sample = slots[0];
+      sample.mean -= row.prior * p.y;
+      x0 = x0_of(row.frame, p.m(call_position(row)), sample, call_position(row));
       g.add(1 / row.q, x0);
-      g.add(-row.p / row.q, slots[0]);
+      g.add(-row.p / row.q, sample);
       double sum = 0;
       for (int j = 0; j < row.n_guidance; ++j) sum += row.gamma[j];
       model.add(1 / sum, g);
     }
-    const Value known{p.x0, {}};
+    const Value known{row.process == FEWSTEP_PROCESS_PRIOR ? p.y : p.x0, {}};
     Values after = slots;
     for (int r = 0; r < row.n_outputs; ++r) {
       Value value;
@@ -341,7 +329,7 @@ class Validator {
     double want = 0;
     switch (row.role[r]) {
       case FEWSTEP_ROLE_STATE:
-        want = p.x(next_position(row));
+        want = p.x(next_position(row)) + row.next_prior * p.y;
         break;
       case FEWSTEP_ROLE_ANCHOR:
         want = p.x(call_position(row));

@@ -14,6 +14,8 @@ from ._tail import first_row
 from .guidance import Guidance, Thresholding
 from .solver import Plan
 
+_PRIOR = 3  # FEWSTEP_PROCESS_PRIOR
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -22,8 +24,8 @@ class Batch:
     arrays: Arrays
     shape: tuple[int, ...]
     seeds: Any  # [B] int64
-    x0: Any  # [B, N...] float32, or None
-    known: Any
+    x0: Any  # [B, N...] float32, or the initial samples, or None
+    known: Any  # or the prior
     mask: Any
     guidance: Guidance | None = None
     thresholding: Thresholding | None = None
@@ -40,14 +42,22 @@ class Batch:
         model: object,
         device: Any,
         dtype: Any,
+        *,
+        prior: Any = None,
+        initial: Any = None,
+        plans: tuple[Plan, ...] = (),
     ) -> Batch:
         if not callable(model):
             raise TypeError(f"Sampler: 'model' must be callable, got {type(model).__name__}")
-        given = [x0, known, mask, seeds]
+        if initial is not None and (x0 is not None or prior is not None):
+            other = "x0" if x0 is not None else "prior"
+            raise ValueError(f"Sampler: '{other}' must be None with 'initial', got an array")
+        _check_prior(plans, prior, x0, known)
+        given = [x0, known, mask, prior, initial, seeds]
         given += [value for mapping in conditions for value in (mapping or {}).values()]
         arrays = Arrays.of(device, model, given, dtype)
         if shape is None:
-            source = x0 if x0 is not None else known
+            source = next((a for a in (x0, known, prior, initial) if a is not None), None)
             if source is None:
                 raise ValueError("Sampler: 'shape' must be given without 'x0' or 'known', got None")
             shape = source.shape
@@ -57,14 +67,32 @@ class Batch:
         if (known is None) != (mask is None):
             names = ("known", "mask") if known is None else ("mask", "known")
             raise ValueError(f"Sampler: '{names[0]}' must be given with '{names[1]}', got None")
+        named = {"x0": x0, "known": known, "prior": prior, "initial": initial}
+        tensors = {name: _sized(arrays, name, value, (size,)) for name, value in named.items()}
         return cls(
             arrays,
             size,
             _seeds(arrays, seeds, size[0]),
-            _sized(arrays, "x0", x0, (size,)),
-            _sized(arrays, "known", known, (size,)),
+            tensors["x0"] if initial is None else tensors["initial"],
+            tensors["known"] if prior is None else tensors["prior"],
             _sized(arrays, "mask", mask, (size, (1, *size[1:]))),
         )
+
+
+def _check_prior(plans: tuple[Plan, ...], prior: Any, x0: Any, known: Any) -> None:
+    """Refuse a prior without its process, and the other way round."""
+    kinds = {plan.process == _PRIOR for plan in plans}
+    if len(kinds) > 1:
+        raise ValueError("Sampler: 'plan' must not mix plans with and without a prior, got both")
+    if kinds == {True} and prior is None:
+        raise ValueError("Sampler: 'prior' must be given for a process with a prior, got None")
+    if prior is None:
+        return
+    if True not in kinds:
+        raise ValueError("Sampler: 'prior' must be None unless the process has one, got an array")
+    for name, value in (("x0", x0), ("known", known)):
+        if value is not None:
+            raise ValueError(f"Sampler: '{name}' must be None with 'prior', got an array")
 
 
 def _seeds(arrays: Arrays, seeds: Any, count: int) -> Any:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,34 +81,47 @@ class Tables:
             *self.rows, self.start_rows = list(rows)
 
 
+Begin = Literal["noise", "x0", "initial"]
+_KNOWN, _MODEL_INPUT = 22, 23  # fewstep_operand
+
 # Up to so many plans a batch that mixes some has the table of all: it goes to a device once.
 _JOIN_ALL = 16
 
 
+def _start(plan: Plan, begin: Begin) -> Plan:
+    """Return the row that places slot 0 where a plan begins."""
+    if begin != "initial":
+        return plan.start(0, known=begin == "x0")
+    row = plan.start(0).rows[0]
+    # The given sample itself, whatever its distribution.
+    scales = tuple((row.next_scale if code == _MODEL_INPUT else 1.0,) for code in row.output)
+    none = ((),) * row.n_outputs
+    drawn = {"noise_stream": (), "noise_step": (), "noise": none, "known_noise": none}
+    return Plan.from_rows([row.replace(input=(_KNOWN,), a=scales, **drawn)])
+
+
 @lru_cache(maxsize=64)
 def _joined(
-    plans: tuple[Plan, ...], kinds: tuple[Leg, ...], with_known: bool
+    plans: tuple[Plan, ...], kinds: tuple[Leg, ...], begin: Begin
 ) -> tuple[Plan, Plan, tuple[int, ...]]:
     """Return one table for all kinds, that of their first rows, and the length of each kind."""
     tails = [tail(plans[index], first) for index, first in kinds]
-    starts = [t.start(0, known=with_known) for t in tails]
+    starts = [_start(t, begin) for t in tails]
     if len(kinds) == 1:
         return tails[0], starts[0], (len(tails[0]),)
     return Plan.concat(tails), Plan.concat(starts), tuple(len(t) for t in tails)
 
 
 @lru_cache(maxsize=64)
-def course_of(
-    plans: tuple[Plan, ...], legs: tuple[Leg, ...], with_known: bool, mixed: bool
-) -> Course:
+def course_of(plans: tuple[Plan, ...], legs: tuple[Leg, ...], begin: Begin, mixed: bool) -> Course:
     """Join the plans that the samples follow.
 
     Parameters
     ----------
     plans : tuple of Plan
     legs : tuple of B (plan, first row)
-    with_known : bool
-        Samples start from an image, not from noise alone.
+    begin : {"noise", "x0", "initial"}
+        Samples start from noise alone, from a noised image, or from what they are given.
     mixed : bool
         Give each sample a row of its own even if all follow the same plan: the table is then that
         of batches which mix plans.
@@ -122,7 +135,7 @@ def course_of(
     if not uniform and len(plans) <= _JOIN_ALL and all(first == 0 for _, first in legs):
         used = {(number, 0) for number in range(len(plans))}
     kinds = {leg: number for number, leg in enumerate(sorted(used))}
-    joined, start, kind_lengths = _joined(plans, tuple(kinds), with_known)
+    joined, start, kind_lengths = _joined(plans, tuple(kinds), begin)
     offsets = np.concatenate([[0], np.cumsum(kind_lengths)])
     kind = np.array([kinds[leg] for leg in legs], np.int32)  # [B]
     lengths = np.array(kind_lengths, np.int32)[kind]
@@ -164,13 +177,18 @@ class TableCache:
         self._captured: dict[object, _Uploaded] = {}
 
     def get(
-        self, arrays: Arrays, plans: tuple[Plan, ...], legs: tuple[Leg, ...], *rest: bool
+        self,
+        arrays: Arrays,
+        plans: tuple[Plan, ...],
+        legs: tuple[Leg, ...],
+        begin: Begin,
+        mixed: bool,
     ) -> tuple[Course, Any]:
         """Return the course and its packed table on the device, the caller's to write to."""
         if not arrays.on_cuda:
-            course = course_of(plans, legs, *rest)
+            course = course_of(plans, legs, begin, mixed)
             return course, arrays.convert(course.packed.copy())
-        key = (arrays.device, plans, legs, *rest)
+        key = (arrays.device, plans, legs, begin, mixed)
         with self._lock:
             entry = self._captured.get(key) or self._uploaded.get(key)
             capturing = arrays.capturing
@@ -180,7 +198,7 @@ class TableCache:
                     "got no call like this one before"
                 )
             if entry is None:
-                entry = self._upload(arrays, course_of(plans, legs, *rest))
+                entry = self._upload(arrays, course_of(plans, legs, begin, mixed))
             if capturing:
                 self._captured[key] = entry
                 self._uploaded.pop(key, None)

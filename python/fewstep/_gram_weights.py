@@ -29,11 +29,15 @@ def _library(gram: Any, inputs: int, function: str) -> tuple[Any, Any]:
         )
     if not is_torch(gram):
         return np, np.asarray(gram)
-    if gram.device.type == "cpu":  # NumPy's overhead per operation is a fraction of torch's
+    if _in_host_memory(gram):  # NumPy's overhead per operation is a fraction of torch's
         return np, gram.detach().numpy()
     import torch
 
     return torch, gram
+
+
+def _in_host_memory(gram: Any) -> bool:
+    return bool(gram.device.type == "cpu")
 
 
 def _finish(xp: Any, gram: Any, columns: list[Any]) -> Any:

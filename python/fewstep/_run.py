@@ -92,7 +92,7 @@ class Run:
         total = len(course.rows)
         step(
             course.start, self.tables.start_rows, slots, None,
-            seeds=seeds, known=batch.x0, model_input=model_input,
+            seeds=seeds, known=known if batch.x0 is None else batch.x0, model_input=model_input,
         )  # fmt: skip
         self._keep(0)
         bar = _bar(sum(n > 0 for n in course.outputs)) if progress else None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._batch import Batch, joined_conditions
+from ._batch import Batch, conditions_of, joined_conditions
 from ._run import Model, checked_output
 from .guidance import Guidance
 from .sampler import guided_plan
@@ -139,7 +139,7 @@ class AdaptiveSampler:
     controller : PID, optional
         How steps follow from errors.
     guidance : Guidance, optional
-        As of `fewstep.Sampler`.
+        As of `fewstep.Sampler`, of weights that do not follow from the outputs.
     steps : int, optional
         With how many steps the schedule is asked for its ends; only spacings of a training grid
         depend on it.
@@ -244,8 +244,9 @@ class AdaptiveSampler:
         -----
         One synchronisation with the host a model call.
         """
-        batch = Batch.prepare(shape, x0, None, None, seeds, (cond, uncond), model, device, dtype)
-        conditions = joined_conditions(batch, self.guidance, [cond or {}], uncond)
+        conds = conditions_of(cond)
+        batch = Batch.prepare(shape, x0, None, None, seeds, (*conds, uncond), model, device, dtype)
+        conditions = joined_conditions(batch, self.guidance, conds, uncond)
         run = _Run(self, batch, dtype)
         with batch.arrays.without_gradients():
             run.drive(model, conditions)
@@ -274,6 +275,7 @@ class _Run:
 
     def __init__(self, sampler: AdaptiveSampler, batch: Batch, dtype: Any) -> None:
         self.sampler, self.batch = sampler, batch
+        self.plans: list[Plan] = []
         count, *rest = batch.shape
         self.outputs = 1 if sampler.guidance is None else sampler.guidance.n
         self.slots = [
@@ -308,9 +310,15 @@ class _Run:
     def _step(self, rows: Sequence[Row | None], output: Any) -> None:
         distinct = {row: i for i, row in enumerate(dict.fromkeys(r for r in rows if r))}
         index = [-1 if row is None else distinct[row] for row in rows]
-        which: Any = self.batch.arrays.convert(np.array(index, np.int32))
+        made, which = Plan.from_rows(list(distinct)), 0
+        if any(index):
+            which = self.batch.arrays.convert(np.array(index, np.int32))
+            if self.batch.arrays.on_cuda:
+                made.prepare(self.batch.arrays.device)
+        # A table must outlive the work enqueued with it, which is done when errors have been read.
+        self.plans.append(made)
         step(
-            Plan.from_rows(list(distinct)), which, self.slots, output,
+            made, which, self.slots, output,
             seeds=self.batch.seeds, model_input=self.model_input,
         )  # fmt: skip
 
@@ -325,6 +333,7 @@ class _Run:
             rtol=sampler.rtol, tolerance="max",
         )  # fmt: skip
         errors = np.asarray(errors.tolist())
+        self.plans.clear()
         resumed = [
             self._resume(s, float(e)) if c else None
             for s, e, c in zip(self.samples, errors, complete, strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fewstep import _core
 
-__all__ = ["STREAM_KNOWN", "STREAM_START", "STREAM_STEP", "STREAM_USER", "normal"]
+__all__ = ["STREAM_KNOWN", "STREAM_START", "STREAM_STEP", "STREAM_USER", "normal", "pfgmpp"]
 
 #: A solver's noise.
 STREAM_STEP = 0
@@ -116,6 +116,73 @@ def normal(
         )
     _core.noise_normal(seeds, out, step, stream, scale)
     return out
+
+
+def pfgmpp(
+    seeds: Any, shape: Sequence[int], dimensions: int, *, scale: float = 1.0, dtype: Any = "float32"
+) -> Any:
+    """Draw the prior of PFGM++: normals whose deviation is itself random for each sample.
+
+    In ``N`` data and ``D`` augmented dimensions the radius R of PFGM++ has ``R**2 = r**2 * u /
+    (1 - u)`` with u of the Beta(N/2, D/2) distribution and ``r = scale * sqrt(D)``, and the
+    direction is uniform. That is ``scale * sqrt(D / c) * z`` with z normal and c chi-squared of D
+    degrees of freedom.
+
+    Parameters
+    ----------
+    seeds : array or sequence of int, shape (B,), int64 | uint64
+        One 64-bit seed per sample.
+    shape : sequence of int
+        Shape of one sample.
+    dimensions : int
+        D, at least 1; the larger, the nearer to `normal`.
+    scale : float
+        sigma at the first node of the plan, which is that of EDM.
+    dtype : dtype or str
+        Of the result, as in `normal`.
+
+    Returns
+    -------
+    array, shape (B, \\*shape)
+        For ``Sampler(..., initial=...)``.
+
+    Raises
+    ------
+    ValueError
+        `dimensions` is below 1, or an argument of `normal` is wrong.
+
+    Notes
+    -----
+    z is draw 0 of ``STREAM_START``, the noise that a sampler starts from; c sums the squares of
+    draw 1.
+
+    References
+    ----------
+    .. [1] Xu et al., "PFGM++: Unlocking the Potential of Physics-Inspired Generative Models",
+       arXiv 2302.04265, section 4 and appendix B
+
+    Examples
+    --------
+    >>> x = fewstep.noise.pfgmpp([7, 8], (3, 4), 128, scale=80.0)
+    >>> x.shape
+    (2, 3, 4)
+    """
+    if dimensions < 1:
+        raise ValueError(f"fewstep.noise.pfgmpp: 'dimensions' must be at least 1, got {dimensions}")
+    z = normal(seeds, shape, stream=STREAM_START, dtype=dtype)
+    squares = normal(seeds, (dimensions,), step=1, stream=STREAM_START)
+    if _is_torch(squares):
+        chi = squares.double().square().sum(1)
+        factor = (scale * (dimensions / chi).sqrt()).to(z.dtype)
+    else:
+        chi = np.square(np.asarray(squares, np.float64)).sum(1)
+        factor = (scale * np.sqrt(dimensions / chi)).astype(np.float32)
+        if _is_torch(z):
+            import torch
+
+            factor = torch.from_numpy(factor).to(z.dtype)
+    z *= factor.reshape(-1, *[1] * len(tuple(shape)))
+    return z
 
 
 def _on_device(seeds: Any, device: Any) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Phase-space Langevin diffusion: a state of two tensors, and its deterministic integrators.
+"""Phase-space Langevin diffusion: a state of two tensors, and its integrators.
 
 The sample x has a momentum m, and noise reaches x mostly through it. With ``z = (x, m)``,
 ``b = int beta dt`` and ``D = diag(Gamma, nu M)``::
@@ -35,7 +35,7 @@ __all__ = ["INTEGRATORS", "Process", "plan", "sample"]
 Matrix = NDArray[np.float64]
 
 #: Names that `plan` knows.
-INTEGRATORS = ("euler", "conjugate", "nse", "rse", "nvv", "rvv")
+INTEGRATORS = ("euler", "conjugate", "nse", "rse", "nvv", "rvv", "em", "sscs")
 
 _X, _M, _EPS_X, _EPS_M = 0, 1, 17, 18
 _START_STREAM = 1
@@ -148,7 +148,9 @@ def plan(
         ``A_b = exp(b (B - K / 2))``, exact in K, and in eps as far as eps is constant over the step
         (B = 0 is DDIM for this process); splittings that move x and m in turn: ``"nse"`` symplectic
         Euler (2 calls a step), ``"nvv"`` velocity Verlet (3), and with the score of one call used
-        for two moves ``"rse"`` (1) and ``"rvv"`` (2).
+        for two moves ``"rse"`` (1) and ``"rvv"`` (2). Stochastic: ``"em"`` Euler-Maruyama;
+        ``"sscs"`` symmetric splitting, half an exact Ornstein-Uhlenbeck step on either side of an
+        Euler step of what the score differs from that of the end.
     process : Process, optional
         Default ``Process()``.
     steps : int, optional
@@ -164,7 +166,8 @@ def plan(
     Returns
     -------
     Plan
-        Row 0 draws the start; the others follow one model call each. For `sample`.
+        Row 0 draws the start; the others follow one model call each, but for those of ``sscs``
+        that only add noise. For `sample`.
 
     Raises
     ------
@@ -227,14 +230,30 @@ class _Maker:
             **{f"next_{k}": v for k, v in self.where(t).items()},
         ))  # fmt: skip
 
-    def add(self, i: int, at: float, after: float, state: Matrix, eps: Matrix) -> None:
-        """A call at time `at`; then ``z = state z + eps (eps_x, eps_m)`` stands at `after`."""
+    def add(
+        self, i: int, at: float, after: float, state: Matrix, eps: Matrix | None,
+        noise: Matrix | None = None,
+    ) -> None:  # fmt: skip
+        """A call at time `at`; then ``z = state z + eps (eps_x, eps_m) + noise xi`` at `after`.
+
+        Without `eps` there is no call.
+        """
         here, there = self.where(at), self.where(after)
-        keep = [r for r in (0, 1) if eps[r].any() or not np.array_equal(state[r], np.eye(2)[r])]
+        calls = eps is not None
+        eps = np.zeros((2, 2)) if eps is None else eps
+        moves = [eps[r].any() or not np.array_equal(state[r], np.eye(2)[r]) for r in (0, 1)]
+        keep = [r for r in (0, 1) if moves[r] or noise is not None]
+        draws: dict[str, Any] = {}
+        if noise is not None:
+            first = 2 * len(self.rows)  # every row draws numbers of its own
+            draws = {"noise_stream": (0, 0), "noise_step": (first, first + 1),
+                     "noise": tuple(tuple(noise[r].tolist()) for r in keep)}  # fmt: skip
         self.rows.append(Row(
-            input=(_X, _M, _EPS_X, _EPS_M), output=tuple(keep), role=tuple((0, 4)[r] for r in keep),
-            a=tuple((*state[r].tolist(), *eps[r].tolist()) for r in keep), evaluates=1,
-            gamma=(1.0, 0.0), step=i, t=at, scale=1.0, next_t=after, next_scale=1.0,
+            input=(_X, _M, _EPS_X, _EPS_M) if calls else (_X, _M), output=tuple(keep),
+            role=tuple((0, 4)[r] for r in keep), evaluates=int(calls),
+            a=tuple((*state[r].tolist(), *(eps[r].tolist() if calls else ())) for r in keep),
+            gamma=(1.0, 0.0) if calls else (), **draws, step=i, t=at, scale=1.0, next_t=after,
+            next_scale=1.0,
             from_alpha=here["alpha"], from_sigma=here["sigma"], **here,
             **{f"next_{k}": v for k, v in there.items()},
         ))  # fmt: skip
@@ -246,6 +265,11 @@ class _Maker:
         elif name == "euler":
             state, eps = self._move(t, h, (0, 1))
             self.add(i, t, after, state, eps)
+        elif name == "em":
+            state, eps = self._reverse(t, -h)
+            self.add(i, t, after, state, eps, math.sqrt(-h) * np.sqrt(self.process.diffusion))
+        elif name == "sscs":
+            self._symmetric(i, t, after, -h)
         elif name in ("nse", "rse"):
             self._symplectic_euler(name == "rse", i, t, after, h)
         else:
@@ -272,6 +296,19 @@ class _Maker:
                 factor = _expm(-left * exponent) @ self.process.score_factor(u)
                 eps += 0.5 * (high - low) * weight * rate * factor
         return state, eps
+
+    def _reverse(self, t: float, s: float) -> tuple[Matrix, Matrix]:
+        """Euler of the reverse SDE's drift, ``-K z / 2 - 2 (D L^-T / 2) eps``, over s."""
+        return (np.eye(2) - 0.5 * s * self.process.drift, -2 * s * self.process.score_factor(t))
+
+    def _symmetric(self, i: int, t: float, after: float, s: float) -> None:
+        end, diffusion = np.diag([1.0, self.process.mass]), self.process.diffusion
+        pull = diffusion @ np.linalg.inv(end)  # what the score of the end adds to the drift
+        half = _expm(0.5 * s * (-0.5 * self.process.drift - pull))
+        spread: Matrix = np.asarray(np.linalg.cholesky(end - half @ end @ half.T), np.float64)
+        self.add(i, t, t, half, None, spread)
+        self.add(i, t, after, np.eye(2) + s * pull, -2 * s * self.process.score_factor(t))
+        self.add(i, after, after, half, None, spread)
 
     def _symplectic_euler(self, reuse: bool, i: int, t: float, after: float, h: float) -> None:
         (a_x, e_x), (a_m, e_m) = self._move(t, h, (0,)), self._move(t, h, (1,))
@@ -340,6 +377,9 @@ def sample(
     step(plan, 0, [x, m], None, seeds=batch.seeds)
     with batch.arrays.without_gradients():
         for number, row in enumerate(plan.rows[1:], 1):
+            if not row.evaluates:
+                step(plan, number, [x, m], None, seeds=batch.seeds)
+                continue
             t = batch.arrays.convert(np.full(batch.shape[0], row.t, np.float32))
             eps = model(x, m, t)
             # Either answer may be x or m itself, which the step is about to overwrite.

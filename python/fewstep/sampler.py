@@ -112,6 +112,8 @@ class Sampler:
         strength: float | None = None,
         known: Any = None,
         mask: Any = None,
+        prior: Any = None,
+        initial: Any = None,
         callback: Callable[[Progress], object] | None = None,
         trajectory: bool = False,
         progress: bool = False,
@@ -129,7 +131,7 @@ class Sampler:
             first; rows outside a guidance interval have n = 1. x is one buffer that every call
             reuses: a model must not keep it.
         shape : sequence of int, optional
-            ``(B, N...)``; may be left out when `x0` or `known` has it.
+            ``(B, N...)``; may be left out when `x0`, `known`, `prior` or `initial` has it.
         seeds : B integers of up to 64 bits, default ``range(B)``
             All of a sample's randomness. A tensor is read where it is.
         cond, uncond : mappings, optional
@@ -150,6 +152,12 @@ class Sampler:
         known, mask : arrays, shape (B, N...), optional
             Inpainting: where `mask` is 0 the result is `known`, where it is 1 it is drawn. `mask`
             may have one row for all.
+        prior : array, shape (B, N...), optional
+            y of a process ``alpha * x0 + prior * y + sigma * noise`` (`schedules.bridge`,
+            `schedules.mean_reverting`, `schedules.ornstein_uhlenbeck`), from which it starts.
+        initial : array, shape (B, N...), optional
+            The samples at the first row, instead of noise drawn there: another distribution
+            (`noise.pfgmpp`), or the other end of an interpolant.
         callback : callable, optional
             Called with a `Progress` after each row.
         trajectory : bool, default False
@@ -203,14 +211,17 @@ class Sampler:
                         f"Sampler: '{name}' must not be given with graph=True, got {value!r}"
                     )
         conds = conditions_of(cond)
-        batch = Batch.prepare(shape, x0, known, mask, seeds, (*conds, uncond), model, device, dtype)
+        batch = Batch.prepare(
+            shape, x0, known, mask, seeds, (*conds, uncond), model, device, dtype,
+            prior=prior, initial=initial, plans=self.plans,
+        )  # fmt: skip
         batch = replace(batch, guidance=self.guidance, thresholding=self.thresholding)
         legs = legs_of(self.plans, batch.shape[0], plan_index, start, strength, x0 is not None)
         course, packed = self._tables.get(
             batch.arrays,
             self.plans,
             legs or ((0, 0),),  # an empty batch runs like one sample of which nothing is kept
-            x0 is not None,
+            "x0" if x0 is not None else "noise" if initial is None else "initial",
             graph and len(self.plans) > 1,
         )
         conditions = joined_conditions(batch, self.guidance, conds, uncond)

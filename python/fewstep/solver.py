@@ -40,6 +40,8 @@ _OPTIONS = (
     "beta",
     "clip",
     "corrector_order",
+    "corrector_steps",
+    "diffusion_norm",
     "eta",
     "gamma",
     "intervals",
@@ -53,6 +55,7 @@ _OPTIONS = (
     "s_tmin",
     "sigma_data",
     "sigma_min",
+    "snr",
     "start",
     "tau",
     "tau_tmax",
@@ -91,7 +94,8 @@ def plan(
         ``dpmpp_1s`` are ``ddim``. Stochastic: ``accelerated_ddpm``,
         ``dpm2_ancestral``, ``dpmpp_2s_ancestral``, ``dpmpp_sde``, ``dpm_1m_sde`` to
         ``dpm_3m_sde``, ``dpmpp_1m_sde`` to ``dpmpp_3m_sde``, ``seeds``, ``sa``, ``er_sde``,
-        ``edm_stochastic``, ``restart``, ``euler_ancestral_rf``. Of distilled models: ``lcm``,
+        ``edm_stochastic``, ``restart``, ``euler_ancestral_rf``, ``sit_sde``,
+        ``predictor_corrector``. Of distilled models: ``lcm``,
         ``tcd``, ``ctm``, ``consistency``, ``dmd``.
     schedule : Schedule
         From `fewstep.schedules`.
@@ -141,6 +145,10 @@ def plan(
         ``s_churn``, ``s_tmin``, ``s_tmax``: of ``edm_stochastic``, how much noise is added (40 by
         default) and between which ``sigma / alpha``.
         ``intervals``: of ``restart``, rows of (steps, repeats, lower, upper ``sigma / alpha``).
+        ``diffusion_norm``: of ``sit_sde`` (1 by default); its ``variant`` is the form of the
+        diffusion: ``"sigma"`` (default), ``"constant"``, ``"sbdm"``, ``"decreasing"``,
+        ``"increasing_decreasing"``.
+        ``snr``, ``corrector_steps``: of ``predictor_corrector`` (0.5 and 1 by default).
         ``sigma_min``: of ``consistency`` (0.002 by default) and ``ctm`` (0), the boundary.
         ``start``: first schedule interval, for image to image.
 

@@ -19,6 +19,7 @@ FLOW_ONLY = (
     "rectified_flow",
     "flowturbo",
     "euler_ancestral_rf",
+    "sit_sde",
 )
 
 #: Pairs of solutions: the last slot holds the lower-order one.
@@ -67,6 +68,8 @@ _SDE_OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "edm_stochastic": [{}, {"variant": "euler", "s_tmin": 0.05, "s_tmax": 50.0}],
     "restart": [{"intervals": [(3, 2, 0.1, 60.0), (2, 1, 0.6, 70.0)]}],
+    "sit_sde": [{}, {"variant": "constant", "diffusion_norm": 0.5}],
+    "predictor_corrector": [{}, {"snr": 0.1, "corrector_steps": 2}],
     "tcd": [{"gamma": 0.0}, {}, {"gamma": 1.0}],
     "ctm": [{}, {"gamma": 0.5, "sigma_min": 0.02}, {"gamma": 1.0}],
     "consistency": [{}, {"sigma_min": 0.0}],

@@ -54,6 +54,22 @@ def dpm_solver(order: int, model: Any, x: Any, sigmas: Any, **_: Any) -> Any:
     return x
 
 
+def brownian(draw: Callable[[], Any]) -> Callable[[Any, Any], Any]:
+    """Return increments of one path, of which a step's contains its stage's."""
+    last: list[Any] = []
+
+    def noise(sigma_from: Any, sigma_to: Any) -> Any:
+        if not last:
+            last.extend([float(sigma_to), draw()])
+            return last[1]
+        middle, stage = last
+        last.clear()
+        share = (float(sigma_from) - middle) / (float(sigma_from) - float(sigma_to))
+        return share**0.5 * stage + (1 - share) ** 0.5 * draw()
+
+    return noise
+
+
 def case(
     function: Callable[..., Any], solver: str, sigmas: Any, calls: int, **options: Any
 ) -> dict[str, Any]:
@@ -70,17 +86,23 @@ def case(
         count += 1
         return basis(count)
 
-    def noise(*_: Any) -> Any:
+    def draw(*_: Any) -> Any:
         nonlocal drawn
         drawn += 1
         return basis(calls + drawn)
 
+    noise = brownian(draw) if solver == "dpmpp_sde" else draw
     extra = {"noise_sampler": noise} if "sde" in function.__name__ + solver else {}
     if "ancestral" in getattr(function, "__name__", ""):
         extra = {"noise_sampler": noise}
-    keep = {k: v for k, v in options.items() if k in ("eta",)}
+    keep = {k: v for k, v in options.items() if k in ("eta", "s_churn")}
     nodes = torch.tensor(sigmas, dtype=torch.float64)
-    end = function(model, basis(0), nodes, disable=True, **extra, **keep)
+    drawing = K.torch.randn_like
+    K.torch.randn_like = draw
+    try:
+        end = function(model, basis(0), nodes, disable=True, **extra, **keep)
+    finally:
+        K.torch.randn_like = drawing
     assert count == calls, f"{solver}: {count} calls"
     return {
         "solver": solver,
@@ -122,10 +144,29 @@ def cases() -> list[dict[str, Any]]:
     return out
 
 
+def stochastic() -> list[dict[str, Any]]:
+    """Samplers that draw noise."""
+    out = []
+    for n in (4, 10, 50):
+        nodes = K.get_sigmas_karras(n, 0.03, 15.0).double().tolist()
+        for eta in (0.6, 1.0):
+            two = {"calls": 2 * n - 1, "eta": eta}
+            out.append(case(K.sample_dpm_2_ancestral, "dpm2_ancestral", nodes, **two))
+            out.append(case(K.sample_dpmpp_2s_ancestral, "dpmpp_2s_ancestral", nodes, **two))
+            out.append(case(K.sample_dpmpp_sde, "dpmpp_sde", nodes, **two))
+            out.append(case(K.sample_dpmpp_3m_sde, "dpmpp_3m_sde", nodes, n, eta=eta,
+                            parity="k-diffusion", lower_order_final=False))  # fmt: skip
+        for variant, calls in (("heun", 2 * n - 1), ("euler", n)):
+            function = K.sample_heun if variant == "heun" else K.sample_euler
+            out.append(case(function, "edm_stochastic", nodes, calls, variant=variant,
+                            s_churn=0.3 * n))  # fmt: skip
+    return out
+
+
 def main() -> None:
     """Write k_diffusion.json."""
     path = Path(__file__).with_name("k_diffusion.json")
-    golden = {"cases": cases()}
+    golden = {"cases": [*cases(), *stochastic()]}
     path.write_text(json.dumps(golden, separators=(",", ":")) + "\n")
     print(f"{len(golden['cases'])} cases, {path.stat().st_size} bytes")
 

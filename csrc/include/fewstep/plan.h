@@ -26,7 +26,7 @@ typedef enum fewstep_operand {
   FEWSTEP_GUIDED = 16,      /* g = sum_j gamma_j M_j */
   FEWSTEP_MODEL = 17,       /* 17 .. 20: the raw model output M_j */
   FEWSTEP_CONVERTED = 21,   /* h = clamp(p * slot 0 + q * g, -clip, clip) */
-  FEWSTEP_KNOWN = 22,       /* the caller's known image */
+  FEWSTEP_KNOWN = 22,       /* the caller's known image; y of a process with a prior */
   FEWSTEP_MODEL_INPUT = 23, /* output only: what the model is called with next */
   FEWSTEP_OPERANDS = 24
 } fewstep_operand;
@@ -89,6 +89,7 @@ typedef struct fewstep_plan_row {
   double next_t, next_alpha, next_sigma, next_scale; /* where slot 0 stands afterwards */
   double from_alpha, from_sigma;                     /* where the interval starts */
   double tau;                                        /* reverse-SDE strength */
+  double prior, next_prior; /* weight of y in slot 0 before and after; process PRIOR only */
 } fewstep_plan_row;
 
 typedef enum fewstep_prediction {
@@ -170,7 +171,8 @@ FEWSTEP_API fewstep_status fewstep_plan_from_tableau(const double* a, const doub
 
 /* A one-row plan that places a sample at the model call of `row`:
  * slot 0 = alpha * known + sigma * xi(FEWSTEP_STREAM_START), or, without a known image
- * (with_known = 0), xi times the schedule's initial scale; and the first model input. */
+ * (with_known = 0), xi times the schedule's initial scale; and the first model input. A process
+ * with a prior begins at (alpha + prior) * y + sigma * xi, y being the known tensor. */
 FEWSTEP_API fewstep_status fewstep_plan_start(const fewstep_plan* plan, int32_t row,
                                               int32_t with_known, fewstep_plan** out);
 

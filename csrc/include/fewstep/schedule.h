@@ -11,11 +11,13 @@ extern "C" {
 #endif
 
 /* x = alpha * x0 + sigma * noise. VP: alpha^2 + sigma^2 = 1; VE: alpha = 1;
- * FLOW: alpha + sigma = 1. */
+ * FLOW: alpha + sigma = 1. PRIOR: x = alpha * x0 + prior * y + sigma * noise with a tensor y that
+ * the caller knows: a degraded image, noisy speech, the other end of a bridge. */
 typedef enum fewstep_process {
   FEWSTEP_PROCESS_VP = 0,
   FEWSTEP_PROCESS_VE = 1,
-  FEWSTEP_PROCESS_FLOW = 2
+  FEWSTEP_PROCESS_FLOW = 2,
+  FEWSTEP_PROCESS_PRIOR = 3
 } fewstep_process;
 
 /* A schedule: steps + 1 nodes from noise to data, in float64; immutable. */
@@ -36,6 +38,9 @@ typedef struct fewstep_schedule fewstep_schedule;
  * beta_a, beta_b, process   quantiles of Beta(a, b) "flow"             sigma_min, sigma_max, shift,
  * terminal, spacing  rectified flow "log_linear"       sigmas, n_sigmas, process a table resampled
  * to any steps "sigmas"           sigmas, n_sigmas, process                    any decreasing array
+ *   "ornstein_uhlenbeck" stiffness, sigma_min, sigma_max, t_min, t_max   to y, sigma growing; PRIOR
+ *   "mean_reverting" sigma_max, alpha_min, train_steps   to y, discrete time (IR-SDE); PRIOR
+ *   "bridge" beta_start, beta_end, spacing, t_min, t_max   spacing "gmax" or "vp"; PRIOR
  *
  * sigma_min, sigma_max and sigmas are sigma / alpha for VP and VE, and sigma for FLOW. NaN means
  * 0.002 and 80, for FLOW 0.002 and 1; "flow" itself then spaces its nodes evenly down to zero.
@@ -72,6 +77,9 @@ typedef struct fewstep_schedule_params {
   double threshold;      /* noise removed in the linear part of "linear_quadratic" */
   double t_min;          /* last time of "vp_sde", whose first is 1 */
   int32_t linear_steps;  /* of "linear_quadratic"; 0: half of the steps */
+  double t_max;          /* first time of the PRIOR processes; NaN: 1, for "bridge" 0.9999 */
+  double stiffness;      /* rate at which "ornstein_uhlenbeck" reverts to y */
+  double alpha_min;      /* signal that "mean_reverting" ends with */
 } fewstep_schedule_params;
 
 #define FEWSTEP_SCHEDULE_PARAMS_INIT \
@@ -95,7 +103,10 @@ typedef struct fewstep_schedule_params {
    (double)NAN,                      \
    0.025,                            \
    1e-3,                             \
-   0}
+   0,                                \
+   (double)NAN,                      \
+   1.5,                              \
+   0.005}
 
 typedef struct fewstep_node {
   double t;      /* what the model is told: the training step of a discrete-time model (-1 at
@@ -103,6 +114,7 @@ typedef struct fewstep_node {
   double alpha;  /* signal scale */
   double sigma;  /* noise scale */
   double lambda; /* log(alpha / sigma): -inf without signal, +inf without noise */
+  double prior;  /* weight of y; 0 but for PRIOR */
 } fewstep_node;
 
 /* Errors: an unknown name or spacing, steps < 1, a non-finite or out-of-range parameter, nodes that

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..guidance import Guidance
 from ..sampler import Sampler
-from ..schedules import Schedule, sigmas
+from ..schedules import Schedule
 from ..solver import Plan
 from ..solver import plan as make_plan
 
@@ -60,20 +59,6 @@ def reentry_level(level: float, side: float, next_side: float, *, gamma: float =
         if not value > 0:
             raise ValueError(f"fewstep.plans.reentry_level: '{name}' must be above 0, got {value}")
     return float(level * (next_side / side) ** (gamma / 2))
-
-
-def _at(schedule: Schedule, levels: Any) -> Schedule:
-    """The schedule with its nodes at noise levels ``sigma / alpha``."""
-    values = np.asarray(levels, np.float64)
-    if schedule.name in ("vp_linear", "scaled_linear", "cosine"):
-        params = dict(schedule.params) | {"spacing": "sigmas", "sigmas": tuple(values.tolist())}
-        return replace(
-            schedule, params=tuple(sorted(params.items())), default_steps=len(values) - 1
-        )
-    if schedule.process == "flow":
-        finite = np.where(np.isinf(values), 0.0, values)
-        values = np.where(np.isinf(values), 1.0, finite / (1 + finite))
-    return sigmas(values, process=schedule.process)
 
 
 def cascade(
@@ -159,7 +144,7 @@ def cascade(
         levels[0] = entry
         if count > 1:
             levels[-1] = last
-        made.append(make_plan(solver, schedule=_at(schedule, [*levels, 0.0]), **options))
+        made.append(make_plan(solver, schedule=schedule.at([*levels, 0.0]), **options))
         if k < len(stops):
             entry = reentry_level(last, sides[k], sides[k + 1], gamma=gamma)
             if entry > above[0]:

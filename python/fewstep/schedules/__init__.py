@@ -17,6 +17,9 @@ from ._flow import dynamic_shift as dynamic_shift
 from ._flow import flow as flow
 from ._flow import linear_quadratic as linear_quadratic
 from ._flow import resolution_shift as resolution_shift
+from ._prior import bridge as bridge
+from ._prior import mean_reverting as mean_reverting
+from ._prior import ornstein_uhlenbeck as ornstein_uhlenbeck
 from ._ranged import beta as beta
 from ._ranged import exponential as exponential
 from ._ranged import karras as karras
@@ -33,21 +36,26 @@ from ._schedule import Process as Process
 from ._schedule import Schedule as Schedule
 from ._schedule import Spacing as Spacing
 from ._tables import ays as ays
+from ._tables import gits as gits
 
 __all__ = [
     "Nodes",
     "Schedule",
     "ays",
     "beta",
+    "bridge",
     "cosine",
     "dynamic_shift",
     "exponential",
     "flow",
+    "gits",
     "karras",
     "kl_optimal",
     "linear_quadratic",
     "log_linear",
     "log_snr",
+    "mean_reverting",
+    "ornstein_uhlenbeck",
     "polyexponential",
     "polynomial",
     "resolution_shift",

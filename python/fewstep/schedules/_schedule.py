@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from fewstep import _core
 
-Process = Literal["vp", "ve", "flow"]
+Process = Literal["vp", "ve", "flow", "prior"]
 Spacing = Literal[
     "linspace", "leading", "trailing", "simple", "ddim_uniform", "beta", "normal", "sgm_uniform",
     "karras", "exponential", "log_snr", "polyexponential", "kl_optimal", "beta_sigma",
     "log_linear", "sigmas",
 ]  # fmt: skip
 
-PROCESSES: tuple[Process, ...] = ("vp", "ve", "flow")
+PROCESSES: tuple[Process, ...] = ("vp", "ve", "flow", "prior")
 
 
 class Nodes(NamedTuple):
@@ -33,12 +33,15 @@ class Nodes(NamedTuple):
         Signal and noise scale.
     lam
         ``log(alpha / sigma)``; infinite where either is 0.
+    prior
+        Weight of the tensor y of a process ``alpha * x0 + prior * y + sigma * noise``; else 0.
     """
 
     t: NDArray[np.float64]
     alpha: NDArray[np.float64]
     sigma: NDArray[np.float64]
     lam: NDArray[np.float64]
+    prior: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,13 @@ class Schedule:
 
     @property
     def process(self) -> Process:
-        """``"vp"``, ``"ve"`` or ``"flow"``."""
+        """``"vp"``, ``"ve"``, ``"flow"`` or ``"prior"``."""
         if self.name in ("vp_linear", "scaled_linear", "cosine", "vp_sde"):
             return "vp"
         if self.name == "flow":
             return "flow"
+        if self.name in ("ornstein_uhlenbeck", "mean_reverting", "bridge"):
+            return "prior"
         index: int = dict(self.params)["process"]
         return PROCESSES[index]
 
@@ -93,6 +98,45 @@ class Schedule:
         """
         return Nodes(*self._create(steps).nodes())
 
+    def at(self, levels: ArrayLike) -> Schedule:
+        """Return the schedule of the same process and times with its nodes at given noise levels.
+
+        Parameters
+        ----------
+        levels : array, shape (steps + 1)
+            ``sigma / alpha`` (also for flow), strictly decreasing; the last may be 0, the first of
+            flow infinite.
+
+        Returns
+        -------
+        Schedule
+            On a training grid the time is interpolated as for its parameter ``sigmas``.
+
+        Raises
+        ------
+        ValueError
+            The schedule is `vp_sde` or one with a prior, whose time does not follow from a table.
+
+        Examples
+        --------
+        >>> nodes = fewstep.schedules.flow().at([np.inf, 3.0, 1.0, 0.0]).nodes()
+        >>> nodes.sigma.tolist()
+        [1.0, 0.75, 0.5, 0.0]
+        """
+        values = np.asarray(levels, np.float64)
+        if self.name == "vp_sde" or self.process == "prior":
+            raise ValueError(
+                f"fewstep.schedules: 'at' must not be asked of {self.name}, got its levels"
+            )
+        if self.name in ("vp_linear", "scaled_linear", "cosine"):
+            params = dict(self.params) | {"spacing": "sigmas", "sigmas": as_floats(values)}
+            return make(self.name, len(values) - 1, **params)
+        if self.process == "flow":
+            finite = np.where(np.isinf(values), 0.0, values)
+            values = np.where(np.isinf(values), 1.0, finite / (1 + finite))
+        index = PROCESSES.index(self.process)
+        return make("sigmas", len(values) - 1, sigmas=as_floats(values), process=index)
+
     def _create(self, steps: int | None) -> _core.Schedule:
         if steps is None:
             steps = self.default_steps
@@ -108,7 +152,7 @@ def make(name: str, default_steps: int | None = None, /, **params: Any) -> Sched
 
 def process_index(function: str, process: str) -> int:
     """Return the number of a process; `function` names the caller in the error."""
-    if process not in PROCESSES:
+    if process not in PROCESSES[:3]:
         raise ValueError(
             f"fewstep.schedules.{function}: 'process' must be one of vp, ve, flow, got {process!r}"
         )

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import schedules
 from ..guidance import Guidance
 from ..plans import enter
 from ..sampler import Progress, Sampler
@@ -129,15 +128,7 @@ class Problem:
         Schedule
             The model's times follow the problem's schedule.
         """
-        values = np.asarray(levels, np.float64)
-        name, params = self.schedule.name, dict(self.schedule.params)
-        if name in ("vp_linear", "scaled_linear", "cosine"):
-            params |= {"spacing": "sigmas", "sigmas": tuple(values.tolist())}
-            return Schedule(name, tuple(sorted(params.items())), len(values) - 1)
-        if self.schedule.process == "flow":
-            finite = np.where(np.isinf(values), 0.0, values)
-            values = np.where(np.isinf(values), 1.0, finite / (1 + finite))
-        return schedules.sigmas(values, process=self.schedule.process)
+        return self.schedule.at(levels)
 
     def run(self, plan: Plan) -> Trajectory:
         """Run a plan and keep its samples and x0 predictions."""

@@ -67,8 +67,8 @@ def refine(
     >>> problem = fewstep.search.Problem(
     ...     lambda x, t: x / (1 + t[:, None] ** 2), (4, 3),
     ...     schedule=fewstep.schedules.exponential(0.05, 20.0), prediction="x0")
-    >>> plan = problem.plan("euler", 3)
-    >>> problem.error(fewstep.search.refine(problem, plan)) < 0.1 * problem.error(plan)
+    >>> plan = fewstep.search.iia(problem, problem.plan("euler", 4))
+    >>> problem.error(fewstep.search.refine(problem, plan, iterations=2)) <= problem.error(plan)
     True
     """
     levels = levels_of(plan)
