@@ -163,6 +163,19 @@ def test_mean_reverting_rows_of_the_paper() -> None:
         assert got[KNOWN] == pytest.approx(of_y, rel=1e-12)
 
 
+def test_ddpm_is_the_optimal_reverse_step_of_ir_sde() -> None:
+    """Luo et al. 2023, proposition 3.2, with their A, B, C: one step's decay, alpha_s, alpha_t."""
+    schedule = schedules.mean_reverting(0.2)
+    nodes = schedule.nodes(100)
+    i = 40
+    B, C = nodes.alpha[i], nodes.alpha[i + 1]
+    A = B / C
+    of_x, of_x0 = A * (1 - C**2) / (1 - B**2), C * (1 - A**2) / (1 - B**2)
+    got = coefficients(plan("ddpm", steps=100, schedule=schedule, prediction="x0").rows[i])
+    expected = {0: of_x, GUIDED: of_x0, KNOWN: 1 - of_x - of_x0}
+    assert got == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("name", [n for n in SOLVERS if n not in FLOW_ONLY])
 def test_every_solver_validates(name: str, kind: str) -> None:
