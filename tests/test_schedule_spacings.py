@@ -183,8 +183,9 @@ def test_at_keeps_nodes_and_times(name: str) -> None:
         again = schedule.at(nodes.sigma / nodes.alpha).nodes()
     for ours, own in zip(again, nodes, strict=True):
         assert ours == pytest.approx(own, rel=1e-9, abs=1e-9)
-    with pytest.raises(ValueError, match="'at' must not be asked of vp_sde"):
-        schedules.vp_sde().at([1.0, 0.0])
+    for other in (schedules.vp_sde(), schedules.mean_reverting()):
+        with pytest.raises(ValueError, match=f"'at' must not be asked of {other.name}"):
+            other.at([1.0, 0.0])
 
 
 def test_shifts() -> None:

@@ -93,9 +93,9 @@ class Problem:
     ) -> None:
         if teacher_steps < 4:
             raise ValueError(f"Problem: 'teacher_steps' must be at least 4, got {teacher_steps}")
-        if schedule.name == "vp_sde":
+        if schedule.name == "vp_sde" or schedule.process == "prior":
             raise ValueError(
-                "Problem: 'schedule' must tell the time at any noise level, got vp_sde"
+                f"Problem: 'schedule' must tell the time at any noise level, got {schedule.name}"
             )
         self.schedule, self.shape = schedule, tuple(int(n) for n in shape)
         self._model, self._guidance, self._teacher = model, guidance, teacher
