@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +20,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small samples, and every function called twice in the place of a clock."""
 
-    def called(functions: dict[str, Any], **_: Any) -> dict[str, float]:
+    def called(functions: dict[str, Any], **_: Any) -> dict[str, Any]:
         for timed in functions.values():
             timed.call()
             if timed.reset:
                 timed.reset()
-        return {"ours": 1.0, "rival": 12.0}
+        return {"ours": SimpleNamespace(median_us=1.0), "rival": SimpleNamespace(median_us=12.0)}
 
     monkeypatch.setattr(bench, "SHAPE", (2, 4, 8, 8))
     monkeypatch.setattr(bench, "QUANTILE_SHAPE", (1, 4, 9, 7))
