@@ -214,6 +214,30 @@ def normal(
     return bits(out)
 
 
+def brownian(
+    *,
+    seeds: np.ndarray,
+    t0: Any,
+    t1: Any,
+    shape: tuple[int, ...],
+    dtype: str = "float32",
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+    **options: Any,
+) -> np.ndarray:
+    """Bits of ``fewstep.noise.brownian``."""
+    import fewstep
+
+    fewstep.set_num_threads(threads)
+    buffers = Buffers()
+    out = buffers.place("out", np.zeros((len(seeds), *shape)), dtype, offset=offset, gap=gap)
+    t0, t1 = (put(t) if isinstance(t, np.ndarray) else t for t in (t0, t1))
+    assert fewstep.noise.brownian(put(seeds), t0, t1, out=out, **options) is out
+    buffers.verify()
+    return bits(out)
+
+
 def gram(
     *,
     arrays: list[np.ndarray],

@@ -50,7 +50,20 @@ def normal_cases(few: bool) -> Iterator[dict[str, Any]]:
                 }
 
 
-OPS = {harness.step: step_cases, harness.normal: normal_cases}
+def brownian_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """The same, with times for all samples and for each."""
+    times = np.array(noise.TIMES[3:6])
+    for given in normal_cases(few):
+        ends = {"t_min": noise.T_MIN, "t_max": noise.T_MAX}
+        yield given | ends | {"t0": 0.3, "t1": 5.0}
+        yield given | ends | {"t0": times[:, 0].copy(), "t1": times[:, 1].copy()}
+
+
+OPS = {
+    harness.step: step_cases,
+    harness.normal: normal_cases,
+    harness.brownian: brownian_cases,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -153,7 +153,7 @@ Grid discrete_grid(const Request& r) {
   const std::vector<double> log_bar = log_alphas_cumprod(r);
   std::vector<double> lambda(log_bar.size());
   for (size_t i = 0; i < lambda.size(); ++i) lambda[i] = vp_node(0, log_bar[i]).lambda;
-  Grid grid{Clock(lambda), {}};
+  Grid grid{Clock(lambda), {}, {}};
   const std::vector<double> steps = training_steps(r);
   for (const double t : steps) {
     if (t == std::floor(t)) {

@@ -14,7 +14,16 @@ import numpy as np
 
 from fewstep import _core
 
-__all__ = ["STREAM_KNOWN", "STREAM_START", "STREAM_STEP", "STREAM_USER", "normal", "pfgmpp"]
+__all__ = [
+    "STREAM_BROWNIAN",
+    "STREAM_KNOWN",
+    "STREAM_START",
+    "STREAM_STEP",
+    "STREAM_USER",
+    "brownian",
+    "normal",
+    "pfgmpp",
+]
 
 #: A solver's noise.
 STREAM_STEP = 0
@@ -22,6 +31,8 @@ STREAM_STEP = 0
 STREAM_START = 1
 #: Noise on the known image of a masked step.
 STREAM_KNOWN = 2
+#: The nodes of a Brownian tree.
+STREAM_BROWNIAN = 3
 #: The first stream for a caller's own purposes.
 STREAM_USER = 16
 
@@ -95,26 +106,99 @@ def normal(
     True
     """
     for name, value in (("step", step), ("stream", stream)):
-        if not 0 <= value < 2**32:
-            raise ValueError(f"fewstep.noise.normal: '{name}' must be in [0, 2**32), got {value}")
-    tensor_seeds = _is_torch(seeds)
-    if not hasattr(seeds, "__dlpack__") or isinstance(seeds, np.ndarray):
-        seeds = np.asarray(seeds)
-        narrow = seeds.dtype.kind in "iu" and seeds.dtype.itemsize < 8
-        if narrow or seeds.size == 0:  # NumPy makes an empty list float64
-            seeds = seeds.astype(np.int64)
-        if _is_torch(out) and out.device.type == "cuda" and seeds.dtype.kind in "iu":
-            seeds = _on_device(seeds, out.device)
-    if out is None:
-        if shape is None:
-            raise ValueError("fewstep.noise.normal: 'shape' must be given without 'out', got None")
-        out = _empty((len(seeds), *shape), dtype, seeds if tensor_seeds else None)
-    elif shape is not None and tuple(out.shape[1:]) != tuple(shape):
-        raise ValueError(
-            f"fewstep.noise.normal: 'out' must have shape [B, *{list(shape)}], "
-            f"got {list(out.shape)}"
-        )
+        _check_word("normal", name, value)
+    seeds, out = _operands("normal", seeds, shape, dtype, out)
     _core.noise_normal(seeds, out, step, stream, scale)
+    return out
+
+
+def brownian(
+    seeds: Any,
+    t0: Any,
+    t1: Any,
+    shape: Sequence[int] | None = None,
+    *,
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+    depth: int = 20,
+    normalized: bool = False,
+    stream: int = STREAM_BROWNIAN,
+    scale: float = 1.0,
+    dtype: Any = "float32",
+    out: Any = None,
+) -> Any:
+    """Draw increments of a Brownian motion, consistent over any division of time.
+
+    ``out[b, n] = scale * (W(t1[b]) - W(t0[b]))`` with W of (seeds[b], stream, n) alone: samplers
+    with other steps see the same noise, and increments over the parts of an interval add up to that
+    of the whole.
+
+    Parameters
+    ----------
+    seeds : array or sequence of int, shape (B,), int64 | uint64
+        As in `normal`.
+    t0, t1 : float, or array, shape (B,), float64
+        Between `t_min` and `t_max`; where t1 is the earlier one the increment is that of the
+        reversed interval with its sign changed. Arrays in host memory are copied to the device of a
+        CUDA tensor `out`.
+    shape : sequence of int, optional
+        Shape of one sample; needed when there is no `out`.
+    t_min, t_max : float
+        Where the motion begins, with W = 0, and ends. With another range it is another motion.
+    depth : int
+        Levels of the tree, 1 to 30. Times are rounded to multiples of
+        ``(t_max - t_min) / 2**depth``, and each level costs one or two normals per element.
+    normalized : bool
+        Divide by the square root of the interval: normals of variance 1, or zeros where it is
+        empty.
+    stream : int
+        As in `normal`; each has its own motion.
+    scale : float
+        Factor on the result, finite.
+    dtype : dtype or str
+        float32, float16 or bfloat16.
+    out : array, shape (B, \\*shape), float32 | float16 | bfloat16, optional
+        Written in place and returned.
+
+    Returns
+    -------
+    array, shape (B, \\*shape)
+        `out`; or as `normal`.
+
+    Raises
+    ------
+    ValueError
+        A shape, dtype or value is not as described; the message names the argument. On CUDA times
+        in arrays are not looked at: those outside of the tree are taken as its ends.
+
+    Notes
+    -----
+    The Levy-Ciesielski series on a dyadic grid [1]_: W is a sum of normals, one per node of a
+    binary tree, times hat functions, so that any increment is a sum of at most ``1 + 2 * depth``
+    normals and nothing is stored (a virtual Brownian tree [2]_). Coefficients in float64, rounded
+    once; sums in float32. Bits repeat on every machine. Allocates nothing with `out`, and seeds and
+    times that are numbers or on its device.
+
+    References
+    ----------
+    .. [1] Ciesielski, "Hoelder conditions for realizations of Gaussian processes", 1961
+    .. [2] Li, Wong, Chen, Duvenaud, "Scalable Gradients for Stochastic Differential Equations",
+       arXiv 2001.01328, section 4
+
+    Examples
+    --------
+    >>> whole = fewstep.noise.brownian([7], 0.25, 1.0, (1000,))
+    >>> first = fewstep.noise.brownian([7], 0.25, 0.5, (1000,))
+    >>> rest = fewstep.noise.brownian([7], 0.5, 1.0, (1000,))
+    >>> bool(abs(whole - first - rest).max() < 1e-5)
+    True
+    """
+    _check_word("brownian", "stream", stream)
+    seeds, out = _operands("brownian", seeds, shape, dtype, out)
+    t0, t1 = _time(t0, out), _time(t1, out)
+    _core.noise_brownian(
+        seeds, t0, t1, out, stream, depth, normalized, float(t_min), float(t_max), scale
+    )
     return out
 
 
@@ -185,11 +269,60 @@ def pfgmpp(
     return z
 
 
-def _on_device(seeds: Any, device: Any) -> Any:
-    """Copy seeds to a CUDA device without waiting for it."""
+def _check_word(function: str, name: str, value: int) -> None:
+    if not 0 <= value < 2**32:
+        raise ValueError(f"fewstep.noise.{function}: '{name}' must be in [0, 2**32), got {value}")
+
+
+def _operands(
+    function: str, seeds: Any, shape: Sequence[int] | None, dtype: Any, out: Any
+) -> tuple[Any, Any]:
+    """Return the seeds as an array where `out` is, and `out`, made where there is none."""
+    tensor_seeds = _is_torch(seeds)
+    if not hasattr(seeds, "__dlpack__") or isinstance(seeds, np.ndarray):
+        seeds = np.asarray(seeds)
+        narrow = seeds.dtype.kind in "iu" and seeds.dtype.itemsize < 8
+        if narrow or seeds.size == 0:  # NumPy makes an empty list float64
+            seeds = seeds.astype(np.int64)
+        if _on_cuda(out) and seeds.dtype.kind in "iu":
+            seeds = _on_device(seeds.view(np.int64), out.device)
+    if out is None:
+        if shape is None:
+            raise ValueError(
+                f"fewstep.noise.{function}: 'shape' must be given without 'out', got None"
+            )
+        out = _empty((len(seeds), *shape), dtype, seeds if tensor_seeds else None)
+    elif shape is not None and tuple(out.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"fewstep.noise.{function}: 'out' must have shape [B, *{list(shape)}], "
+            f"got {list(out.shape)}"
+        )
+    return seeds, out
+
+
+def _time(t: Any, out: Any) -> Any:
+    """Return a time for all samples as a float, those of each as an array where `out` is."""
+    if isinstance(t, (int, float, np.integer, np.floating)):
+        return float(t)
+    if hasattr(t, "__dlpack__") and not isinstance(t, np.ndarray):
+        return t
+    values = np.asarray(t)
+    if values.dtype.kind in "iuf":
+        values = values.astype(np.float64)
+        if _on_cuda(out):
+            return _on_device(values, out.device)
+    return values
+
+
+def _on_cuda(out: Any) -> bool:
+    return _is_torch(out) and out.device.type == "cuda"
+
+
+def _on_device(values: Any, device: Any) -> Any:
+    """Copy an array to a CUDA device without waiting for it."""
     import torch
 
-    bits = torch.from_numpy(np.ascontiguousarray(seeds).view(np.int64))
+    bits = torch.from_numpy(np.ascontiguousarray(values))
     pinned = torch.empty_like(
         bits, pin_memory=True
     )  # the caller's memory may change after the call

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of ``noise.normal``: lengths around the kernels' tiles, and seeds at the edges."""
+"""Cases of ``noise.normal`` and ``noise.brownian``: lengths around tiles, edges."""
 
 from __future__ import annotations
 
@@ -19,4 +19,17 @@ KNOWN_ANSWERS = (
         (0xA4093822, 0x299F31D0),
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
+)
+
+# (t0, t1) in [T_MIN, T_MAX]: whole, parts, backwards, empty, one cell, points of no short level.
+T_MIN, T_MAX = -1.0, 7.0
+TIMES = (
+    (-1.0, 7.0),
+    (-1.0, 3.0),
+    (3.0, 7.0),
+    (0.1, 0.9),
+    (6.9, -0.3),
+    (2.0, 2.0),
+    (1.0, 1.0 + 8.0 / 2**20),
+    (np.pi, np.e),
 )

@@ -126,6 +126,28 @@ TEST_CASE("a step does not depend on batch or threads") {
   CHECK(std::vector<float>(batch.begin() + kSize, batch.begin() + 2 * kSize) != alone);
 }
 
+TEST_CASE("Brownian increments add up") {
+  const std::vector<int64_t> seeds = {3, 4};
+  constexpr int64_t kSize = 37;
+  std::vector<float> whole(2 * kSize), first(2 * kSize), second(2 * kSize);
+  const TensorRef seeds_ref(seeds.data(), {2});
+  fewstep_noise_brownian_params params = fewstep::noise::brownian_params();
+  const auto draw = [&](double from, double to, std::vector<float>* out) {
+    params.start = from;
+    params.stop = to;
+    fewstep::noise::brownian(seeds_ref, TensorRef(out->data(), {2, kSize}), params);
+  };
+  draw(0.1, 0.9, &whole);
+  draw(0.1, 0.3, &first);
+  draw(0.3, 0.9, &second);
+  for (size_t i = 0; i < whole.size(); ++i) {
+    CHECK(std::abs(whole[i] - first[i] - second[i]) < 1e-5f);
+  }
+  CHECK_THROWS_WITH_AS(draw(0.1, 1.5, &whole),
+                       "fewstep_noise_brownian: 't1' must lie in [t_min, t_max] = [0, 1], got 1.5",
+                       fewstep::error);
+}
+
 TEST_CASE("normals depend on seed, step and stream, and scale") {
   const std::vector<uint64_t> seeds = {5, 6};
   std::vector<float> z(2 * kSize), twice(2 * kSize), next(2 * kSize);

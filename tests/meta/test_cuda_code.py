@@ -22,7 +22,7 @@ from .project import relative
 
 ARCHITECTURE = "90a"  # whose instructions are looked at
 KERNELS = {f"SumKernel<{r}>" for r in (1, 2, 3, 4)} | {"RowKernel<0>", "RowKernel<1>"}
-KERNELS |= {"NormalKernel"}
+KERNELS |= {"NormalKernel", "BrownianKernel"}
 STREAMS = set(KERNELS)  # kernels that read and write whole samples at the memory's speed
 GRAM_SUMS = {1: 2, 2: 5, 3: 9, 4: 14}  # of K arrays
 KERNELS |= {f"PieceKernel<GramTerms<{k}>>" for k in GRAM_SUMS}
@@ -78,7 +78,8 @@ def test_streams_are_16_bytes_wide(folder: Path) -> None:
 
     Narrow accesses are there too, for what is short or not aligned.
     """
-    least = {"NormalKernel": (0, 2), "RowKernel<0>": (24, 8), "RowKernel<1>": (24, 8)}
+    least = {"NormalKernel": (0, 2), "BrownianKernel": (0, 2)}
+    least |= {"RowKernel<0>": (24, 8), "RowKernel<1>": (24, 8)}
     for name, operations in code(folder):
         if name not in STREAMS:
             continue
@@ -91,7 +92,8 @@ def test_streams_are_16_bytes_wide(folder: Path) -> None:
 
 def test_four_terms_are_read_before_the_first_is_used(folder: Path) -> None:
     """Eight wide loads, two per term, stand before the products of their group of terms."""
-    groups = {"RowKernel<0>": 2, "RowKernel<1>": 2, "NormalKernel": 0}  # the conversion, the row
+    groups = {"RowKernel<0>": 2, "RowKernel<1>": 2, "NormalKernel": 0, "BrownianKernel": 0}
+    # Two groups: the conversion and the row. None: normals are made, not read.
     for name, operations in code(folder):
         if name not in STREAMS:
             continue

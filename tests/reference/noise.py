@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Float64 NumPy reference of ``noise.normal``: Philox4x32-10 and Box-Muller."""
+"""Float64 NumPy references of ``noise.normal`` and ``noise.brownian``."""
 
 from __future__ import annotations
 
@@ -45,3 +45,30 @@ def normal(
         radius = np.sqrt(-2 * np.log(u))
         z[:, half], z[:, half + 1] = radius * np.cos(angle), radius * np.sin(angle)
     return z.reshape(-1)[:count]
+
+
+def brownian(
+    seed: int, t: float, count: int, *, t_min: float, t_max: float, depth: int, stream: int
+) -> NDArray[np.float64]:
+    """Return W(t) by midpoint displacement down to the nearest point of the grid.
+
+    Between two known points the motion is a bridge: in the middle it has their mean and a quarter
+    of the interval's length as its variance (Levy 1948).
+    """
+    cells = 2**depth
+    point = int(np.floor((t - t_min) / (t_max - t_min) * cells + 0.5))
+    low, high = 0, cells
+    w_low, w_high = np.zeros(count), np.sqrt(t_max - t_min) * normal(seed, count, stream=stream)
+    for level in range(depth):
+        if point in (low, high):
+            break
+        middle = (low + high) // 2
+        node = 2**level + low // (high - low)
+        length = (t_max - t_min) * (high - low) / cells
+        xi = normal(seed, count, step=node, stream=stream)
+        w_middle = 0.5 * (w_low + w_high) + 0.5 * np.sqrt(length) * xi
+        if point < middle:
+            high, w_high = middle, w_middle
+        else:
+            low, w_low = middle, w_middle
+    return w_low if point == low else w_high

@@ -314,6 +314,20 @@ inline void normal(const TensorRef& seeds, const TensorRef& out, const NormalPar
       fewstep_noise_normal(context ? context->get() : nullptr, &seeds_view, &c_params, &out_view));
 }
 
+// Increments from params.start to params.stop for every sample; fewstep_noise_brownian takes times
+// of each sample.
+inline fewstep_noise_brownian_params brownian_params() {
+  return FEWSTEP_NOISE_BROWNIAN_PARAMS_INIT;
+}
+inline void brownian(const TensorRef& seeds, const TensorRef& out,
+                     const fewstep_noise_brownian_params& params,
+                     const Context* context = nullptr) {
+  const fewstep_tensor seeds_view = seeds.view();
+  const fewstep_tensor out_view = out.view();
+  check(fewstep_noise_brownian(context ? context->get() : nullptr, &seeds_view, nullptr, nullptr,
+                               &params, &out_view));
+}
+
 }  // namespace noise
 
 namespace solver {

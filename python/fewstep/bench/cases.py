@@ -157,6 +157,7 @@ BARS: tuple[Bar, ...] = (
     Bar("dpmpp_2m", 256, "float32", "torch.compile", 10.0),
 )
 NORMAL_BAR = 4.0  # times torch.randn, one thread
+BROWNIAN_BAR = 10.0  # times torchsde's tree
 BANDWIDTH_BAR = 0.85  # of a STREAM-style loop
 HOST_BAR_US = 1.0
 

@@ -129,11 +129,12 @@ def _refuse(message: str) -> None:
 
 
 def _check_cases(names: list[str]) -> None:
+    from . import motion
     from .cases import CASES
     from .trajectory import NAME
 
     guided = (f"{name}_cfg" for name in CASES)
-    known = [*CASES, *guided, "normal", "host_overhead", NAME]
+    known = [*CASES, *guided, "normal", motion.NAME, "host_overhead", NAME]
     for name in names:
         if name not in known:
             raise typer.BadParameter(f"'{name}' is none of {', '.join(known)}", param_hint="--case")

@@ -13,6 +13,7 @@ import fewstep
 from .bandwidth import bandwidth
 from .ceilings import ceilings
 from .draws import draws
+from .motion import motion
 from .overhead import host_overhead
 from .rivals.diffusers import is_installed
 from .rows import Options, Row, unmeasured_row
@@ -55,6 +56,7 @@ def parts(options: Options, target: Target) -> Iterator[tuple[str, Part]]:
         return
     yield "host overhead", part(host_overhead)
     yield "normals", part(draws)
+    yield "Brownian increments", part(motion)
     yield from steps(options, target)
     if not options.quick:
         yield "bandwidth", part(bandwidth)
