@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import harness
-from cases import noise, solver
+from cases import noise, solver, sums
 
 LARGEST = 4500  # elements of a sample
 
@@ -59,10 +59,49 @@ def brownian_cases(few: bool) -> Iterator[dict[str, Any]]:
         yield given | ends | {"t0": times[:, 0].copy(), "t1": times[:, 1].copy()}
 
 
+def sum_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Gram matrices of one to four arrays over the reductions' lengths."""
+    for index, layout in enumerate(sums.SUM_LAYOUTS[:: 3 if few else 1]):
+        if np.prod(layout.shape[1:]) <= LARGEST:
+            count = index % 4 + 1
+            yield {
+                "arrays": sums.normals(count, layout.shape),
+                "dtypes": [noise.DTYPES[k % 3] for k in range(count)],
+                "offset": layout.offset,
+                "gap": layout.gap,
+            }
+
+
+def quantile_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Quantiles of values and of magnitudes, in every type."""
+    for index, layout in enumerate(sums.QUANTILE_LAYOUTS[:: 3 if few else 1]):
+        if np.prod(layout.shape[1:]) <= LARGEST:
+            place = {"offset": layout.offset, "gap": layout.gap, "dtype": noise.DTYPES[index % 3]}
+            for magnitude in (False, True):
+                yield {
+                    "x": sums.normals(1, layout.shape)[0],
+                    "q": 0.37,
+                    "magnitude": magnitude,
+                    **place,
+                }
+
+
+def error_norm_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Errors between the arrays of three that the same shapes have."""
+    for given in sum_cases(few):
+        shape = given["arrays"][0].shape
+        arrays = dict(zip(("error", "before", "after"), sums.normals(3, shape), strict=True))
+        place = {"offset": given["offset"], "gap": given["gap"]}
+        yield {"arrays": arrays, "dtypes": list(noise.DTYPES), **place}
+
+
 OPS = {
     harness.step: step_cases,
     harness.normal: normal_cases,
     harness.brownian: brownian_cases,
+    harness.gram: sum_cases,
+    harness.quantile: quantile_cases,
+    harness.error_norm: error_norm_cases,
 }
 
 
