@@ -43,6 +43,8 @@ def test_rows_are_checked_against_the_rival(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["apg", "threshold", "quantile"])
 def test_a_wrong_result_is_not_timed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fewstep.bench.rows import WrongResult
+
     torch = pytest.importorskip("torch")
     true_quantile = torch.quantile
 
@@ -53,5 +55,5 @@ def test_a_wrong_result_is_not_timed(name: str, monkeypatch: pytest.MonkeyPatch)
     apg = bench.CASES["apg"]
     other = bench.Case("apg", bench.guidance.apg(7.1, parity="diffusers"), apg.guider, apg.options)
     monkeypatch.setitem(bench.CASES, "apg", other)
-    with pytest.raises(bench.WrongResult, match=rf"^{name}: differs by .+, allowed is .+"):
+    with pytest.raises(WrongResult, match=rf"^{name}: differs by .+, allowed is .+"):
         bench.run((1,), (name,), lambda _: None)

@@ -39,9 +39,10 @@ def guidance(
             raise typer.Exit(2)
     from rich.console import Console
 
-    from .guidance import NAMES, WrongResult, run
+    from .guidance import NAMES, run
     from .machine import commit, machine
     from .report import table
+    from .rows import WrongResult
 
     for name in case or []:
         if name not in NAMES:

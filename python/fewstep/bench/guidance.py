@@ -15,18 +15,14 @@ import torch
 import fewstep
 from fewstep import guidance
 
+from .rows import Row, add_bar, check, difference, set_threads, timed_row
 from .timing import Timed, interleaved
 
-Row = dict[str, Any]
 STEPS, ROW = 20, 10
 SHAPE = (8, 16, 64, 64)  # 8 samples of 65,536 elements
 QUANTILE_SHAPE = (1, 16, 21, 90, 160)  # 4.8 M elements
 RATIO = 0.995
 TOLERANCE = 2e-5  # of a step of a public scheduler, whose coefficients are float32
-
-
-class WrongResult(RuntimeError):
-    """A result differs from what it is checked against: there is nothing to time."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +134,6 @@ def tensors(count: int) -> list[torch.Tensor]:
     return [first, rest[0], *(0.9 * rest[0] + 0.4 * other for other in rest[1:])]
 
 
-def compare(what: str, ours: torch.Tensor, other: torch.Tensor, tolerance: float) -> float:
-    """Return the largest difference relative to the largest value, or refuse to time it."""
-    error = float((ours.double() - other.double()).abs().max() / other.double().abs().max())
-    if not error <= tolerance:
-        raise WrongResult(f"{what}: differs by {error:.2e}, allowed is {tolerance:.0e}")
-    return error
-
-
 def measured(
     head: Row,
     calls: Mapping[str, Callable[[], object]],
@@ -156,17 +144,10 @@ def measured(
     """Time both sides turn by turn; return the row."""
     timed = {"ours": Timed(calls["ours"], reset), "rival": Timed(calls["rival"])}
     times = interleaved(timed, budget_s=1.0)
-    ours, rival = (times[k].median_us for k in ("ours", "rival"))
-    row = {
-        **head,
-        "dtype": "float32",
-        "ours_us": round(ours, 3),
-        "rival_us": round(rival, 3),
-        "ratio": round(rival / ours, 3),
-        "difference": float(f"{error:.1e}"),
-    }
+    row = timed_row(head, head["rival"], times["ours"], times["rival"])
+    row["difference"] = float(f"{error:.1e}")
     if bar:
-        row |= {"bar": bar, "met": row["ratio"] >= bar}
+        add_bar(row, bar)
     return row
 
 
@@ -202,7 +183,7 @@ def guided(case: Case, threads: int) -> Row:
     for _ in range(3):  # with momentum the second and third step differ from the first
         reset()
         ours()
-        error = max(error, compare(case.name, state[0], theirs(), case.tolerance))
+        error = max(error, check(case.name, difference(state[0], theirs()), case.tolerance))
     head = _head("guided step", case.name, SHAPE, threads, "diffusers guider + DDIM")
     return measured(head, {"ours": ours, "rival": theirs}, reset, error, case.bar)
 
@@ -230,7 +211,7 @@ def thresholded(threads: int) -> Row:
     ours = partial(guide.step, plan, ROW, state, output)
     reset()
     ours()
-    error = compare("threshold", state[0], theirs(), TOLERANCE)
+    error = check("threshold", difference(state[0], theirs()), TOLERANCE)
     head = _head("thresholded step", "threshold", SHAPE, threads, "diffusers DDIM")
     return measured(head, {"ours": ours, "rival": theirs}, reset, error, THRESHOLD_BAR)
 
@@ -246,7 +227,7 @@ def quantiles(threads: int) -> Row:
 
     ours()
     # torch.quantile computes the position in float32: it is off by up to half an element here.
-    error = compare("quantile", out, theirs(), 1e-5)
+    error = check("quantile", difference(out, theirs()), 1e-5)
     head = _head("solver.quantile", "quantile", QUANTILE_SHAPE, threads, "torch.quantile")
     return measured(head, {"ours": ours, "rival": theirs}, lambda: None, error, QUANTILE_BAR)
 
@@ -257,6 +238,7 @@ def _head(op: str, case: str, shape: tuple[int, ...], threads: int, rival: str) 
         n *= extent
     return {
         "op": op, "case": case, "n": n, "batch": shape[0], "threads": threads, "rival": rival,
+        "dtype": "float32",
     }  # fmt: skip
 
 
@@ -295,8 +277,7 @@ def _rows(
     threads: tuple[int, ...], only: tuple[str, ...], progress: Callable[[str], None]
 ) -> Iterator[Row]:
     for count in threads:
-        fewstep.set_num_threads(count)
-        torch.set_num_threads(count)
+        set_threads(count)
         for name in only or NAMES:
             progress(f"{name}, {count} threads")
             if name in CASES:
