@@ -1,42 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-# fewstep_add_family(<family> [OPS <op>...] [SOURCES <file>...])
+# fewstep_add_family(<family> [OPS <op>...] [CPU_OPS <op>...] [AVX512_BF16_OPS <op>...]
+#   [SOURCES <file>...])
 #
 # csrc/<family>/<op>.cc and SOURCES join the library as they are; csrc/<family>/cpu/<op>.cc is
 # compiled once per ISA with -DFEWSTEP_ISA=<isa>, in objects of their own so that no code of a wide
 # ISA can end up in a baseline function. csrc/<family>/cuda/<op>.cu is compiled by nvcc where CUDA is
 # built, and always by the C++ compiler as ISA cuda_on_host, which walks blocks and threads in loops.
+# CPU_OPS have no CUDA kernel yet; AVX512_BF16_OPS, a part of these, a kernel of their own for that ISA.
 function(fewstep_add_family family)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "OPS;SOURCES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "OPS;CPU_OPS;AVX512_BF16_OPS;SOURCES")
   set(folder ${PROJECT_SOURCE_DIR}/csrc/${family})
   foreach(source IN LISTS arg_SOURCES)
     target_sources(fewstep PRIVATE ${folder}/${source})
   endforeach()
-  foreach(op IN LISTS arg_OPS)
+  foreach(op IN LISTS arg_OPS arg_CPU_OPS)
     target_sources(fewstep PRIVATE ${folder}/${op}.cc)
   endforeach()
-  if(NOT arg_OPS)
-    return()
-  endif()
   set(optimisation -O3)
   if(FEWSTEP_SANITIZE)
     set(optimisation -O1)  # instrumented kernels take ten times as long to compile at -O3
   endif()
   foreach(isa IN LISTS FEWSTEP_ISAS)
-    set(kernels fewstep_${family}_${isa})
-    list(TRANSFORM arg_OPS PREPEND ${folder}/cpu/ OUTPUT_VARIABLE files)
-    list(TRANSFORM files APPEND .cc)
-    add_library(${kernels} OBJECT ${files})
-    target_include_directories(${kernels} PRIVATE
-      ${PROJECT_SOURCE_DIR}/csrc ${PROJECT_SOURCE_DIR}/csrc/include)
-    target_link_libraries(${kernels} PRIVATE fewstep_flags)
-    target_compile_definitions(${kernels} PRIVATE FEWSTEP_ISA=${isa})
-    target_compile_options(${kernels} PRIVATE
-      ${optimisation} -fno-math-errno ${FEWSTEP_ISA_FLAGS_${isa}})
-    target_sources(fewstep PRIVATE $<TARGET_OBJECTS:${kernels}>)
+    fewstep_add_cpu_kernels(${family} ${isa} ${optimisation} ${arg_OPS} ${arg_CPU_OPS})
   endforeach()
+  if(FEWSTEP_X86)
+    fewstep_add_cpu_kernels(${family} avx512_bf16 ${optimisation} ${arg_AVX512_BF16_OPS})
+  endif()
   foreach(op IN LISTS arg_OPS)
     fewstep_add_cuda_kernel(${family} ${op} ${optimisation})
   endforeach()
+endfunction()
+
+function(fewstep_add_cpu_kernels family isa optimisation)
+  set(files ${ARGN})
+  if(NOT files)
+    return()
+  endif()
+  list(TRANSFORM files PREPEND ${PROJECT_SOURCE_DIR}/csrc/${family}/cpu/)
+  list(TRANSFORM files APPEND .cc)
+  set(kernels fewstep_${family}_${isa})
+  add_library(${kernels} OBJECT ${files})
+  target_include_directories(${kernels} PRIVATE
+    ${PROJECT_SOURCE_DIR}/csrc ${PROJECT_SOURCE_DIR}/csrc/include)
+  target_link_libraries(${kernels} PRIVATE fewstep_flags)
+  target_compile_definitions(${kernels} PRIVATE FEWSTEP_ISA=${isa})
+  target_compile_options(${kernels} PRIVATE
+    ${optimisation} -fno-math-errno ${FEWSTEP_ISA_FLAGS_${isa}})
+  target_sources(fewstep PRIVATE $<TARGET_OBJECTS:${kernels}>)
 endfunction()
 
 function(fewstep_add_cuda_kernel family op optimisation)

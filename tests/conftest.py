@@ -15,7 +15,11 @@ CUDA_FACTS = fewstep.info()["cuda"]
 HAS_CUDA = CUDA_FACTS["built"] and CUDA_FACTS["devices"] > 0
 # The CUDA kernels' code on the CPU, thread by thread, wherever the tests run; on a GPU where the
 # build has its kernels and one is there.
-ISAS = [*fewstep.info()["cpu"]["available"], "cuda_on_host"]
+#
+# CPU_ISAS is for ops without a CUDA kernel. Of these, those that have a kernel of their own for
+# avx512_bf16 are tested on it too, where other ops would run their avx512 kernel again.
+CPU_ISAS = [i for i in fewstep.info()["cpu"]["available"] if i != "avx512_bf16"]
+ISAS = [*CPU_ISAS, "cuda_on_host"]
 BACKENDS = [*ISAS, *([CUDA] if HAS_CUDA else [])]
 
 
@@ -42,6 +46,18 @@ def marked(backend: str) -> Any:
 @pytest.fixture(params=map(marked, BACKENDS))
 def worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
     """The test runs once per backend that this machine and this build have."""
+    return workers[request.param]
+
+
+@pytest.fixture(params=CPU_ISAS)
+def cpu_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
+    """The test runs once per instruction set; for ops that have no CUDA kernel yet."""
+    return workers[request.param]
+
+
+@pytest.fixture(params=fewstep.info()["cpu"]["available"])
+def bf16_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
+    """The same for ops that have a kernel of their own for avx512_bf16."""
     return workers[request.param]
 
 

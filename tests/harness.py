@@ -114,7 +114,11 @@ class Buffers:
             inner = inner // extent if extent else 0
             strides.append(max(inner, 1))
         tensor = flat.as_strided(values.shape, strides)
-        tensor.copy_(torch.from_numpy(np.ascontiguousarray(values, np.float32)))
+        exact = values.dtype == np.float64 or values.dtype.kind in "iu"  # of floats, float32 is
+        given = np.ascontiguousarray(values, None if exact else np.float32)
+        if kind == torch.int32 and given.dtype.kind == "u":
+            given = given.astype(np.uint32).view(np.int32)  # bit masks
+        tensor.copy_(torch.from_numpy(given))
         self.stores.append((name, store, ~used))
         return tensor
 
@@ -136,7 +140,7 @@ def bits(tensor: Any) -> np.ndarray:
     """The tensor's bytes as unsigned integers."""
     import torch
 
-    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
+    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[tensor.element_size()]
     return tensor.contiguous().view(kind).cpu().numpy().copy()
 
 
@@ -309,6 +313,47 @@ def error_norm(
     assert fewstep.solver.error_norm(**given, out=out, **options) is out
     buffers.verify()
     return out.cpu().numpy().copy()
+
+
+def run(
+    *,
+    op: str,
+    inputs: dict[str, tuple[np.ndarray, str] | None],
+    outputs: dict[str, tuple[tuple[int, ...], str]],
+    updated: dict[str, tuple[np.ndarray, str]] | None = None,
+    options: dict[str, Any] | None = None,
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+) -> dict[str, np.ndarray]:
+    """Run any op, such as "tree.build", on copies of arrays between guard bands.
+
+    `inputs` are arrays and dtypes by the parameter's name, `updated` those written in place,
+    `outputs` shapes and dtypes, all passed as keywords beside `options`. Returns what was written
+    by name: floats as float32 or float64, and the bits of 16-bit ones under ``<name>.bits``.
+    """
+    import fewstep
+
+    fewstep.set_num_threads(threads)
+    family, verb = op.split(".")
+    buffers = Buffers()
+    layout = {"offset": offset, "gap": gap}
+    given: dict[str, Any] = dict(options or {})
+    for name, value in inputs.items():
+        placed = None if value is None else buffers.place(name, *value, **layout)
+        given[name] = placed if placed is None else buffers.freeze(name, placed)
+    written = {name: buffers.place(name, *v, **layout) for name, v in (updated or {}).items()}
+    for name, (shape, dtype) in outputs.items():
+        written[name] = buffers.place(name, np.full(shape, 7), dtype, **layout)
+    getattr(getattr(fewstep, family), verb)(**given, **written)
+    buffers.verify()
+    result = {}
+    for name, tensor in written.items():
+        if tensor.dtype.itemsize == 2:
+            result[f"{name}.bits"] = bits(tensor)
+            tensor = tensor.float()
+        result[name] = tensor.cpu().numpy().copy()
+    return result
 
 
 def isa() -> str:

@@ -8,19 +8,6 @@ namespace {
 
 constexpr int kMaxArrays = 4;
 
-// A tensor that may be None.
-struct Optional {
-  Optional(py::handle object, const char* function, const char* name, Borrowed::Access access,
-           CallStream* stream)
-      : given(!object.is_none()) {
-    if (given) tensor.borrow(object, function, name, access, stream);
-  }
-  const fewstep_tensor* get() const { return given ? tensor.get() : nullptr; }
-
-  bool given;
-  Borrowed tensor;
-};
-
 void gram(const py::sequence& arrays, py::handle out, py::handle workspace) {
   constexpr const char* kFunction = "fewstep_solver_gram";
   const py::handle arguments[] = {arrays, out, workspace};

@@ -33,9 +33,15 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "set_num_threads", [](int threads) { check(fewstep_set_num_threads(threads)); },
       py::arg("threads"));
+  bind_attention(m);
+  bind_draft(m);
+  bind_kv(m);
+  bind_logits(m);
   bind_noise(m);
   bind_plan(m);
   bind_solver(m);
   bind_sums(m);
+  bind_tree(m);
+  bind_verify(m);
   bind_stream(m);
 }

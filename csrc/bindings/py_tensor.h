@@ -55,6 +55,19 @@ class Borrowed {
   ManagedTensor* legacy_ = nullptr;
 };
 
+// A tensor that may be None.
+struct Optional {
+  Optional(pybind11::handle object, const char* function, const char* name, Borrowed::Access access,
+           CallStream* stream)
+      : given(!object.is_none()) {
+    if (given) tensor.borrow(object, function, name, access, stream);
+  }
+  const fewstep_tensor* get() const { return given ? tensor.get() : nullptr; }
+
+  bool given;
+  Borrowed tensor;
+};
+
 // Throws the Python exception that stands for a status: ValueError, NotImplementedError,
 // MemoryError or RuntimeError, with the text of fewstep_last_error().
 [[noreturn]] void raise_status(fewstep_status status);
@@ -64,9 +77,15 @@ inline void check(fewstep_status status) {
 }
 
 // One function per family, in bind_<family>.cc.
+void bind_draft(pybind11::module_& m);
+void bind_kv(pybind11::module_& m);
+void bind_logits(pybind11::module_& m);
 void bind_noise(pybind11::module_& m);
 void bind_plan(pybind11::module_& m);
 void bind_solver(pybind11::module_& m);
 void bind_sums(pybind11::module_& m);  // the solver family's reductions
+void bind_tree(pybind11::module_& m);
+void bind_attention(pybind11::module_& m);  // the tree family's attention
+void bind_verify(pybind11::module_& m);     // the tree family's verification
 
 }  // namespace fewstep::python

@@ -105,10 +105,18 @@ void ArgCheck::check_device(ArgName name, const fewstep_tensor& t) {
   }
 }
 
-// Binds the letters; returns the elements of one row.
-int64_t ArgCheck::check_shape(ArgName name, const fewstep_tensor& t, const ShapePattern& shape) {
+namespace {
+
+bool ends_in_rest(const ShapePattern& shape) {
+  return shape.count() > 0 && shape[shape.count() - 1].kind == ShapePattern::Kind::kRest;
+}
+
+}  // namespace
+
+// Binds the letters of the dimensions before the rest.
+void ArgCheck::check_sizes(ArgName name, const fewstep_tensor& t, const ShapePattern& shape) {
   using Kind = ShapePattern::Kind;
-  const bool has_rest = shape.count() > 0 && shape[shape.count() - 1].kind == Kind::kRest;
+  const bool has_rest = ends_in_rest(shape);
   const int fixed = shape.count() - (has_rest ? 1 : 0);
   if (t.ndim < fixed || (!has_rest && t.ndim != fixed)) fail_shape(name, t, shape);
   for (int i = 0; i < fixed; ++i) {
@@ -124,15 +132,29 @@ int64_t ArgCheck::check_shape(ArgName name, const fewstep_tensor& t, const Shape
     }
     if (!fits) fail_shape(name, t, shape);
   }
+}
+
+// Binds the letters; returns the elements of one row.
+int64_t ArgCheck::check_shape(ArgName name, const fewstep_tensor& t, const ShapePattern& shape) {
+  check_sizes(name, t, shape);
   const int64_t elements = contiguous_elements(t, 1 < t.ndim ? 1 : t.ndim);
   if (elements < 0) {
     fail(name, "must be contiguous after its first dimension", "a strided layout");
   }
-  if (has_rest) {
-    // Dimensions between the first and the rest do not occur in any pattern of this library.
-    if (!bind(shape[fixed].letter, elements)) fail_shape(name, t, shape);
+  // Dimensions between the first and the rest do not occur in any pattern of this library.
+  if (ends_in_rest(shape) && !bind(shape[shape.count() - 1].letter, elements)) {
+    fail_shape(name, t, shape);
   }
   return elements;
+}
+
+void ArgCheck::remember(ArgName name, const Range& range) {
+  if (count_ == kMaxTensors) {
+    throw Error(FEWSTEP_INTERNAL, std::string(function_) + ": too many tensors to check");
+  }
+  ranges_[count_++] = range;
+  ranges_[count_ - 1].name = name.text;
+  ranges_[count_ - 1].index = name.index;
 }
 
 View ArgCheck::check(ArgName name, const fewstep_tensor* t, DTypeSet types,
@@ -153,18 +175,49 @@ View ArgCheck::check(ArgName name, const fewstep_tensor* t, DTypeSet types,
                 static_cast<long long>(view.stride), static_cast<long long>(elements)));
   }
   if (!has_elements) return view;
-  if (count_ == kMaxTensors) {
-    throw Error(FEWSTEP_INTERNAL, std::string(function_) + ": too many tensors to check");
-  }
   const int64_t bytes = size_of(view.dtype);
-  Range& range = ranges_[count_++];
-  range = {name.text,        name.index,          reinterpret_cast<uintptr_t>(view.data),
-           elements * bytes, view.stride * bytes, view.rows,
-           written};
+  Range range = {name.text,        name.index,          reinterpret_cast<uintptr_t>(view.data),
+                 elements * bytes, view.stride * bytes, view.rows,
+                 written};
   if (range.pitch_bytes < 0) {  // the same rows, counted from the lowest address
     range.begin += uintptr_t(range.pitch_bytes * (range.rows - 1));
     range.pitch_bytes = -range.pitch_bytes;
   }
+  remember(name, range);
+  return view;
+}
+
+StridedView ArgCheck::check_strided(ArgName name, const fewstep_tensor* t, DTypeSet types,
+                                    const ShapePattern& shape, bool written) {
+  if (!t) fail(name, "must be given", "NULL");
+  StridedView view;
+  view.dtype = check_dtype(name, *t, types);
+  check_device(name, *t);
+  check_sizes(name, *t, shape);
+  view.data = static_cast<char*>(t->data) + t->byte_offset;
+  int64_t expected = 1, first = 0, last = 0;  // elements before and behind that of index 0
+  bool empty = false;
+  for (int i = t->ndim - 1; i >= 0; --i) {
+    const int64_t size = t->shape[i], stride = t->strides ? t->strides[i] : expected;
+    expected *= size;
+    empty = empty || size == 0;
+    if (size <= 1) continue;
+    if (i == t->ndim - 1 && stride != 1) {
+      fail(name, "must be contiguous in its last dimension",
+           format("a stride of %lld elements", static_cast<long long>(stride)));
+    }
+    if (written && stride == 0) {
+      fail(name, "must not be expanded", format("a stride of 0 in dimension %d", i));
+    }
+    view.strides[i] = stride;
+    (stride < 0 ? first : last) += stride * (size - 1);
+  }
+  if (empty) return view;
+  if (!t->data) fail(name, "must have data", "a tensor without storage");
+  const int64_t bytes = size_of(view.dtype);
+  const int64_t extent = (last - first + 1) * bytes;
+  remember(name, {name.text, name.index, reinterpret_cast<uintptr_t>(view.data) + first * bytes,
+                  extent, extent, 1, written});
   return view;
 }
 

@@ -13,7 +13,8 @@ namespace fewstep {
 
 // A shape such as "B N...": a capital letter binds on first use, digits are literal, "mB" is a
 // multiple of B, "1|B" is 1 or B, and a letter followed by "..." stands for all remaining
-// dimensions flattened (contiguous). Parsed at compile time: a wrong pattern does not compile.
+// dimensions flattened (contiguous; after the first dimension only). Parsed at compile time: a
+// wrong pattern does not compile.
 class ShapePattern {
  public:
   enum class Kind : uint8_t { kLetter, kLiteral, kMultiple, kOneOr, kRest };
@@ -22,7 +23,7 @@ class ShapePattern {
     char letter;
     int64_t literal;
   };
-  static constexpr int kMaxTokens = 4;
+  static constexpr int kMaxTokens = 6;
 
   consteval ShapePattern(const char* text) : count_(0), tokens_{} {
     while (*text) {
@@ -92,6 +93,18 @@ struct View {
   }
 };
 
+// A checked tensor whose last dimension is contiguous and whose others have strides of their own.
+struct StridedView {
+  void* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t strides[ShapePattern::kMaxTokens] = {};  // elements; 0 where a dimension has size 1
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
 // Checks the arguments of one call. Each tensor is named once, so a message cannot name another.
 class ArgCheck {
  public:
@@ -105,6 +118,17 @@ class ArgCheck {
   // Outputs, and inputs updated in place: they may overlap no other tensor.
   View out(ArgName name, const fewstep_tensor* t, DTypeSet types, ShapePattern shape) {
     return check(name, t, types, shape, true);
+  }
+
+  // The same for tensors in which only the last dimension need be contiguous, such as views of a
+  // larger buffer. For overlaps such a tensor covers all from its first to its last element.
+  StridedView in_strided(ArgName name, const fewstep_tensor* t, DTypeSet types,
+                         ShapePattern shape) {
+    return check_strided(name, t, types, shape, false);
+  }
+  StridedView out_strided(ArgName name, const fewstep_tensor* t, DTypeSet types,
+                          ShapePattern shape) {
+    return check_strided(name, t, types, shape, true);
   }
 
   // Throws "<function>: '<name>' <must>, got <got>".
@@ -132,8 +156,12 @@ class ArgCheck {
 
   View check(ArgName name, const fewstep_tensor* t, DTypeSet types, const ShapePattern& shape,
              bool written);
+  StridedView check_strided(ArgName name, const fewstep_tensor* t, DTypeSet types,
+                            const ShapePattern& shape, bool written);
+  void remember(ArgName name, const Range& range);
   DType check_dtype(ArgName name, const fewstep_tensor& t, DTypeSet types) const;
   void check_device(ArgName name, const fewstep_tensor& t);
+  void check_sizes(ArgName name, const fewstep_tensor& t, const ShapePattern& shape);
   int64_t check_shape(ArgName name, const fewstep_tensor& t, const ShapePattern& shape);
   bool bind(char letter, int64_t size);
   [[noreturn]] void fail_shape(ArgName name, const fewstep_tensor& t,

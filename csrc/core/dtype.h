@@ -15,7 +15,10 @@ namespace fewstep {
   X(kF64, "float64", 2, 64)   \
   X(kI32, "int32", 0, 32)     \
   X(kI64, "int64", 0, 64)     \
-  X(kU64, "uint64", 1, 64)
+  X(kU64, "uint64", 1, 64)    \
+  X(kI8, "int8", 0, 8)        \
+  X(kU8, "uint8", 1, 8)       \
+  X(kU32, "uint32", 1, 32)
 
 enum class DType : uint8_t {
 #define FEWSTEP_X(name, text, code, bits) name,
@@ -33,6 +36,7 @@ constexpr bool contains(DTypeSet set, DType t) { return (set >> unsigned(t) & 1u
 
 constexpr DTypeSet kFloating = DType::kF32 | DType::kF16 | DType::kBF16;
 constexpr DTypeSet kSeeds = DType::kI64 | DType::kU64;
+constexpr DTypeSet kBitWords = DType::kI32 | DType::kU32;  // 32 bits of a mask; torch has int32
 
 constexpr int64_t size_of(DType t) {
   switch (t) {

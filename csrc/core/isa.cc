@@ -10,7 +10,8 @@
 namespace fewstep {
 namespace {
 
-constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512", "cuda_on_host"};
+constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512_bf16",
+                                           "cuda_on_host"};
 
 struct Choice {
   Isa isa = Isa::kScalar;
@@ -59,9 +60,12 @@ bool is_available(Isa isa) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("f16c");
   }
-  return is_available(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq");
+  if (isa == Isa::kAvx512) {
+    return is_available(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
+  }
+  return is_available(Isa::kAvx512) && __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif

@@ -6,8 +6,8 @@ namespace fewstep {
 // CPU kernel variants, narrowest first. The order is the order of preference.
 // kCudaOnHost runs the CUDA kernels' code on the CPU, for tests: it is never a default, and chosen
 // by its name alone.
-enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kCudaOnHost = 3 };
-inline constexpr int kIsaCount = 4;
+enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kCudaOnHost = 4 };
+inline constexpr int kIsaCount = 5;
 
 const char* name_of(Isa isa);
 

@@ -6,8 +6,12 @@
 #include "core/status.h"
 
 // FEWSTEP_DECLARE_KERNELS(StepFn, step), in <op>.h, declares one kernel per column; a column that
-// is declared here and compiled nowhere is a link error. FEWSTEP_KERNELS(step), in <op>.cc, is the
-// set.
+// is declared and used and compiled nowhere is a link error. In <op>.cc the set is one of
+//   FEWSTEP_KERNELS(step)           an op in OPS of its family: CPU and CUDA
+//   FEWSTEP_CPU_KERNELS(step)       in CPU_OPS: its CUDA kernel is not written yet
+//   FEWSTEP_CPU_BF16_KERNELS(step)  in CPU_OPS and in AVX512_BF16_OPS: it has a kernel of its own
+//   for
+//                                   avx512_bf16, where other ops use that for avx512
 // A column that this build lacks is null: no kernel file needs an #ifdef for it.
 #if defined(FEWSTEP_X86_KERNELS)
 #define FEWSTEP_X86_KERNEL(name) &name
@@ -30,6 +34,9 @@
   namespace avx512 {                    \
   Fn op;                                \
   }                                     \
+  namespace avx512_bf16 {               \
+  Fn op;                                \
+  }                                     \
   namespace cuda {                      \
   Fn op;                                \
   }                                     \
@@ -37,9 +44,15 @@
   Fn op;                                \
   }
 
-#define FEWSTEP_KERNELS(op)                                                                        \
-  {{&scalar::op, FEWSTEP_X86_KERNEL(avx2::op), FEWSTEP_X86_KERNEL(avx512::op), &cuda_on_host::op}, \
-   FEWSTEP_CUDA_KERNEL(cuda::op)}
+// The columns in the order of Isa, then CUDA.
+#define FEWSTEP_KERNEL_COLUMNS(op, bf16, on_host, cuda_kernel)                 \
+  {{&scalar::op, FEWSTEP_X86_KERNEL(avx2::op), FEWSTEP_X86_KERNEL(avx512::op), \
+    FEWSTEP_X86_KERNEL(bf16::op), on_host},                                    \
+   cuda_kernel}
+#define FEWSTEP_KERNELS(op) \
+  FEWSTEP_KERNEL_COLUMNS(op, avx512, &cuda_on_host::op, FEWSTEP_CUDA_KERNEL(cuda::op))
+#define FEWSTEP_CPU_KERNELS(op) FEWSTEP_KERNEL_COLUMNS(op, avx512, nullptr, nullptr)
+#define FEWSTEP_CPU_BF16_KERNELS(op) FEWSTEP_KERNEL_COLUMNS(op, avx512_bf16, nullptr, nullptr)
 
 namespace fewstep {
 
@@ -53,6 +66,10 @@ struct KernelSet {
     Fn* kernel = nullptr;
     if (device.type == kCpu) kernel = cpu[int(active_isa())];
     if (device.type == kCuda) kernel = cuda;
+    if (!kernel && device.type == kCpu) {
+      throw Error(FEWSTEP_UNSUPPORTED,
+                  format("%s: there is no %s kernel", function, name_of(active_isa())));
+    }
     if (!kernel) {
       throw Error(FEWSTEP_UNSUPPORTED,
                   format("%s: this build has no kernel for device type %d (1 is CPU, 2 CUDA)",

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a generator does between two model calls: fused solver steps, guidance and noise."""
+"""What a generator does between two model calls: solver steps and noise, draft trees and tokens."""
 
 from fewstep import adaptive as adaptive
 from fewstep import dpm_v3 as dpm_v3
+from fewstep import draft as draft
 from fewstep import guidance as guidance
+from fewstep import kv as kv
+from fewstep import logits as logits
 from fewstep import noise as noise
 from fewstep import plans as plans
 from fewstep import psld as psld
 from fewstep import schedules as schedules
 from fewstep import search as search
 from fewstep import solver as solver
+from fewstep import tree as tree
 from fewstep._core import __version__ as __version__
 from fewstep._runtime import get_num_threads as get_num_threads
 from fewstep._runtime import info as info
@@ -24,9 +28,12 @@ __all__ = [
     "__version__",
     "adaptive",
     "dpm_v3",
+    "draft",
     "get_num_threads",
     "guidance",
     "info",
+    "kv",
+    "logits",
     "noise",
     "plans",
     "psld",
@@ -34,5 +41,6 @@ __all__ = [
     "search",
     "set_num_threads",
     "solver",
+    "tree",
     "use_stream",
 ]

@@ -23,6 +23,25 @@ def is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or is_torch(value)
 
 
+def shape_of(function: str, name: str, value: Any) -> tuple[int, ...]:
+    """Return the shape of an argument, which must be an array with a batch dimension."""
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        raise TypeError(f"{function}: '{name}' must be an array, got {type(value).__name__}")
+    if len(shape) == 0:
+        raise ValueError(f"{function}: '{name}' must have shape [B, ...], got []")
+    return tuple(int(n) for n in shape)
+
+
+def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+    """Make an uninitialised array of the kind and on the device of `like`."""
+    if is_torch(like):
+        import torch
+
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    return np.empty(shape, dtype)
+
+
 @dataclass(frozen=True)
 class Arrays:
     """Makes arrays of one kind: numpy when `torch` is None, else torch tensors on `device`."""

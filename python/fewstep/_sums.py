@@ -6,30 +6,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from fewstep import _core
-from fewstep._arrays import is_torch
-
-
-def _shape_of(function: str, name: str, value: Any) -> tuple[int, ...]:
-    shape = getattr(value, "shape", None)
-    if shape is None:
-        raise TypeError(
-            f"fewstep.solver.{function}: '{name}' must be an array, got {type(value).__name__}"
-        )
-    if len(shape) == 0:
-        raise ValueError(f"fewstep.solver.{function}: '{name}' must have shape [B, ...], got []")
-    return tuple(int(n) for n in shape)
-
-
-def _empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
-    """Make an uninitialised array of the kind and on the device of `like`."""
-    if is_torch(like):
-        import torch
-
-        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
-    return np.empty(shape, dtype)
+from fewstep._arrays import empty, shape_of
 
 
 def gram(arrays: Any, *, split: int = 1, out: Any = None, workspace: Any = None) -> Any:
@@ -85,9 +63,9 @@ def gram(arrays: Any, *, split: int = 1, out: Any = None, workspace: Any = None)
     given = list(arrays) if isinstance(arrays, (list, tuple)) else [arrays]
     if not given:
         raise ValueError("fewstep.solver.gram: 'arrays' must hold 1 to 4 arrays, got 0")
-    shapes = [_shape_of("gram", "arrays", a) for a in given]
+    shapes = [shape_of("fewstep.solver.gram", "arrays", a) for a in given]
     if out is not None:
-        batch = _shape_of("gram", "out", out)[0]
+        batch = shape_of("fewstep.solver.gram", "out", out)[0]
     elif split < 1 or shapes[0][0] % split:
         raise ValueError(
             "fewstep.solver.gram: 'split' must be 1 or more and divide the rows of the first "
@@ -97,11 +75,11 @@ def gram(arrays: Any, *, split: int = 1, out: Any = None, workspace: Any = None)
         batch = shapes[0][0] // split
     count = sum(shape[0] // batch for shape in shapes) if batch else len(given) + split - 1
     if out is None:
-        out = _empty((batch, count + 1, count + 1), "float64", given[0])
+        out = empty((batch, count + 1, count + 1), "float64", given[0])
     if workspace is None:
         elements = math.prod(shapes[0][1:])
         needed = _core.solver_gram_workspace_bytes(batch, elements, count)
-        workspace = _empty((needed // 8,), "int64", given[0])
+        workspace = empty((needed // 8,), "int64", given[0])
     _core.solver_gram(given, out, workspace)
     return out
 
@@ -163,12 +141,12 @@ def quantile(
     >>> fewstep.solver.quantile(x, 0.0, magnitude=False)
     array([-4.,  0.], dtype=float32)
     """
-    shape = _shape_of("quantile", "x", x)
+    shape = shape_of("fewstep.solver.quantile", "x", x)
     if out is None:
-        out = _empty(shape[:1], "float32", x)
+        out = empty(shape[:1], "float32", x)
     if workspace is None:
         needed = _core.solver_quantile_workspace_bytes(shape[0], math.prod(shape[1:]))
-        workspace = _empty(((needed + 7) // 8,), "int64", x)
+        workspace = empty(((needed + 7) // 8,), "int64", x)
     _core.solver_quantile(x, q, magnitude, out, workspace)
     return out
 
@@ -242,16 +220,16 @@ def error_norm(
     >>> fewstep.solver.error_norm(0.25 * x, x, x, atol=0.25, rtol=0.25)
     array([0.5])
     """
-    shape = _shape_of("error_norm", "error", error)
+    shape = shape_of("fewstep.solver.error_norm", "error", error)
     if tolerance not in _TOLERANCES:
         raise ValueError(
             f"fewstep.solver.error_norm: 'tolerance' must be one of sum, max, got {tolerance!r}"
         )
     if out is None:
-        out = _empty(shape[:1], "float64", error)
+        out = empty(shape[:1], "float64", error)
     if workspace is None:
         needed = _core.solver_error_norm_workspace_bytes(shape[0], math.prod(shape[1:]))
-        workspace = _empty((needed // 8,), "int64", error)
+        workspace = empty((needed // 8,), "int64", error)
     kind = _TOLERANCES.index(tolerance)
     _core.solver_error_norm(error, before, after, minus, atol, rtol, kind, out, workspace)
     return out

@@ -15,8 +15,13 @@ import numpy as np
 from fewstep import _core
 
 __all__ = [
+    "STREAM_ACCEPT",
+    "STREAM_BONUS",
     "STREAM_BROWNIAN",
+    "STREAM_DRAFT",
     "STREAM_KNOWN",
+    "STREAM_RESIDUAL",
+    "STREAM_SAMPLE",
     "STREAM_START",
     "STREAM_STEP",
     "STREAM_USER",
@@ -33,6 +38,16 @@ STREAM_START = 1
 STREAM_KNOWN = 2
 #: The nodes of a Brownian tree.
 STREAM_BROWNIAN = 3
+#: Tokens that a drafter draws.
+STREAM_DRAFT = 4
+#: Whether a draft token is accepted.
+STREAM_ACCEPT = 5
+#: The token in place of a rejected one.
+STREAM_RESIDUAL = 6
+#: The token after the last accepted one.
+STREAM_BONUS = 7
+#: Plain sampling of tokens.
+STREAM_SAMPLE = 8
 #: The first stream for a caller's own purposes.
 STREAM_USER = 16
 

@@ -37,6 +37,10 @@ SYSTEM = C_HEADERS | {"dlfcn.h", "link.h", "pthread.h", "sched.h", "unistd.h", "
 FAMILIES = {
     p.name for p in CSRC.iterdir() if p.is_dir() and p.name not in {"bindings", "core", "include"}
 }
+# A family that builds on another: verification filters and draws as sampling does.
+DEPENDS: dict[str, tuple[str, ...]] = {"tree": ("logits/",)}
+
+CORE_OF_KERNELS = {"core/draws.h", "core/dtype.h", "core/host_device.h", "core/philox.h"}
 
 
 def problem(path: Path, name: str) -> str | None:
@@ -57,14 +61,15 @@ def problem(path: Path, name: str) -> str | None:
         return "frameworks stay in csrc/bindings"
     is_kernel = len(parts) > 2 and parts[1] in {"cpu", "cuda"} and layer != "core"
     if is_kernel:
-        own = name.startswith(f"{layer}/")
-        core = name.startswith(f"core/{parts[1]}/") or name in {"core/philox.h", "core/dtype.h"}
+        own = name.startswith((f"{layer}/", *DEPENDS.get(layer, ())))
+        core = name.startswith(f"core/{parts[1]}/") or name in CORE_OF_KERNELS
         return None if own or core or name in C_HEADERS else "a kernel sees a problem and core/cpu"
     if layer == "core":
         runtime = parts[1] == "cuda" and name == "cuda_runtime_api.h"
         allowed = runtime or name.startswith(("core/", "fewstep/")) or is_standard(name)
         return None if allowed else "core knows no family"
-    allowed = name.startswith((f"{layer}/", "core/", "fewstep/")) or is_standard(name)
+    own = (f"{layer}/", *DEPENDS.get(layer, ()))
+    allowed = name.startswith((*own, "core/", "fewstep/")) or is_standard(name)
     return None if allowed else "a family includes itself, core and the public headers"
 
 

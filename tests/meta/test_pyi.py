@@ -88,7 +88,9 @@ def functions() -> list[tuple[str, Any, ast.FunctionDef]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "function", "node"), functions(), ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("name", "function", "node"), functions(), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_parameters(name: str, function: Any, node: ast.FunctionDef) -> None:
     assert callable(function), name
     real = signature(function)

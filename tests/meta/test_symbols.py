@@ -31,7 +31,12 @@ def isa_flags() -> dict[str, list[str]]:
     """Return the compiler flags of each instruction set, from the build's own file."""
     text = (ROOT / "cmake" / "FewstepFlags.cmake").read_text()
     found = re.findall(r"set\(FEWSTEP_ISA_FLAGS_(\w+)\s+([^)]*)\)", text)
-    return {isa: flags.replace('""', "").split() for isa, flags in found}
+    flags: dict[str, list[str]] = {}
+    for isa, text in found:
+        for name, given in flags.items():
+            text = text.replace(f"${{FEWSTEP_ISA_FLAGS_{name}}}", " ".join(given))
+        flags[isa] = text.replace('""', "").split()
+    return flags
 
 
 def weak_symbols(path: Path) -> list[str]:
@@ -51,10 +56,11 @@ def compile_kernel(source: Path, flags: list[str], isa: str, folder: Path) -> Pa
 
 def test_there_are_kernels_and_isas() -> None:
     assert {path.stem for path in KERNELS} >= {"normal", "step"}
-    assert set(isa_flags()) == {"scalar", "avx2", "avx512"}
+    assert set(isa_flags()) == {"scalar", "avx2", "avx512", "avx512_bf16"}
+    assert "-mavx512f" in isa_flags()["avx512_bf16"]
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16"])
 @pytest.mark.parametrize("source", KERNELS, ids=relative)
 def test_kernel_objects_have_no_weak_symbols(source: Path, isa: str, tmp_path: Path) -> None:
     """A weak function compiled for AVX-512 may be the one a baseline machine ends up calling."""

@@ -2,12 +2,18 @@
 #ifndef FEWSTEP_H_
 #define FEWSTEP_H_
 
+#include "attention.h"
 #include "base.h"
 #include "context.h"
+#include "draft.h"
+#include "kv.h"
+#include "logits.h"
 #include "noise.h"
 #include "plan.h"
 #include "schedule.h"
 #include "solver.h"
 #include "tensor.h"
+#include "tree.h"
+#include "verify.h"
 
 #endif

@@ -16,6 +16,11 @@ typedef enum fewstep_stream {
   FEWSTEP_STREAM_START = 1,    /* the first sample of a trajectory */
   FEWSTEP_STREAM_KNOWN = 2,    /* noise on the known image of a masked step */
   FEWSTEP_STREAM_BROWNIAN = 3, /* the nodes of a Brownian tree */
+  FEWSTEP_STREAM_DRAFT = 4,    /* tokens that a drafter draws */
+  FEWSTEP_STREAM_ACCEPT = 5,   /* whether a draft token is accepted */
+  FEWSTEP_STREAM_RESIDUAL = 6, /* the token in place of a rejected one */
+  FEWSTEP_STREAM_BONUS = 7,    /* the token after the last accepted one */
+  FEWSTEP_STREAM_SAMPLE = 8,   /* plain sampling */
   FEWSTEP_STREAM_USER = 16
 } fewstep_stream;
 

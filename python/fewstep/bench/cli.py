@@ -12,7 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from .decode.cli import decode
+
 app = typer.Typer(help="Benchmarks against what one would call instead.", no_args_is_help=True)
+app.command()(decode)
 
 
 @app.callback()

@@ -27,24 +27,26 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
             str(row["dtype"]),
             str(row.get("threads", row.get("device"))),
             str(row["rival"]),
-            _short(row["ours_us"]),
-            _short(row["rival_us"]),
+            short(row["ours_us"]),
+            short(row["rival_us"]),
             "" if row["ratio"] is None else f"{row['ratio']:.2f}",
             f"{row['gb_per_s']:.1f}" if "gb_per_s" in row else "",
             f"{100 * row['share']:.0f} %" if "share" in row else "",
-            _bar(row),
+            bar(row),
             style="bold" if "bar" in row else "",
         )
     return out
 
 
-def _short(microseconds: float | None) -> str:
+def short(microseconds: float | None) -> str:
+    """Return a time with two decimals where they count."""
     if microseconds is None:
         return "-"
     return f"{microseconds:,.2f}" if microseconds < 100 else f"{microseconds:,.0f}"
 
 
-def _bar(row: Mapping[str, Any]) -> str:
+def bar(row: Mapping[str, Any]) -> str:
+    """Return what a row had to reach and whether it does."""
     if "bar" not in row:
         return ""
     colour = "green" if row["met"] else "red"

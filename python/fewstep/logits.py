@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens from logits: filters, draws and best tokens, without sorting a vocabulary."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

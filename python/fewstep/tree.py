@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draft trees: built, grown, attended to and verified.
+
+A tree is ``parent[Q]``: the index of each node's parent in its tree, -1 at the root, parents before
+children. The root is the last committed token. Requests are ragged: ``indptr[B + 1]`` says which
+rows of a flat array belong to which.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []
