@@ -131,6 +131,57 @@ TEST_CASE("a strided batch, an offset and a single row") {
         }).starts_with("f: 'x' must not have overlapping rows"));
 }
 
+TEST_CASE("strided tensors keep their strides, and only the last dimension is contiguous") {
+  // A view [2, 3, 4] of a buffer [3, 5, 8], as a cache is of its pages.
+  Tensor view(memory + 2, {2, 3, 4}, {8, 40, 1}), plain(memory, {2, 3, 4});
+  Tensor split(memory, {2, 3, 4}, {24, 8, 2}), one(memory, {2, 1, 4}, {4, 777, 1});
+  ArgCheck check("f", nullptr);
+  const StridedView v = check.in_strided("v", &view.t, only(DType::kF32), "P G D");
+  CHECK(check.dim('P') == 2);
+  CHECK(check.dim('G') == 3);
+  CHECK(v.as<float>() == memory + 2);
+  CHECK(v.strides[0] == 8);
+  CHECK(v.strides[1] == 40);
+  CHECK(v.strides[2] == 1);
+  const StridedView p = check.in_strided("p", &plain.t, only(DType::kF32), "P G D");
+  CHECK(p.strides[0] == 12);
+  CHECK(p.strides[1] == 4);
+  CHECK(ArgCheck("f", nullptr).in_strided("one", &one.t, only(DType::kF32), "P G D").strides[1] ==
+        0);
+  CHECK(message([&] { check.in_strided("s", &split.t, only(DType::kF32), "P G D"); }) ==
+        "f: 's' must be contiguous in its last dimension, got a stride of 2 elements");
+  CHECK(message([&] { check.in_strided("x", &one.t, only(DType::kF32), "P G D"); }) ==
+        "f: 'x' must have shape [P=2, G=3, D=4], got [2, 1, 4]");
+  Tensor none(nullptr, {2, 3, 4}), empty(nullptr, {2, 0, 4});
+  CHECK(message([&] { check.in_strided("n", &none.t, only(DType::kF32), "P G D"); }) ==
+        "f: 'n' must have data, got a tensor without storage");
+  CHECK(message([&] {
+          ArgCheck("f", nullptr).in_strided("e", &empty.t, only(DType::kF32), "P G D");
+        }) == "no error");
+}
+
+TEST_CASE("a strided tensor covers all from its first to its last element") {
+  const auto overlaps = [](fewstep_tensor* a, fewstep_tensor* b) {
+    ArgCheck check("f", nullptr);
+    check.out_strided("a", a, only(DType::kF32), "A B");
+    check.in_strided("b", b, only(DType::kF32), "C D");
+    return message([&] { check.no_overlap(); });
+  };
+  // Elements 0, 1 and 10, 11: up to 12.
+  Tensor a(memory, {2, 2}, {10, 1}), behind(memory + 12, {1, 4}), between(memory + 4, {1, 4});
+  Tensor backwards(memory + 22, {2, 2}, {-10, 1});  // elements 12, 13 and 22, 23
+  Tensor last(memory + 11, {1, 1});
+  CHECK(overlaps(&a.t, &behind.t) == "no error");
+  CHECK(overlaps(&a.t, &backwards.t) == "no error");
+  CHECK(overlaps(&backwards.t, &behind.t) == "f: 'a' must not overlap 'b', got shared memory");
+  CHECK(overlaps(&a.t, &between.t) == "f: 'a' must not overlap 'b', got shared memory");
+  CHECK(overlaps(&a.t, &last.t) == "f: 'a' must not overlap 'b', got shared memory");
+  Tensor expanded(memory, {3, 4}, {0, 1});
+  CHECK(message([&] {
+          ArgCheck("f", nullptr).out_strided("x", &expanded.t, only(DType::kF32), "A B");
+        }) == "f: 'x' must not be expanded, got a stride of 0 in dimension 0");
+}
+
 TEST_CASE("written tensors overlap no other") {
   const auto overlaps = [](fewstep_tensor* a, fewstep_tensor* b) {
     ArgCheck check("f", nullptr);
@@ -175,5 +226,5 @@ TEST_CASE("every dtype is found by its code and bits, and no other") {
       CHECK(std::string(name_of(dtype)).ends_with(std::to_string(bits)));
     }
   }
-  CHECK(found == 7);
+  CHECK(found == 10);
 }

@@ -36,7 +36,8 @@ TEST_CASE("the ISA in use is the one that is forced, else the widest available")
 }
 
 TEST_CASE("a kernel set picks by device, and a missing column is an error") {
-  const KernelSet<void()> complete = {{&scalar_kernel, &wide_kernel, &wide_kernel}, nullptr};
+  const KernelSet<void()> complete = {{&scalar_kernel, &wide_kernel, &wide_kernel, &wide_kernel},
+                                      nullptr};
   void (*const expected)() = active_isa() == Isa::kScalar ? &scalar_kernel : &wide_kernel;
   const bool picked = &complete.pick({kCpu, 0}, "f") == expected;
   CHECK(picked);
@@ -47,5 +48,13 @@ TEST_CASE("a kernel set picks by device, and a missing column is an error") {
     CHECK(e.status() == FEWSTEP_UNSUPPORTED);
     CHECK(std::string(e.what()) ==
           "f: this build has no kernel for device type 2 (1 is CPU, 2 CUDA)");
+  }
+  const KernelSet<void()> none = {};
+  try {
+    none.pick({kCpu, 0}, "f");
+    FAIL("an empty set picked a kernel");
+  } catch (const Error& e) {
+    CHECK(e.status() == FEWSTEP_UNSUPPORTED);
+    CHECK(e.what() == "f: there is no " + std::string(name_of(active_isa())) + " kernel");
   }
 }
