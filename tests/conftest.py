@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,16 @@ HAS_CUDA = CUDA_FACTS["built"] and CUDA_FACTS["devices"] > 0
 CPU_ISAS = [i for i in fewstep.info()["cpu"]["available"] if i != "avx512_bf16"]
 ISAS = [*CPU_ISAS, "cuda_on_host"]
 BACKENDS = [*ISAS, *([CUDA] if HAS_CUDA else [])]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With an instruction set forced, run what does not run on every one of them anyway."""
+    if not os.environ.get("FEWSTEP_CPU_ISA"):
+        return
+    own = [item for item in items if "workers" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=own)
+    kept = set(items) - set(own)
+    items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture(scope="session")
