@@ -97,6 +97,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> target.Target:
     monkeypatch.setattr(cases, "CUDA_COMPARED", (256,))
     monkeypatch.setattr(cases, "CUDA_LARGE", (256,))
     monkeypatch.setattr(cases, "CUDA_NORMALS", (1001, 4099))
+    monkeypatch.setattr(cases, "BROWNIAN", (256, 512))
     monkeypatch.setattr(cases, "COPIED", (1 << 10, 1 << 12))
     monkeypatch.setattr(cases, "MATMUL", 16)
     monkeypatch.setattr(bandwidth, "COPIES", (1 << 10, 1 << 12))

@@ -29,6 +29,7 @@ from fewstep.bench import (  # noqa: E402
     cli,
     draws,
     machine,
+    motion,
     solver,
     target,
     trajectory,
@@ -154,6 +155,16 @@ def test_one_wrong_bit_is_found(device: target.Target, dtype: str, at: int) -> N
         draws.equal_bits(drawn)
 
 
+def test_brownian_increments_are_those_of_the_device(device: target.Target) -> None:
+    pytest.importorskip("torchsde")
+    rows = list(motion.motion(options(), device))
+    assert [row["n"] for row in rows] == list(cases.BROWNIAN)
+    for row in rows:
+        assert (row["device"], row["rival"]) == ("cuda", "torchsde")
+        assert row["difference"] < motion.TOLERANCE
+        assert "bar" not in row
+
+
 def test_one_failure_does_not_stop_the_rest(
     device: target.Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +193,8 @@ def test_run_measures_every_part_and_keeps_rows_as_it_goes(
     said: list[str] = []
     rows = run(options(quick=True), said.append, device, lambda rows: kept.append(len(rows)))
     assert kept == list(range(1, len(rows) + 1))
-    assert {row["op"] for row in rows} == {"torch", "solver.step", "noise.normal"}
+    ops = {"torch", "solver.step", "noise.normal", "noise.brownian"}
+    assert {row["op"] for row in rows} == ops
     assert {"matmul", "copy", "normal", "host_overhead", trajectory.NAME} <= {
         row["case"] for row in rows
     }
@@ -227,7 +239,7 @@ def test_scripts_read_rows_of_a_device(device: target.Target, tmp_path: Path) ->
 def test_the_command_measures_a_device(
     device: target.Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli, "_target", lambda name: device)
+    monkeypatch.setattr(cli, "_target", lambda *_: device)
     monkeypatch.setattr(machine, "gpu", lambda: {"name": "A GPU", "sm": "9.0"})
     out = tmp_path / "bench.json"
     arguments = ["solver", "--device", "cuda", "--case", "normal", "--out", str(out)]

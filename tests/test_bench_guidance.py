@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from fake_cuda import pretended
 from fewstep.bench import guidance as bench
+from fewstep.bench.rows import Options
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small samples, and every function called twice in the place of a clock."""
 
-    def called(functions: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def called(functions: dict[str, Any], *_: Any) -> dict[str, Any]:
         for timed in functions.values():
             timed.call()
             if timed.reset:
@@ -34,11 +36,27 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", bench.NAMES)
 def test_rows_are_checked_against_the_rival(name: str) -> None:
-    (row,) = bench.run((1,), (name,), lambda _: None)
+    (row,) = bench.run(Options((1,), (name,)), lambda _: None)
     assert row["case"] == name
     assert row["difference"] <= 1e-5
     assert row["ratio"] == 12.0
     assert row.get("met", True)
+
+
+def test_a_device_has_rows_without_threads_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = pretended(monkeypatch)
+    kept: list[int] = []
+    options = Options((1, 2), quick=True)
+    rows = bench.run(options, lambda _: None, device, lambda rows: kept.append(len(rows)))
+    assert [row["case"] for row in rows] == ["apg", "threshold", "quantile"]
+    assert kept == [1, 2, 3]
+    for row in rows:
+        assert (row["device"], row["sm"], row["ratio"]) == ("cuda", "9.0", 12.0)
+        assert "threads" not in row
+        assert "bar" not in row
+    monkeypatch.setattr(bench, "is_installed", lambda: False)
+    rows = bench.run(options, lambda _: None, device)
+    assert [row.get("reason") for row in rows] == ["diffusers is not installed"] * 2 + [None]
 
 
 @pytest.mark.parametrize("name", ["apg", "threshold", "quantile"])
@@ -56,4 +74,4 @@ def test_a_wrong_result_is_not_timed(name: str, monkeypatch: pytest.MonkeyPatch)
     other = bench.Case("apg", bench.guidance.apg(7.1, parity="diffusers"), apg.guider, apg.options)
     monkeypatch.setitem(bench.CASES, "apg", other)
     with pytest.raises(WrongResult, match=rf"^{name}: differs by .+, allowed is .+"):
-        bench.run((1,), (name,), lambda _: None)
+        bench.run(Options((1,), (name,)), lambda _: None)

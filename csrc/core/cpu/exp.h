@@ -7,7 +7,7 @@
 namespace fewstep::vec {
 namespace {
 
-// exp(x) for x <= 88.37; the same bits on every ISA. Error below 0.9 units in the last place down
+// exp(x) for x <= 88.37; the same bits on every ISA. Error below 1 unit in the last place down
 // to 2^-126, the nearest subnormal below; +0 from -87.68 down, so that a masked logit, -inf, has no
 // weight at all. NaN stays NaN.
 // x = n ln 2 + r, |r| <= ln(2) / 2; exp(r) - 1 - r by a minimax polynomial times r^2 whose own

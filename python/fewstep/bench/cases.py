@@ -33,6 +33,7 @@ CUDA_COMPARED = (65_536, 4_838_400)
 CUDA_LARGE = (16_777_216, 67_108_864)  # 64 and 256 MiB of float32 per tensor
 SDXL = (4, 4, 128, 128)  # latents of four images of 1024 x 1024
 CUDA_NORMALS = (4_838_400, 1 << 30)
+BROWNIAN = (65_536, 262_144)  # elements; the first has a bar on the CPU
 COPIED = (16 << 20, 64 << 20, 256 << 20, 1 << 30)  # bytes of one tensor
 MATMUL = 8192  # rows and columns
 

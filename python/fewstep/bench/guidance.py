@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,19 @@ import torch
 import fewstep
 from fewstep import guidance
 
-from .rows import Row, add_bar, check, difference, set_threads, timed_row
+from .measure import Keep, Part, measure
+from .rivals.diffusers import is_installed
+from .rows import (
+    Options,
+    Row,
+    add_bar,
+    check,
+    difference,
+    set_threads,
+    timed_row,
+    unmeasured_row,
+)
+from .target import Target, cpu
 from .timing import Timed, interleaved
 
 STEPS, ROW = 20, 10
@@ -99,6 +112,7 @@ CASES: dict[str, Case] = {
     )
 }
 THRESHOLD_BAR, QUANTILE_BAR = 8.0, 10.0
+GUIDER = "diffusers guider + DDIM"
 NAMES = (*CASES, "threshold", "quantile")
 
 
@@ -127,10 +141,11 @@ def plan_like(made: Any, **options: Any) -> Any:
     return fewstep.solver.plan("ddim", steps=STEPS, schedule=schedule, **options)
 
 
-def tensors(count: int) -> list[torch.Tensor]:
+def tensors(count: int, target: Target) -> list[torch.Tensor]:
     """Return samples and outputs; the outputs agree in part, as a model's do."""
     generator = torch.Generator().manual_seed(1)
-    first, *rest = (torch.randn(SHAPE, generator=generator) for _ in range(count + 1))
+    drawn = (torch.randn(SHAPE, generator=generator) for _ in range(count + 1))
+    first, *rest = (values.to(target.device) for values in drawn)
     return [first, rest[0], *(0.9 * rest[0] + 0.4 * other for other in rest[1:])]
 
 
@@ -140,20 +155,21 @@ def measured(
     reset: Callable[[], object],
     error: float,
     bar: float,
+    target: Target,
 ) -> Row:
     """Time both sides turn by turn; return the row."""
     timed = {"ours": Timed(calls["ours"], reset), "rival": Timed(calls["rival"])}
-    times = interleaved(timed, budget_s=1.0)
+    times = interleaved(timed, 1.0, target.clock)
     row = timed_row(head, head["rival"], times["ours"], times["rival"])
     row["difference"] = float(f"{error:.1e}")
-    if bar:
+    if bar and not target.is_cuda:
         add_bar(row, bar)
     return row
 
 
-def guided(case: Case, threads: int) -> Row:
+def guided(case: Case, threads: int, target: Target) -> Row:
     """Measure the guider and the scheduler's step against a guided step."""
-    x, cond, uncond = tensors(2)
+    x, cond, uncond = tensors(2, target)
     rival = scheduler()
     module, _, name = case.guider.partition(".")
     options = dict(case.options)
@@ -165,8 +181,8 @@ def guided(case: Case, threads: int) -> Row:
         guider.momentum_buffer = library.MomentumBuffer(momentum)
     guide = guidance.Guide(case.made)
     plan = guide.plan(plan_like(rival))
-    state = torch.zeros((plan.slots, *SHAPE))
-    model_input = torch.empty((2 * SHAPE[0], *SHAPE[1:]))
+    state = torch.zeros((plan.slots, *SHAPE), device=target.device)
+    model_input = torch.empty((2 * SHAPE[0], *SHAPE[1:]), device=target.device)
     time = rival.timesteps[ROW]
 
     def theirs() -> torch.Tensor:
@@ -184,18 +200,18 @@ def guided(case: Case, threads: int) -> Row:
         reset()
         ours()
         error = max(error, check(case.name, difference(state[0], theirs()), case.tolerance))
-    head = _head("guided step", case.name, SHAPE, threads, "diffusers guider + DDIM")
-    return measured(head, {"ours": ours, "rival": theirs}, reset, error, case.bar)
+    head = _head("guided step", case.name, SHAPE, threads, GUIDER, target)
+    return measured(head, {"ours": ours, "rival": theirs}, reset, error, case.bar, target)
 
 
-def thresholded(threads: int) -> Row:
+def thresholded(threads: int, target: Target) -> Row:
     """Measure DDIM with dynamic thresholding."""
-    x, output = tensors(1)
+    x, output = tensors(1, target)
     options = {"dynamic_thresholding_ratio": RATIO, "sample_max_value": 100.0}
     rival = scheduler(thresholding=True, **options)
     guide = guidance.Guide(None, guidance.Thresholding(RATIO, maximum=100.0))
     plan = plan_like(rival, clip=1.0)
-    state = torch.zeros((plan.slots, *SHAPE))
+    state = torch.zeros((plan.slots, *SHAPE), device=target.device)
     time = rival.timesteps[ROW]
 
     def theirs() -> torch.Tensor:
@@ -212,14 +228,14 @@ def thresholded(threads: int) -> Row:
     reset()
     ours()
     error = check("threshold", difference(state[0], theirs()), TOLERANCE)
-    head = _head("thresholded step", "threshold", SHAPE, threads, "diffusers DDIM")
-    return measured(head, {"ours": ours, "rival": theirs}, reset, error, THRESHOLD_BAR)
+    head = _head("thresholded step", "threshold", SHAPE, threads, "diffusers DDIM", target)
+    return measured(head, {"ours": ours, "rival": theirs}, reset, error, THRESHOLD_BAR, target)
 
 
-def quantiles(threads: int) -> Row:
+def quantiles(threads: int, target: Target) -> Row:
     """Measure the quantile of one large sample's magnitudes."""
-    x = torch.randn(QUANTILE_SHAPE, generator=torch.Generator().manual_seed(1))
-    out = torch.empty(QUANTILE_SHAPE[0])
+    x = torch.randn(QUANTILE_SHAPE, generator=torch.Generator().manual_seed(1)).to(target.device)
+    out = torch.empty(QUANTILE_SHAPE[0], device=target.device)
     ours = partial(fewstep.solver.quantile, x, RATIO, out=out)
 
     def theirs() -> torch.Tensor:
@@ -228,32 +244,52 @@ def quantiles(threads: int) -> Row:
     ours()
     # torch.quantile computes the position in float32: it is off by up to half an element here.
     error = check("quantile", difference(out, theirs()), 1e-5)
-    head = _head("solver.quantile", "quantile", QUANTILE_SHAPE, threads, "torch.quantile")
-    return measured(head, {"ours": ours, "rival": theirs}, lambda: None, error, QUANTILE_BAR)
+    head = _head("solver.quantile", "quantile", QUANTILE_SHAPE, threads, "torch.quantile", target)
+    return measured(
+        head, {"ours": ours, "rival": theirs}, lambda: None, error, QUANTILE_BAR, target
+    )
 
 
-def _head(op: str, case: str, shape: tuple[int, ...], threads: int, rival: str) -> Row:
-    n = 1
-    for extent in shape:
-        n *= extent
-    return {
-        "op": op, "case": case, "n": n, "batch": shape[0], "threads": threads, "rival": rival,
-        "dtype": "float32",
-    }  # fmt: skip
+def _head(
+    op: str, case: str, shape: tuple[int, ...], threads: int, rival: str, target: Target
+) -> Row:
+    head = {"op": op, "case": case, "n": math.prod(shape), "batch": shape[0], "rival": rival}
+    return head | {"dtype": "float32"} | (target.labels or {"threads": threads})
+
+
+def rows(name: str, options: Options, target: Target) -> Iterator[Row]:
+    """Measure one of `NAMES`: on the CPU with each number of threads."""
+    for threads in options.threads[:1] if target.is_cuda else options.threads:
+        set_threads(threads)
+        if name == "quantile":
+            yield quantiles(threads, target)
+        elif not is_installed():
+            head = _head("guided step", name, SHAPE, threads, GUIDER, target)
+            yield unmeasured_row(head, GUIDER, "diffusers is not installed")
+        elif name == "threshold":
+            yield thresholded(threads, target)
+        else:
+            yield guided(CASES[name], threads, target)
 
 
 def run(
-    threads: tuple[int, ...], only: tuple[str, ...], progress: Callable[[str], None]
+    options: Options,
+    progress: Callable[[str], None],
+    target: Target | None = None,
+    keep: Keep | None = None,
 ) -> list[Row]:
     """Measure everything that was asked for.
 
     Parameters
     ----------
-    threads : tuple of int
-    only : tuple of str
-        Names of `NAMES`; all when empty.
+    options : Options
+        ``only`` are names of `NAMES`; ``quick`` measures those that have a bar.
     progress : callable
         Called with a line about what is measured next.
+    target : Target, optional
+        The CPU by default.
+    keep : callable, optional
+        Called with the rows so far whenever there are more.
 
     Returns
     -------
@@ -262,25 +298,11 @@ def run(
     Raises
     ------
     WrongResult
-        A result differs from its rival's.
+        On the CPU: a result differs from its rival's.
     """
-    before = fewstep.get_num_threads(), torch.get_num_threads()
-    try:
-        with torch.no_grad():
-            return list(_rows(threads, only, progress))
-    finally:
-        fewstep.set_num_threads(before[0])
-        torch.set_num_threads(before[1])
-
-
-def _rows(
-    threads: tuple[int, ...], only: tuple[str, ...], progress: Callable[[str], None]
-) -> Iterator[Row]:
-    for count in threads:
-        set_threads(count)
-        for name in only or NAMES:
-            progress(f"{name}, {count} threads")
-            if name in CASES:
-                yield guided(CASES[name], count)
-            else:
-                yield {"threshold": thresholded, "quantile": quantiles}[name](count)
+    where = target or cpu()
+    names = [name for name in NAMES if options.wants(name)]
+    if options.quick:
+        names = [name for name in names if name not in CASES or CASES[name].bar]
+    parts: list[tuple[str, Part]] = [(name, partial(rows, name, options, where)) for name in names]
+    return measure(parts, progress, where, keep)

@@ -6,13 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-import torch
-
-import fewstep
-
 from .bandwidth import bandwidth
 from .ceilings import ceilings
 from .draws import draws
+from .measure import Keep, Part, measure
 from .motion import motion
 from .overhead import host_overhead
 from .rivals.diffusers import is_installed
@@ -20,8 +17,6 @@ from .rows import Options, Row, unmeasured_row
 from .steps import compare, settings
 from .target import Target, cpu
 from .trajectory import trajectory
-
-Part = Callable[[], Iterable[Row]]
 
 
 def steps(options: Options, target: Target) -> Iterator[tuple[str, Part]]:
@@ -51,6 +46,7 @@ def parts(options: Options, target: Target) -> Iterator[tuple[str, Part]]:
         yield "bandwidth", part(bandwidth)
         yield "trajectory", part(trajectory)
         yield "normals", part(draws)
+        yield "Brownian increments", part(motion)
         yield "launch overhead", part(host_overhead)
         yield from steps(options, target)
         return
@@ -66,7 +62,7 @@ def run(
     options: Options,
     progress: Callable[[str], None],
     target: Target | None = None,
-    keep: Callable[[list[Row]], None] | None = None,
+    keep: Keep | None = None,
 ) -> list[Row]:
     """Measure everything that was asked for.
 
@@ -92,26 +88,4 @@ def run(
         is dear, what went wrong becomes a row with ``failed``, and the other parts are measured.
     """
     target = target or cpu()
-    before = fewstep.get_num_threads(), torch.get_num_threads()
-    rows: list[Row] = []
-    try:
-        with torch.no_grad():
-            for name, part in parts(options, target):
-                progress(name)
-                for row in _kept_going(name, part, target) if target.is_cuda else part():
-                    rows.append(row)
-                    if keep:
-                        keep(rows)
-    finally:
-        fewstep.set_num_threads(before[0])
-        torch.set_num_threads(before[1])
-    return rows
-
-
-def _kept_going(name: str, part: Part, target: Target) -> Iterator[Row]:
-    try:
-        yield from part()
-    except Exception as error:
-        head: Row = {"op": "failed", "case": name, "n": 0, "batch": 0, "dtype": "-"}
-        reason = f"{type(error).__name__}: {error}"
-        yield unmeasured_row(head | target.labels, "", reason) | {"failed": True}
+    return measure(parts(options, target), progress, target, keep)

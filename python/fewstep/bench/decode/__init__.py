@@ -10,15 +10,13 @@ gives, its op (``tree.attention``), its case, and its sizes by the letters of CO
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import torch
-
-import fewstep
-
+from ..measure import Keep, measure
 from ..rows import Options, Row
-
-SIZES = ("T", "L", "V", "B", "K", "Q", "GQA")  # keys of a row that are sizes
+from ..target import Target, cpu
+from ._table import table as table
 
 
 def sections() -> tuple[Any, ...]:
@@ -34,7 +32,8 @@ def names() -> tuple[str, ...]:
 def run(
     options: Options,
     progress: Callable[[str], None],
-    keep: Callable[[list[Row]], None] = lambda rows: None,
+    target: Target | None = None,
+    keep: Keep | None = None,
 ) -> list[Row]:
     """Measure everything that was asked for.
 
@@ -44,8 +43,10 @@ def run(
         ``quick`` measures the smallest sizes only.
     progress : callable
         Called with a line about what is measured next.
+    target : Target, optional
+        The CPU, which is where these ops run.
     keep : callable, optional
-        Called with all rows so far after each new one.
+        Called with the rows so far whenever there are more.
 
     Returns
     -------
@@ -56,15 +57,9 @@ def run(
     WrongResult
         A result differs from its rival's.
     """
-    before = fewstep.get_num_threads(), torch.get_num_threads()
-    rows: list[Row] = []
-    try:
-        with torch.no_grad():
-            for section in sections():
-                for row in section.rows(options, progress):
-                    rows.append(row)
-                    keep(rows)
-    finally:
-        fewstep.set_num_threads(before[0])
-        torch.set_num_threads(before[1])
-    return rows
+    parts = [(_title(s), partial(s.rows, options, progress)) for s in sections()]
+    return measure(parts, progress, target or cpu(), keep)
+
+
+def _title(section: Any) -> str:
+    return str(section.__name__).rpartition(".")[2]
