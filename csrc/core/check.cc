@@ -65,7 +65,9 @@ void ArgCheck::fail_shape(ArgName name, const fewstep_tensor& t, const ShapePatt
     if (token.kind == ShapePattern::Kind::kOneOr) text += "1 or ";
     text += token.letter;
     if (token.kind == ShapePattern::Kind::kRest) text += "...";
-    if (dim(token.letter) >= 0) text += "=" + std::to_string(dim(token.letter));
+    const int64_t more = token.kind == ShapePattern::Kind::kPlusOne ? 1 : 0;
+    if (more) text += "+1";
+    if (dim(token.letter) >= 0) text += "=" + std::to_string(dim(token.letter) + more);
   }
   fail(name, text + "]", shape_text(t));
 }
@@ -126,6 +128,7 @@ void ArgCheck::check_sizes(ArgName name, const fewstep_tensor& t, const ShapePat
     if (token.kind == Kind::kLiteral) fits = size == token.literal;
     if (token.kind == Kind::kLetter) fits = bind(token.letter, size);
     if (token.kind == Kind::kOneOr) fits = size == 1 || bind(token.letter, size);
+    if (token.kind == Kind::kPlusOne) fits = size > 0 && bind(token.letter, size - 1);
     if (token.kind == Kind::kMultiple) {
       const int64_t unit = dim(token.letter);
       fits = unit == 0 ? size == 0 : size > 0 && size % unit == 0;

@@ -12,12 +12,12 @@
 namespace fewstep {
 
 // A shape such as "B N...": a capital letter binds on first use, digits are literal, "mB" is a
-// multiple of B, "1|B" is 1 or B, and a letter followed by "..." stands for all remaining
-// dimensions flattened (contiguous; after the first dimension only). Parsed at compile time: a
-// wrong pattern does not compile.
+// multiple of B, "1|B" is 1 or B, "B+1" one more than B, and a letter followed by "..." stands for
+// all remaining dimensions flattened (contiguous; after the first dimension only). Parsed at
+// compile time: a wrong pattern does not compile.
 class ShapePattern {
  public:
-  enum class Kind : uint8_t { kLetter, kLiteral, kMultiple, kOneOr, kRest };
+  enum class Kind : uint8_t { kLetter, kLiteral, kMultiple, kOneOr, kPlusOne, kRest };
   struct Token {
     Kind kind;
     char letter;
@@ -59,8 +59,14 @@ class ShapePattern {
       text += 2;
       return {Kind::kMultiple, letter, 0};
     }
-    if (!is_capital(*text)) throw "a dimension is a capital letter, digits, 'mX', '1|X' or 'X...'";
+    if (!is_capital(*text)) {
+      throw "a dimension is a capital letter, digits, 'mX', '1|X', 'X+1' or 'X...'";
+    }
     const char letter = *text++;
+    if (text[0] == '+' && text[1] == '1') {
+      text += 2;
+      return {Kind::kPlusOne, letter, 1};
+    }
     if (text[0] == '.' && text[1] == '.' && text[2] == '.') {
       text += 3;
       return {Kind::kRest, letter, 0};

@@ -89,6 +89,19 @@ TEST_CASE("literals, multiples and one-or-B") {
         "f: 'five' must have shape [4], got [5]");
 }
 
+TEST_CASE("one more than a letter") {
+  Tensor indptr(memory, {4}), base(memory, {3}), empty(memory, {0});
+  ArgCheck check("f", nullptr);
+  check.in("indptr", &indptr.t, only(DType::kF32), "B+1");
+  CHECK(check.dim('B') == 3);
+  check.in("base", &base.t, only(DType::kF32), "B");
+  CHECK(message([&] { check.in("ends", &base.t, only(DType::kF32), "B+1"); }) ==
+        "f: 'ends' must have shape [B+1=4], got [3]");
+  ArgCheck other("f", nullptr);
+  CHECK(message([&] { other.in("indptr", &empty.t, only(DType::kF32), "B+1"); }) ==
+        "f: 'indptr' must have shape [B+1], got [0]");
+}
+
 TEST_CASE("wrong type, device, layout and NULL are named") {
   Tensor x(memory, {2, 4});
   ArgCheck check("f", nullptr);
