@@ -37,7 +37,7 @@ set(FEWSTEP_ISA_FLAGS_scalar "")
 set(FEWSTEP_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(FEWSTEP_ISA_FLAGS_avx512
   -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
-set(FEWSTEP_ISA_FLAGS_avx512_bf16 ${FEWSTEP_ISA_FLAGS_avx512} -mavx512bf16)
+set(FEWSTEP_ISA_FLAGS_avx512_bf16 ${FEWSTEP_ISA_FLAGS_avx512} -mavx512bf16 -mavx512vnni)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   set(FEWSTEP_X86 ON)
   set(FEWSTEP_ISAS scalar avx2 avx512)

@@ -356,6 +356,13 @@ def run(
     return result
 
 
+def linear(**arguments: Any) -> dict[str, Any]:
+    """Pack a weight and run a linear layer; see `linear_calls.linear`."""
+    import linear_calls
+
+    return linear_calls.linear(**arguments)
+
+
 def isa() -> str:
     """The instruction set in use."""
     import fewstep

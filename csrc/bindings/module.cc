@@ -36,6 +36,7 @@ PYBIND11_MODULE(_core, m) {
   bind_attention(m);
   bind_draft(m);
   bind_kv(m);
+  bind_linear(m);
   bind_logits(m);
   bind_noise(m);
   bind_plan(m);

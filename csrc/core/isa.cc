@@ -65,7 +65,8 @@ bool is_available(Isa isa) {
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512dq");
   }
-  return is_available(Isa::kAvx512) && __builtin_cpu_supports("avx512bf16");
+  return is_available(Isa::kAvx512) && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif

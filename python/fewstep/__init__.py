@@ -6,6 +6,7 @@ from fewstep import dpm_v3 as dpm_v3
 from fewstep import draft as draft
 from fewstep import guidance as guidance
 from fewstep import kv as kv
+from fewstep import linear as linear
 from fewstep import logits as logits
 from fewstep import noise as noise
 from fewstep import plans as plans
@@ -33,6 +34,7 @@ __all__ = [
     "guidance",
     "info",
     "kv",
+    "linear",
     "logits",
     "noise",
     "plans",

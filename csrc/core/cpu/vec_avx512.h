@@ -35,6 +35,7 @@ inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
 // A NaN in the second operand stays.
 inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }

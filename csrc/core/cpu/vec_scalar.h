@@ -27,6 +27,7 @@ FEWSTEP_HOST_DEVICE inline F32 fma(F32 a, F32 b, F32 c) { return {fmaf(a.v, b.v,
 FEWSTEP_HOST_DEVICE inline F32 mul(F32 a, F32 b) { return {a.v * b.v}; }
 FEWSTEP_HOST_DEVICE inline F32 add(F32 a, F32 b) { return {a.v + b.v}; }
 FEWSTEP_HOST_DEVICE inline F32 sub(F32 a, F32 b) { return {a.v - b.v}; }
+FEWSTEP_HOST_DEVICE inline F32 div(F32 a, F32 b) { return {a.v / b.v}; }
 FEWSTEP_HOST_DEVICE inline F32 sqrt(F32 a) { return {sqrtf(a.v)}; }
 FEWSTEP_HOST_DEVICE inline F32 min(F32 a, F32 b) { return {a.v < b.v ? a.v : b.v}; }
 FEWSTEP_HOST_DEVICE inline F32 max(F32 a, F32 b) { return {a.v > b.v ? a.v : b.v}; }

@@ -7,6 +7,7 @@
 #include "context.h"
 #include "draft.h"
 #include "kv.h"
+#include "linear.h"
 #include "logits.h"
 #include "noise.h"
 #include "plan.h"

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "py_tensor.h"
+
+namespace py = pybind11;
+
+namespace fewstep::python {
+namespace {
+
+void pack(py::handle weight, int32_t kind, int32_t group, py::handle out) {
+  constexpr const char* kFunction = "fewstep_linear_pack";
+  const py::handle arguments[] = {weight, out};
+  CallStream stream(arguments);
+  const Borrowed w(weight, kFunction, "weight", Borrowed::kRead, &stream);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &stream);
+  fewstep_linear_pack_args args = FEWSTEP_LINEAR_PACK_ARGS_INIT;
+  args.kind = kind;
+  args.group = group;
+  args.weight = w.get();
+  args.out = o.get();
+  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_linear_pack(ctx, &args);
+  }
+  check(status);
+}
+
+void unpack(py::handle packed, int32_t kind, int32_t group, py::handle out) {
+  constexpr const char* kFunction = "fewstep_linear_unpack";
+  const py::handle arguments[] = {packed, out};
+  CallStream stream(arguments);
+  const Borrowed p(packed, kFunction, "packed", Borrowed::kRead, &stream);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &stream);
+  fewstep_linear_unpack_args args = FEWSTEP_LINEAR_UNPACK_ARGS_INIT;
+  args.kind = kind;
+  args.group = group;
+  args.packed = p.get();
+  args.out = o.get();
+  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_linear_unpack(ctx, &args);
+  }
+  check(status);
+}
+
+void run(py::handle x, py::handle packed, int32_t kind, int32_t group, py::handle bias,
+         py::handle up, py::handle residual, py::handle norm, double norm_eps, py::handle out,
+         py::handle workspace) {
+  constexpr const char* kFunction = "fewstep_linear_run";
+  const py::handle arguments[] = {x, packed, bias, up, residual, norm, out, workspace};
+  CallStream stream(arguments);
+  const Borrowed in(x, kFunction, "x", Borrowed::kRead, &stream);
+  const Borrowed p(packed, kFunction, "packed", Borrowed::kRead, &stream);
+  const Optional b(bias, kFunction, "bias", Borrowed::kRead, &stream);
+  const Optional u(up, kFunction, "up", Borrowed::kRead, &stream);
+  const Optional r(residual, kFunction, "residual", Borrowed::kRead, &stream);
+  const Optional n(norm, kFunction, "norm", Borrowed::kRead, &stream);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &stream);
+  const Borrowed w(workspace, kFunction, "workspace", Borrowed::kWrite, &stream);
+  fewstep_linear_run_args args = FEWSTEP_LINEAR_RUN_ARGS_INIT;
+  args.kind = kind;
+  args.group = group;
+  args.norm_eps = norm_eps;
+  args.x = in.get();
+  args.packed = p.get();
+  args.up = u.get();
+  args.bias = b.get();
+  args.residual = r.get();
+  args.norm = n.get();
+  args.out = o.get();
+  args.workspace = w.get();
+  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_linear_run(ctx, &args);
+  }
+  check(status);
+}
+
+}  // namespace
+
+void bind_linear(py::module_& m) {
+  m.def("linear_pack", &pack, py::arg("weight"), py::arg("kind"), py::arg("group"), py::arg("out"));
+  m.def("linear_packed_bytes", &fewstep_linear_packed_bytes, py::arg("O"), py::arg("I"),
+        py::arg("kind"), py::arg("group"));
+  m.def("linear_run", &run, py::arg("x"), py::arg("packed"), py::arg("kind"), py::arg("group"),
+        py::arg("bias"), py::arg("up"), py::arg("residual"), py::arg("norm"), py::arg("norm_eps"),
+        py::arg("out"), py::arg("workspace"));
+  m.def("linear_run_workspace_bytes", &fewstep_linear_run_workspace_bytes, py::arg("M"),
+        py::arg("I"), py::arg("kind"), py::arg("group"));
+  m.def("linear_unpack", &unpack, py::arg("packed"), py::arg("kind"), py::arg("group"),
+        py::arg("out"));
+}
+
+}  // namespace fewstep::python

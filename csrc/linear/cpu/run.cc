@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "linear/run.h"
+
+#include "core/cpu/exp.h"
+#include "core/cpu/parallel.h"
+#include "linear/cpu/prepare.h"
+
+// A thread takes panels of 32 outputs. It reads a panel's weights from memory once, a block of
+// inputs at a time, while they are multiplied with the rows tile by tile; more than 72 rows read
+// them again, from the second cache. With `up`, a block of its panel follows that of the gate's.
+//
+// Requires: sizes as the layout says; rows of x, residual and out contiguous; bias and norm
+// contiguous; nothing that is written overlaps, but out may be residual.
+namespace fewstep::linear::FEWSTEP_ISA {
+namespace {
+
+struct Work {
+  const RunProblem* p;
+  Weights gate, up;
+  Activations x;
+  Tiles tiles;
+};
+
+inline vec::F32 silu(vec::F32 x) {
+  return vec::div(x, vec::add(vec::set(1.0f), vec::exp(vec::sub(vec::set(0.0f), x))));
+}
+
+// n values of `rows` at `row`, output `first`, into a run of a panel.
+inline void read_outputs(const Rows& rows, int64_t row, int64_t first, int64_t n, float* out) {
+  widen(rows.type, rows.data + row * rows.stride_bytes + first * bytes_of(rows.type), n, out);
+}
+
+// What follows the sums: bias, gate, residual, one rounding.
+inline void finish(const Work& work, int64_t panel, int64_t row, int64_t rows, float* sums,
+                   const float* up) {
+  const RunProblem& p = *work.p;
+  const int64_t first = panel * kPanel;
+  const int64_t n = p.O - first < kPanel ? p.O - first : kPanel;
+  float bias[kPanel] = {}, residual[kPanel] = {};
+  if (p.bias.data) read_outputs(p.bias, 0, first, n, bias);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* y = sums + r * kPanel;
+    if (p.residual.data) read_outputs(p.residual, row + r, first, n, residual);
+    for (int o = 0; o < kPanel; o += vec::kLanes) {
+      vec::F32 value = vec::load(y + o);
+      if (p.bias.data) value = vec::add(value, vec::load(bias + o));
+      if (up) value = vec::mul(silu(value), vec::load(up + r * kPanel + o));
+      if (p.residual.data) value = vec::add(value, vec::load(residual + o));
+      vec::store(y + o, value);
+    }
+    narrow(p.out.type, y, n,
+           p.out.data + (row + r) * p.out.stride_bytes + first * bytes_of(p.out.type));
+  }
+}
+
+void run_panels(void* context, int64_t begin, int64_t end) {
+  const Work& work = *static_cast<const Work*>(context);
+  const RunProblem& p = *work.p;
+  const int64_t bytes = panel_bytes(p.kind, p.I, p.group);
+  const int64_t blocks = ceil_div(p.I, kBlock), held = held_tiles(p.kind);
+  alignas(64) float sums[kHeldRows * kPanel];
+  alignas(64) float up_sums[kHeldRows * kPanel];
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const char* gate = work.gate.data + panel * bytes;
+    const char* up = p.up ? work.up.data + panel * bytes : nullptr;
+    for (int64_t t = 0; t < work.tiles.count; t += held) {
+      const int64_t stop = t + held < work.tiles.count ? t + held : work.tiles.count;
+      const int64_t row = work.tiles.begin(t), rows = work.tiles.begin(stop) - row;
+      memset(sums, 0, (size_t)(rows * kPanel) * sizeof(float));
+      if (up) memset(up_sums, 0, (size_t)(rows * kPanel) * sizeof(float));
+      for (int64_t n = 0; n < blocks; ++n) {
+        const int64_t here = input_offset(p.kind, n * kBlock, p.group);
+        const int64_t next =
+            n + 1 < blocks ? input_offset(p.kind, (n + 1) * kBlock, p.group) : bytes;
+        const char* ahead = gate + next;
+        add_block(work.gate, gate, n, work.x, work.tiles, t, stop, up ? up + here : ahead, sums);
+        if (up) add_block(work.up, up, n, work.x, work.tiles, t, stop, ahead, up_sums);
+      }
+      scale_sums(work.gate, gate, rows, sums);
+      if (up) scale_sums(work.up, up, rows, up_sums);
+      finish(work, panel, row, rows, sums, up ? up_sums : nullptr);
+    }
+  }
+}
+
+}  // namespace
+
+void run(const RunProblem& p) {
+  const Tiles tiles = tiles_of(p.M, p.kind);
+  Work work{
+      &p, {p.kind, p.group, p.I, p.packed}, {p.kind, p.group, p.I, p.up}, prepare(p, tiles), tiles};
+  // A thread's share takes 10 us or more: 256 KiB of weights with one row, less with more.
+  const int64_t cost = panel_bytes(p.kind, p.I, p.group) * (p.up ? 2 : 1) * (4 + p.M) / 5;
+  parallel_for(p.threads, ceil_div(p.O, kPanel), 1 + (1 << 18) / cost, &run_panels, &work);
+}
+
+}  // namespace fewstep::linear::FEWSTEP_ISA

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/kernel_set.h"
+#include "linear/layout.h"
+
+namespace fewstep::linear {
+
+struct UnpackProblem {
+  int64_t O, I;
+  Kind kind;
+  int32_t group;
+  DType type;            // of the output
+  int64_t stride_bytes;  // between rows of the output
+  const char* packed;
+  char* out;        // [O, I]
+  int32_t threads;  // 0: the process-wide count
+};
+using UnpackFn = void(const UnpackProblem&);
+FEWSTEP_DECLARE_KERNELS(UnpackFn, unpack)
+
+}  // namespace fewstep::linear

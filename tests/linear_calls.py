@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of the linear family on tensors between guard bands; run in a worker of `harness`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness import Buffers, bits
+
+ROWS = ("bias", "residual", "norm")
+
+
+def linear(
+    *,
+    x: np.ndarray,
+    weight: np.ndarray,
+    kind: str,
+    dtype: str = "float32",
+    stored: str = "float32",
+    out_dtype: str | None = None,
+    group: int = 32,
+    up: np.ndarray | None = None,
+    in_place: bool = False,
+    parts: tuple[tuple[int, int], ...] = (),
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Pack `weight`, given in the type `stored`, run the layer on x and unpack.
+
+    Tensors lie `offset` elements past their alignment, rows `gap` elements apart; bias, residual
+    and norm among the options are arrays of x's `dtype`. `parts` are ranges of rows to run apart.
+    Returns out as float32, its bits, those of each part, what unpack gives and the packed bytes.
+    """
+    import fewstep
+
+    fewstep.set_num_threads(threads)
+    buffers = Buffers()
+    layout = {"offset": offset, "gap": gap}
+
+    def packed_of(name: str, values: np.ndarray) -> Any:
+        given = buffers.freeze(name, buffers.place(name, values, stored, **layout))
+        size = fewstep.linear.pack(given, kind=kind, group=group).nbytes
+        memory = buffers.place(f"packed {name}", np.full(size, 7), "uint8", offset=offset)
+        packed = fewstep.linear.pack(given, kind=kind, group=group, out=memory)
+        assert packed.data is memory
+        buffers.freeze(f"packed {name}", memory)
+        return packed
+
+    packed = packed_of("weight", weight)
+    given: dict[str, Any] = dict(options)
+    for name in ROWS:
+        if given.get(name) is not None:
+            flat = {"offset": offset, "gap": gap if given[name].ndim > 1 else 0}
+            given[name] = buffers.place(name, given[name], dtype, **flat)
+            if not in_place or name != "residual":
+                buffers.freeze(name, given[name])
+    if up is not None:
+        given["up"] = packed_of("up", up)
+    rows = buffers.freeze("x", buffers.place("x", x, dtype, **layout))
+    shape = (len(x), len(weight))
+    out = given["residual"] if in_place else None
+    pieces = []
+    for begin, end in parts:
+        part = {n: v[begin:end] if n == "residual" else v for n, v in given.items()}
+        pieces.append(bits(fewstep.linear.run(rows[begin:end], packed, **part)))
+    if out is None:
+        out = buffers.place("out", np.full(shape, 7.0), out_dtype or dtype, **layout)
+    assert fewstep.linear.run(rows, packed, out=out, **given) is out
+    plain = buffers.place("plain", np.full(weight.shape, 7.0), plain_type(kind), **layout)
+    fewstep.linear.unpack(packed, out=plain)
+    buffers.verify()
+    return {
+        "out": out.float().numpy().copy(),
+        "bits": bits(out),
+        "parts": pieces,
+        "weight": plain.float().numpy().copy(),
+        "weight_bits": bits(plain),
+        "packed": bits(packed.data),
+    }
+
+
+def plain_type(kind: str) -> str:
+    """Return the type of unpacked weights."""
+    return "float32" if kind.startswith("int") else kind
