@@ -75,6 +75,20 @@ def solver_quantile(
 ) -> None: ...
 def solver_quantile_workspace_bytes(B: int, N: int) -> int: ...
 def solver_names() -> list[str]: ...
+def tree_build(
+    parent: object,
+    indptr: object,
+    base: object,
+    max_depth: int,
+    depth: object,
+    first_child: object,
+    next_sibling: object,
+    positions: object,
+    bits: object,
+) -> None: ...
+def tree_from_template(
+    parent: object, rank: object, root: object, table: object, heads: object, tokens: object
+) -> None: ...
 
 class Row:
     def __init__(self, **fields: Any) -> None: ...

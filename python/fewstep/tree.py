@@ -8,4 +8,13 @@ rows of a flat array belong to which.
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from fewstep._templates import TOKEN_RECYCLING, template
+from fewstep._trees import Tree, build, from_template
+
+__all__ = [
+    "TOKEN_RECYCLING",
+    "Tree",
+    "build",
+    "from_template",
+    "template",
+]
