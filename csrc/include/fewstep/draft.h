@@ -10,6 +10,99 @@
 extern "C" {
 #endif
 
+/* Puts the best successors of evaluated tokens into an adjacency table (Token Recycling).
+ *
+ *   table[tokens[n], k] = top_ids[n, k], n ascending: where a token occurs twice the last one stays
+ *
+ * Shapes   table [V, K]  tokens [N]  top_ids [N, K]
+ * Types    all i32; an entry of top_ids is -1 (none) or in [0, V)
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads and writes N * K numbers; checks all before the first write
+ * Order    CPU: done on return
+ * Repeat   across ISAs and thread counts, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
+ * Source   Luo et al. 2024, "Turning Trash into Treasure: Accelerating Inference of Large Language
+ *          Models with Token Recycling", arXiv 2408.08696, section 3.2
+ */
+FEWSTEP_API fewstep_status fewstep_draft_recycle(const fewstep_context* ctx,
+                                                 const fewstep_tensor* table,
+                                                 const fewstep_tensor* tokens,
+                                                 const fewstep_tensor* top_ids);
+
+/* Drafts are trees in the encoding of tree.h: token[i] and parent[i] < i of each node. Node 0 is
+ * the root, the last token of the context, with parent -1. */
+
+/* A text in which continuations of its own end, or of another text's, are looked up: the longest
+ * n-gram that ends the context and occurs earlier. Source: Saxena 2023, "Prompt lookup decoding".
+ * Not for use by two threads at once. */
+typedef struct fewstep_ngram fewstep_ngram;
+
+typedef struct fewstep_ngram_propose_params {
+  uint32_t size;      /* sizeof(fewstep_ngram_propose_params) */
+  int32_t max_tokens; /* of a continuation, 1 or more */
+  int32_t branches;   /* how many different continuations to merge into a tree, 1 or more */
+} fewstep_ngram_propose_params;
+
+#define FEWSTEP_NGRAM_PROPOSE_PARAMS_INIT {sizeof(fewstep_ngram_propose_params), 10, 1}
+
+/* n_min, n_max: lengths of the n-grams, 1 <= n_min <= n_max <= 64. */
+FEWSTEP_API fewstep_status fewstep_ngram_create(int32_t n_min, int32_t n_max, fewstep_ngram** out);
+FEWSTEP_API void fewstep_ngram_destroy(fewstep_ngram* ngram);
+
+/* Adds to the end of the text. A negative token is an error, and nothing is added. */
+FEWSTEP_API fewstep_status fewstep_ngram_append(fewstep_ngram* ngram, const int32_t* tokens,
+                                                int64_t count);
+FEWSTEP_API int64_t fewstep_ngram_size(const fewstep_ngram* ngram);
+
+/* Looks up context[count], or the text's own end where context is NULL. Candidates are ordered by
+ * the length of their n-gram, then by how recent they are. A match that runs into the end of the
+ * text goes on as a repetition, as in LZ77, where the context is the text's own end. Writes up to
+ * `capacity` nodes and their number, the root included: 0 where the context is empty, 1 where
+ * nothing was found. */
+FEWSTEP_API fewstep_status fewstep_ngram_propose(const fewstep_ngram* ngram, const int32_t* context,
+                                                 int64_t count,
+                                                 const fewstep_ngram_propose_params* params,
+                                                 int32_t* token, int32_t* parent, int32_t capacity,
+                                                 int32_t* nodes);
+
+/* Counts of what followed two tokens, from which a tree is drafted by a search that weighs
+ * likelihood against exploration (ADED). Source: Liu et al. 2024, "Adaptive Draft-Verification for
+ * Efficient Large Language Model Decoding", arXiv 2407.12021; the selection is that of AlphaZero,
+ * Silver et al. 2017, arXiv 1712.01815. Not for use by two threads at once. */
+typedef struct fewstep_trigram fewstep_trigram;
+
+typedef struct fewstep_trigram_propose_params {
+  uint32_t size;      /* sizeof(fewstep_trigram_propose_params) */
+  int32_t depth;      /* tokens below the root at most, 1 or more */
+  int32_t width;      /* successors of a state that the search looks at, most frequent first */
+  int32_t iterations; /* of the search, 1 or more */
+  double exploration; /* E in Q + E P sqrt(N) / (1 + n), 0 or more */
+} fewstep_trigram_propose_params;
+
+#define FEWSTEP_TRIGRAM_PROPOSE_PARAMS_INIT {sizeof(fewstep_trigram_propose_params), 6, 8, 200, 1.0}
+
+FEWSTEP_API fewstep_status fewstep_trigram_create(fewstep_trigram** out);
+FEWSTEP_API void fewstep_trigram_destroy(fewstep_trigram* trigram);
+
+/* Adds 1 to the count of every three tokens in a row. To go on with a text, begin with its last two
+ * tokens again. A negative token is an error, and nothing is counted. */
+FEWSTEP_API fewstep_status fewstep_trigram_observe(fewstep_trigram* trigram, const int32_t* tokens,
+                                                   int64_t count);
+/* How often `third` followed `first`, `second`; and how many different pairs are known. */
+FEWSTEP_API int64_t fewstep_trigram_count(const fewstep_trigram* trigram, int32_t first,
+                                          int32_t second, int32_t third);
+FEWSTEP_API int64_t fewstep_trigram_states(const fewstep_trigram* trigram);
+
+/* Drafts from the context's last two tokens. A node's chance P is the share of its token among the
+ * successors of the two before it; the search prefers nodes with more accepted tokens to expect,
+ * and the tree keeps the `capacity` nodes that it visited most. Writes as fewstep_ngram_propose. */
+FEWSTEP_API fewstep_status fewstep_trigram_propose(const fewstep_trigram* trigram,
+                                                   const int32_t* context, int64_t count,
+                                                   const fewstep_trigram_propose_params* params,
+                                                   int32_t* token, int32_t* parent,
+                                                   int32_t capacity, int32_t* nodes);
+
 #ifdef __cplusplus
 }
 #endif

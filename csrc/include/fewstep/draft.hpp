@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef FEWSTEP_DRAFT_HPP_
+#define FEWSTEP_DRAFT_HPP_
+
+// The C++20 face of draft.h.
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "draft.h"
+#include "fewstep.hpp"
+
+namespace fewstep::draft {
+
+// A draft tree: token[i] and parent[i] < i of each node; node 0 is the context's last token.
+struct Tree {
+  std::vector<int32_t> token, parent;
+};
+
+namespace detail {
+
+template <class Propose>
+Tree tree_of(int32_t max_nodes, Propose&& propose) {
+  const size_t room = max_nodes > 0 ? size_t(max_nodes) : 1;
+  Tree tree{std::vector<int32_t>(room), std::vector<int32_t>(room)};
+  int32_t nodes = 0;
+  check(propose(tree.token.data(), tree.parent.data(), max_nodes, &nodes));
+  tree.token.resize(size_t(nodes));
+  tree.parent.resize(size_t(nodes));
+  return tree;
+}
+
+}  // namespace detail
+
+// Looks up how an end of text went on before.
+class Ngram {
+ public:
+  explicit Ngram(int32_t n_min = 1, int32_t n_max = 3) {
+    fewstep_ngram* made = nullptr;
+    check(fewstep_ngram_create(n_min, n_max, &made));
+    owner_.reset(made);
+  }
+  void append(std::span<const int32_t> tokens) {
+    check(fewstep_ngram_append(owner_.get(), tokens.data(), int64_t(tokens.size())));
+  }
+  int64_t size() const { return fewstep_ngram_size(owner_.get()); }
+  // From the text's own end.
+  Tree propose(int32_t max_tokens = 10, int32_t branches = 1, int32_t max_nodes = 64) const {
+    return propose_after(nullptr, 0, max_tokens, branches, max_nodes);
+  }
+  // From another text's end.
+  Tree propose(std::span<const int32_t> context, int32_t max_tokens, int32_t branches,
+               int32_t max_nodes) const {
+    const int32_t nothing = 0;
+    return propose_after(context.empty() ? &nothing : context.data(), int64_t(context.size()),
+                         max_tokens, branches, max_nodes);
+  }
+
+ private:
+  Tree propose_after(const int32_t* context, int64_t count, int32_t max_tokens, int32_t branches,
+                     int32_t max_nodes) const {
+    const fewstep_ngram_propose_params params = {sizeof params, max_tokens, branches};
+    return detail::tree_of(max_nodes, [&](auto... out) {
+      return fewstep_ngram_propose(owner_.get(), context, count, &params, out...);
+    });
+  }
+  struct Destroy {
+    void operator()(fewstep_ngram* ngram) const { fewstep_ngram_destroy(ngram); }
+  };
+  std::unique_ptr<fewstep_ngram, Destroy> owner_;
+};
+
+inline fewstep_trigram_propose_params trigram_params() {
+  return FEWSTEP_TRIGRAM_PROPOSE_PARAMS_INIT;
+}
+
+// Counts what followed two tokens; drafts by search.
+class Trigram {
+ public:
+  Trigram() {
+    fewstep_trigram* made = nullptr;
+    check(fewstep_trigram_create(&made));
+    owner_.reset(made);
+  }
+  void observe(std::span<const int32_t> tokens) {
+    check(fewstep_trigram_observe(owner_.get(), tokens.data(), int64_t(tokens.size())));
+  }
+  int64_t count(int32_t first, int32_t second, int32_t third) const {
+    return fewstep_trigram_count(owner_.get(), first, second, third);
+  }
+  int64_t states() const { return fewstep_trigram_states(owner_.get()); }
+  Tree propose(std::span<const int32_t> context, int32_t max_nodes = 64,
+               const fewstep_trigram_propose_params& params = trigram_params()) const {
+    return detail::tree_of(max_nodes, [&](auto... out) {
+      return fewstep_trigram_propose(owner_.get(), context.data(), int64_t(context.size()), &params,
+                                     out...);
+    });
+  }
+
+ private:
+  struct Destroy {
+    void operator()(fewstep_trigram* trigram) const { fewstep_trigram_destroy(trigram); }
+  };
+  std::unique_ptr<fewstep_trigram, Destroy> owner_;
+};
+
+}  // namespace fewstep::draft
+
+#endif
