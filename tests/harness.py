@@ -363,6 +363,13 @@ def linear(**arguments: Any) -> dict[str, Any]:
     return linear_calls.linear(**arguments)
 
 
+def kv(*, verb: str, **arguments: Any) -> dict[str, Any]:
+    """Call an op of the KV cache; see `kv_calls`."""
+    import kv_calls
+
+    return getattr(kv_calls, verb)(**arguments)
+
+
 def isa() -> str:
     """The instruction set in use."""
     import fewstep

@@ -1,10 +1,145 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <memory>
+#include <string>
+#include <vector>
+
 #include "py_tensor.h"
 
 namespace py = pybind11;
 
 namespace fewstep::python {
+namespace {
 
-void bind_kv(py::module_&) {}
+using Access = Borrowed::Access;
+
+// One array, or a list of arrays, as tensors in a row.
+struct TensorList {
+  TensorList(py::handle arrays, const char* function, const char* name, Access access,
+             CallStream* stream) {
+    if (arrays.is_none()) return;
+    const bool is_list = PyList_Check(arrays.ptr()) || PyTuple_Check(arrays.ptr());
+    const Py_ssize_t n = is_list ? PySequence_Fast_GET_SIZE(arrays.ptr()) : 1;
+    held = std::make_unique<Borrowed[]>(size_t(n));
+    tensors.reserve(size_t(n));
+    for (Py_ssize_t i = 0; i < n; ++i) {
+      const py::handle array =
+          is_list ? py::handle(PySequence_Fast_GET_ITEM(arrays.ptr(), i)) : arrays;
+      held[size_t(i)].borrow(array, function, name, access, stream);
+      tensors.push_back(*held[size_t(i)]);
+    }
+  }
+  const fewstep_tensor* get() const { return tensors.empty() ? nullptr : tensors.data(); }
+
+  std::unique_ptr<Borrowed[]> held;
+  std::vector<fewstep_tensor> tensors;
+};
+
+// The caches of all layers, borrowed for a call.
+struct Caches {
+  Caches(py::handle k_cache, py::handle v_cache, py::handle k_scale, py::handle v_scale,
+         const char* function, Access access, CallStream* stream)
+      : k(k_cache, function, "k_cache", access, stream),
+        v(v_cache, function, "v_cache", access, stream),
+        k_scales(k_scale, function, "k_scale", access, stream),
+        v_scales(v_scale, function, "v_scale", access, stream) {
+    same_count(function, "v_cache", v);
+    if (!k_scales.tensors.empty()) same_count(function, "k_scale", k_scales);
+    if (!v_scales.tensors.empty()) same_count(function, "v_scale", v_scales);
+    caches = {int32_t(k.tensors.size()), k.get(), v.get(), k_scales.get(), v_scales.get()};
+  }
+  void same_count(const char* function, const char* name, const TensorList& list) const {
+    if (list.tensors.size() == k.tensors.size()) return;
+    throw py::value_error(std::string(function) + ": '" + name + "' must hold " +
+                          std::to_string(k.tensors.size()) + " arrays, as many as 'k_cache', got " +
+                          std::to_string(list.tensors.size()));
+  }
+
+  TensorList k, v, k_scales, v_scales;
+  fewstep_kv_caches caches = FEWSTEP_KV_CACHES_INIT;
+};
+
+void append(py::handle k, py::handle v, py::handle k_cache, py::handle v_cache, py::handle indptr,
+            py::handle length, py::handle page_table, py::handle k_scale, py::handle v_scale,
+            int32_t rope, py::handle cos, py::handle sin, py::handle positions) {
+  constexpr const char* kFunction = "fewstep_kv_append";
+  const py::handle arguments[] = {k,          v,       k_cache, v_cache, indptr, length,
+                                  page_table, k_scale, v_scale, cos,     sin,    positions};
+  CallStream stream(arguments);
+  const auto read = [&](py::handle h, const char* name) {
+    return Optional(h, kFunction, name, Borrowed::kRead, &stream);
+  };
+  const auto write = [&](py::handle h, const char* name) {
+    return Optional(h, kFunction, name, Borrowed::kWrite, &stream);
+  };
+  const Optional k_t = read(k, "k"), v_t = read(v, "v");
+  const Optional k_out = write(k_cache, "k_cache"), v_out = write(v_cache, "v_cache");
+  const Optional indptr_t = read(indptr, "indptr"), length_t = read(length, "length");
+  const Optional table = read(page_table, "page_table");
+  const Optional k_s = write(k_scale, "k_scale"), v_s = write(v_scale, "v_scale");
+  const Optional cos_t = read(cos, "cos"), sin_t = read(sin, "sin");
+  const Optional positions_t = read(positions, "positions");
+  fewstep_kv_append_args args = FEWSTEP_KV_APPEND_ARGS_INIT;
+  args.rope = rope;
+  args.k = k_t.get();
+  args.v = v_t.get();
+  args.k_cache = k_out.get();
+  args.v_cache = v_out.get();
+  args.indptr = indptr_t.get();
+  args.length = length_t.get();
+  args.page_table = table.get();
+  args.k_scale = k_s.get();
+  args.v_scale = v_s.get();
+  args.cos = cos_t.get();
+  args.sin = sin_t.get();
+  args.positions = positions_t.get();
+  const fewstep_context* ctx = stream.context(k_t.get(), kFunction, "k");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_kv_append(ctx, &args);
+  }
+  check(status);
+}
+
+void commit(py::handle k_cache, py::handle v_cache, py::handle path, py::handle accepted,
+            py::handle base, py::handle k_scale, py::handle v_scale, py::handle page_table,
+            int32_t first, py::handle length) {
+  constexpr const char* kFunction = "fewstep_kv_commit";
+  const py::handle arguments[] = {k_cache, v_cache, path,       accepted, base,
+                                  k_scale, v_scale, page_table, length};
+  CallStream stream(arguments);
+  const Caches caches(k_cache, v_cache, k_scale, v_scale, kFunction, Borrowed::kWrite, &stream);
+  const Borrowed path_t(path, kFunction, "path", Borrowed::kRead, &stream);
+  const Borrowed accepted_t(accepted, kFunction, "accepted", Borrowed::kRead, &stream);
+  const Borrowed base_t(base, kFunction, "base", Borrowed::kRead, &stream);
+  const Optional table(page_table, kFunction, "page_table", Borrowed::kRead, &stream);
+  const Optional length_t(length, kFunction, "length", Borrowed::kWrite, &stream);
+  fewstep_kv_commit_args args = FEWSTEP_KV_COMMIT_ARGS_INIT;
+  args.first = first;
+  args.caches = caches.caches;
+  args.path = path_t.get();
+  args.accepted = accepted_t.get();
+  args.base = base_t.get();
+  args.page_table = table.get();
+  args.length = length_t.get();
+  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_kv_commit(ctx, &args);
+  }
+  check(status);
+}
+
+}  // namespace
+
+void bind_kv(py::module_& m) {
+  m.def("kv_append", &append, py::arg("k"), py::arg("v"), py::arg("k_cache"), py::arg("v_cache"),
+        py::arg("indptr"), py::arg("length"), py::arg("page_table"), py::arg("k_scale"),
+        py::arg("v_scale"), py::arg("rope"), py::arg("cos"), py::arg("sin"), py::arg("positions"));
+  m.def("kv_commit", &commit, py::arg("k_cache"), py::arg("v_cache"), py::arg("path"),
+        py::arg("accepted"), py::arg("base"), py::arg("k_scale"), py::arg("v_scale"),
+        py::arg("page_table"), py::arg("first"), py::arg("length"));
+}
 
 }  // namespace fewstep::python

@@ -236,10 +236,12 @@ bool ArgCheck::overlap(const Range& a, const Range& b) {
   return shift < low.row_bytes || low.pitch_bytes - shift < high.row_bytes;
 }
 
-void ArgCheck::no_overlap() const {
+void ArgCheck::compare(bool skip_written_pairs) const {
   for (int i = 0; i < count_; ++i) {
     for (int j = i + 1; j < count_; ++j) {
-      if (!(ranges_[i].written || ranges_[j].written) || !overlap(ranges_[i], ranges_[j])) continue;
+      const int written_ones = int(ranges_[i].written) + int(ranges_[j].written);
+      if (written_ones == 0 || (skip_written_pairs && written_ones == 2)) continue;
+      if (!overlap(ranges_[i], ranges_[j])) continue;
       const Range& written = ranges_[i].written ? ranges_[i] : ranges_[j];
       const Range& other = ranges_[i].written ? ranges_[j] : ranges_[i];
       fail({written.name, written.index},

@@ -142,7 +142,14 @@ class ArgCheck {
                          fewstep_status status = FEWSTEP_INVALID_ARGUMENT) const;
 
   // Call after the last tensor: no written tensor may share memory with another.
-  void no_overlap() const;
+  void no_overlap() const { compare(false); }
+  // The same but for pairs of written tensors, which the op compares itself.
+  void no_overlap_with_inputs() const { compare(true); }
+
+  // For ops with lists of tensors: count() after those that stay, and forget(that count) after each
+  // of the list was compared.
+  int count() const { return count_; }
+  void forget(int count) { count_ = count; }
 
   int64_t dim(char letter) const { return dims_[letter - 'A']; }
   Device device() const { return device_; }
@@ -173,6 +180,7 @@ class ArgCheck {
   [[noreturn]] void fail_shape(ArgName name, const fewstep_tensor& t,
                                const ShapePattern& shape) const;
   static bool overlap(const Range& a, const Range& b);
+  void compare(bool skip_written_pairs) const;
 
   const char* function_;
   Device device_;

@@ -15,6 +15,33 @@ def num_threads() -> int: ...
 def set_num_threads(threads: int) -> None: ...
 def set_stream(handle: int | None) -> int | None: ...
 def draft_recycle(table: object, tokens: object, top_ids: object) -> None: ...
+def kv_append(
+    k: object,
+    v: object,
+    k_cache: object,
+    v_cache: object,
+    indptr: object,
+    length: object,
+    page_table: object,
+    k_scale: object,
+    v_scale: object,
+    rope: int,
+    cos: object,
+    sin: object,
+    positions: object,
+) -> None: ...
+def kv_commit(
+    k_cache: object,
+    v_cache: object,
+    path: object,
+    accepted: object,
+    base: object,
+    k_scale: object,
+    v_scale: object,
+    page_table: object,
+    first: int,
+    length: object,
+) -> None: ...
 def linear_pack(weight: object, kind: int, group: int, out: object) -> None: ...
 def linear_packed_bytes(O: int, I: int, kind: int, group: int) -> int: ...
 def linear_run(

@@ -57,7 +57,7 @@ def test_contract_names_every_tensor_and_checks_it(op: Declaration) -> None:
     assert tensors
     _, family, verb = op.name.split("_", 2)
     source = (CSRC / family / f"{verb}.cc").read_text()
-    checked = set(re.findall(r'\.(?:in|out)\(\s*\{?\s*"(\w+)"', source))
+    checked = set(re.findall(r'\.(?:in|out)(?:_strided)?\(\s*\{?\s*"(\w+)"', source))
     described = re.search(r"\* Shapes(.*?)\n \* [A-Z]", op.comment, re.S)
     for name in tensors:
         assert re.search(rf"\b{name}\b", described[1] if described else ""), f"no shape for {name}"

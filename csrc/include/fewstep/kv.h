@@ -10,6 +10,143 @@
 extern "C" {
 #endif
 
+/* A cache of keys or values is a tensor [P, T, G, D]: P pages of T slots for G heads of D elements,
+ * with strides of any kind but for the last dimension, which is contiguous. Slot s of request b is
+ * slot s % T of page page_table[b, s / T]. Without a page table request b has page b to itself
+ * (P = B): a contiguous cache [B, S, G, D], or the transposed view of one that is [B, G, S, D].
+ *
+ * An int8 cache has scales [P, T, G]: an element is worth scale * int8, with scale = max|x| / 127
+ * over a token's head. A row that holds a NaN or an infinity gets the scale NaN; one of which no
+ * element is above 2^-100, the scale 0.
+ *
+ * What one call moves for two requests must not lie in the same slots: pages that requests share
+ * are for reading. Caches must not share memory; between the layers of one call only equal starts
+ * are found. */
+
+/* How pairs of elements turn with the position. */
+typedef enum fewstep_rope {
+  FEWSTEP_ROPE_NONE = 0,
+  FEWSTEP_ROPE_NEOX = 1, /* pairs (i, i + R / 2): Llama, Qwen, GPT-NeoX */
+  FEWSTEP_ROPE_GPTJ = 2  /* pairs (2 i, 2 i + 1): GPT-J, the paper */
+} fewstep_rope;
+
+/* Arguments of fewstep_kv_append. */
+typedef struct fewstep_kv_append_args {
+  uint32_t size;
+  int32_t rope;                     /* fewstep_rope, of k */
+  const fewstep_tensor* k;          /* [N, G, D] */
+  const fewstep_tensor* v;          /* [N, G, D] */
+  const fewstep_tensor* k_cache;    /* [P, T, G, D] */
+  const fewstep_tensor* v_cache;    /* [P, T, G, D] */
+  const fewstep_tensor* indptr;     /* [B + 1] i32 */
+  const fewstep_tensor* length;     /* [B] i32 */
+  const fewstep_tensor* page_table; /* [B, pages] i32, or NULL: P = B */
+  const fewstep_tensor* k_scale;    /* [P, T, G] f32, for int8 caches */
+  const fewstep_tensor* v_scale;    /* [P, T, G] f32, for int8 caches */
+  const fewstep_tensor* cos;        /* [S, R / 2] f32, with rope */
+  const fewstep_tensor* sin;        /* [S, R / 2] f32, with rope */
+  const fewstep_tensor* positions;  /* [N] i32, or NULL: the row's slot */
+} fewstep_kv_append_args;
+
+#define FEWSTEP_KV_APPEND_ARGS_INIT \
+  {sizeof(fewstep_kv_append_args),  \
+   FEWSTEP_ROPE_NONE,               \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL,                            \
+   NULL}
+
+/* Writes a layer's rows of keys and values behind those that a cache holds, rotated and quantised
+ * on the way.
+ *
+ *   row n = indptr[b] + i goes to slot length[b] + i of request b; with rope its key's pair (x, y)
+ * j becomes (x cos - y sin, y cos + x sin) at [positions[n], j], and elements from R on stay
+ *
+ * `length` stays as it is: it counts what was committed, and the caller adds the rows once all
+ * layers have them. Nodes of a tree have positions that differ from their slots.
+ *
+ * Shapes   k, v [N, G, D]  k_cache, v_cache [P, T, G, D]  indptr [B + 1]  length [B]
+ *          page_table [B, pages]  k_scale, v_scale [P, T, G]  cos, sin [S, R / 2]  positions [N];
+ *          R <= D <= 1024
+ * Types    k and v: f32 f16 bf16; caches: f32 f16 bf16 i8; scales, cos, sin: f32; indices: i32;
+ *          arithmetic f32, rounded once to nearest even
+ * Layout   k, v, caches and scales strided but for the last dimension; tables and vectors with
+ *          rows strided
+ * Alias    any overlap with what is written is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads k and v once, writes their rows once
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a slot beyond the cache, a
+ *          page that is not in the table, a position outside of the tables; FEWSTEP_UNSUPPORTED
+ * Source   Su et al. 2021, "RoFormer", arXiv 2104.09864, eq. 34; pages: Kwon et al. 2023,
+ *          "Efficient memory management for large language model serving with PagedAttention",
+ *          arXiv 2309.06180
+ */
+FEWSTEP_API fewstep_status fewstep_kv_append(const fewstep_context* ctx,
+                                             const fewstep_kv_append_args* args);
+
+/* The caches of all layers: n tensors of [P, T, G, D] each, of one shape and type, or one tensor of
+ * [L, P, T, G, D] with n = 1. At most 256 layers. */
+typedef struct fewstep_kv_caches {
+  int32_t n;
+  const fewstep_tensor* k_cache; /* n tensors in a row */
+  const fewstep_tensor* v_cache;
+  const fewstep_tensor* k_scale; /* [P, T, G] f32 (or [L, P, T, G]) for int8 caches, else NULL */
+  const fewstep_tensor* v_scale;
+} fewstep_kv_caches;
+
+#define FEWSTEP_KV_CACHES_INIT {0, NULL, NULL, NULL, NULL}
+
+/* Arguments of fewstep_kv_commit. */
+typedef struct fewstep_kv_commit_args {
+  uint32_t size;
+  int32_t first; /* 0, or more: nodes that stay in place before the path, 1 for a root */
+  fewstep_kv_caches caches;
+  const fewstep_tensor* path;       /* [B, M] i32 */
+  const fewstep_tensor* accepted;   /* [B] i32 */
+  const fewstep_tensor* base;       /* [B] i32 */
+  const fewstep_tensor* page_table; /* [B, pages] i32, or NULL: P = B */
+  const fewstep_tensor* length;     /* [B] i32 written, or NULL */
+} fewstep_kv_commit_args;
+
+#define FEWSTEP_KV_COMMIT_ARGS_INIT \
+  {sizeof(fewstep_kv_commit_args), 0, FEWSTEP_KV_CACHES_INIT, NULL, NULL, NULL, NULL, NULL}
+
+/* Moves the accepted rows of a draft block into place, in all layers at once.
+ *
+ *   slot base[b] + first + i  =  slot base[b] + path[b, i]    for i < accepted[b]
+ *   length[b] = base[b] + first + accepted[b]
+ *
+ * base[b] is the slot of node 0 of request b's draft block, and path holds node ids of that block,
+ * strictly increasing (a child comes after its parent), so that no row is overwritten before it is
+ * read. Where the root is node 0 and is not in the path, first = 1 keeps its row. What follows the
+ * accepted entries of path, such as -1, is not read.
+ *
+ * Shapes   caches [P, T, G, D] each  path [B, M]  accepted [B]  base [B]  page_table [B, pages]
+ *          length [B]
+ * Types    caches: one of f32 f16 bf16 i8, scales f32; indices: i32
+ * Layout   caches and scales strided but for the last dimension; tables and vectors with rows
+ *          strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads and writes the rows that move, each once
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a path that does not
+ *          increase, a slot beyond the cache, a page that is not in the table; FEWSTEP_UNSUPPORTED
+ * Source   the rows that tree verification accepts: Miao et al. 2023, "SpecInfer", arXiv
+ *          2305.09781, sec. 4.3
+ */
+FEWSTEP_API fewstep_status fewstep_kv_commit(const fewstep_context* ctx,
+                                             const fewstep_kv_commit_args* args);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kv/append.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "core/cpu/parallel.h"
+#include "core/cpu/vec.h"
+
+// One head at a time: into floats on the stack, turned, and out in the cache's type; rows that are
+// neither turned nor converted are copied. Requires: every slot and position in range; nothing
+// overlaps; D <= kMaxHeadDim.
+namespace fewstep::kv::FEWSTEP_ISA {
+namespace {
+
+constexpr int64_t kGrainBytes = 65536;  // of rows per thread, some 10 us
+
+// f(full vectors), then once more on a copy of what is left.
+template <class Load, class T>
+inline void load_head(const T* p, int64_t D, float* x, const Load& load) {
+  int64_t d = 0;
+  for (; d + vec::kLanes <= D; d += vec::kLanes) vec::store(x + d, load(p + d));
+  if (d == D) return;
+  T rest[vec::kLanes] = {};
+  float wide[vec::kLanes];
+  memcpy(rest, p + d, size_t(D - d) * sizeof(T));
+  vec::store(wide, load(rest));
+  memcpy(x + d, wide, size_t(D - d) * sizeof(float));
+}
+
+template <class Store, class T>
+inline void store_head(T* p, int64_t D, const float* x, const Store& store) {
+  int64_t d = 0;
+  for (; d + vec::kLanes <= D; d += vec::kLanes) store(p + d, vec::load(x + d));
+  if (d == D) return;
+  T rest[vec::kLanes];
+  float wide[vec::kLanes] = {};
+  memcpy(wide, x + d, size_t(D - d) * sizeof(float));
+  store(rest, vec::load(wide));
+  memcpy(p + d, rest, size_t(D - d) * sizeof(T));
+}
+
+void load_floats(const char* p, DType type, int64_t D, float* x) {
+  if (type == DType::kF32) {
+    memcpy(x, p, size_t(D) * sizeof(float));
+  } else if (type == DType::kBF16) {
+    load_head((const uint16_t*)p, D, x, [](const uint16_t* q) { return vec::load_bf16(q); });
+  } else {
+    load_head((const uint16_t*)p, D, x, [](const uint16_t* q) { return vec::load_f16(q); });
+  }
+}
+
+inline uint32_t bits_of(float x) {
+  uint32_t u;
+  memcpy(&u, &x, sizeof u);
+  return u;
+}
+
+// Returns the scale.
+float store_int8(int8_t* __restrict p, int64_t D, const float* __restrict x) {
+  uint32_t largest = 0;  // magnitudes compare as their bits do
+  for (int64_t d = 0; d < D; ++d) {
+    const uint32_t u = bits_of(x[d]) & 0x7fffffffu;
+    largest = u > largest ? u : largest;
+  }
+  float m;
+  memcpy(&m, &largest, sizeof m);
+  if (largest >= 0x7f800000u || m <= 0x1p-100f) {
+    memset(p, 0, size_t(D));
+    return largest >= 0x7f800000u ? NAN : 0.0f;
+  }
+  const float inverse = 127.0f / m;
+  for (int64_t d = 0; d < D; ++d) {
+    // 1.5 * 2^23: the sum's low bits are the product rounded to nearest even.
+    p[d] = (int8_t)bits_of(fmaf(x[d], inverse, 12582912.0f));
+  }
+  return m / 127.0f;
+}
+
+void turn_neox(float* __restrict x, float* __restrict y, const float* __restrict cos,
+               const float* __restrict sin, int64_t pairs) {
+  for (int64_t j = 0; j < pairs; ++j) {
+    const float a = x[j], b = y[j];
+    x[j] = fmaf(a, cos[j], -(b * sin[j]));
+    y[j] = fmaf(b, cos[j], a * sin[j]);
+  }
+}
+
+void turn_gptj(float* __restrict x, const float* __restrict cos, const float* __restrict sin,
+               int64_t pairs) {
+  for (int64_t j = 0; j < pairs; ++j) {
+    const float a = x[2 * j], b = x[2 * j + 1];
+    x[2 * j] = fmaf(a, cos[j], -(b * sin[j]));
+    x[2 * j + 1] = fmaf(b, cos[j], a * sin[j]);
+  }
+}
+
+struct Turn {
+  int32_t rope;  // 0: none
+  int64_t pairs;
+  const float *cos, *sin;
+};
+
+void put_row(const AppendProblem& p, const AppendRows& r, int64_t n, int64_t b, int64_t slot,
+             const Turn& turn) {
+  const char* from = r.rows + n * r.row;
+  char* to = r.cache.data + offset_of(p.pages, r.cache, b, slot);
+  const int64_t bytes = p.D * p.out_bytes;
+  if (p.in == p.out && !turn.rope) {
+    if (r.head == bytes && r.cache.head == bytes) {
+      memcpy(to, from, size_t(p.G * bytes));
+      return;
+    }
+    for (int64_t g = 0; g < p.G; ++g) {
+      memcpy(to + g * r.cache.head, from + g * r.head, size_t(bytes));
+    }
+    return;
+  }
+  alignas(64) float x[kMaxHeadDim];
+  for (int64_t g = 0; g < p.G; ++g) {
+    load_floats(from + g * r.head, p.in, p.D, x);
+    if (turn.rope == 1) turn_neox(x, x + turn.pairs, turn.cos, turn.sin, turn.pairs);
+    if (turn.rope == 2) turn_gptj(x, turn.cos, turn.sin, turn.pairs);
+    char* head = to + g * r.cache.head;
+    if (p.out == DType::kF32) {
+      memcpy(head, x, size_t(bytes));
+    } else if (p.out == DType::kBF16) {
+      store_head((uint16_t*)head, p.D, x, [](uint16_t* q, vec::F32 a) { vec::store_bf16(q, a); });
+    } else if (p.out == DType::kF16) {
+      store_head((uint16_t*)head, p.D, x, [](uint16_t* q, vec::F32 a) { vec::store_f16(q, a); });
+    } else {
+      const float scale = store_int8((int8_t*)head, p.D, x);
+      char* target = r.scale.data + offset_of(p.pages, r.scale, b, slot) + g * r.scale.head;
+      memcpy(target, &scale, sizeof scale);
+    }
+  }
+}
+
+void put_rows(void* context, int64_t begin, int64_t end) {
+  const AppendProblem& p = *(const AppendProblem*)context;
+  int64_t b = 0;
+  for (int64_t n = begin; n < end; ++n) {
+    while (at(p.indptr, b + 1) <= n) ++b;
+    const int64_t slot = at(p.length, b) + (n - at(p.indptr, b));
+    Turn turn{p.rope, p.pairs, nullptr, nullptr};
+    if (p.rope) {
+      const int64_t position = p.positions.data ? at(p.positions, n) : slot;
+      turn.cos = p.cos + position * p.cos_stride;
+      turn.sin = p.sin + position * p.sin_stride;
+    }
+    put_row(p, p.k, n, b, slot, turn);
+    turn.rope = 0;
+    put_row(p, p.v, n, b, slot, turn);
+  }
+}
+
+}  // namespace
+
+void append(const AppendProblem& p) {
+  const int64_t row = 2 * p.G * p.D * (p.in_bytes + p.out_bytes);
+  const int64_t grain = row < kGrainBytes ? kGrainBytes / row : 1;
+  parallel_for(p.threads, p.N, grain, &put_rows, (void*)&p);
+}
+
+}  // namespace fewstep::kv::FEWSTEP_ISA

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""References of the KV cache's ops: slot by slot, on the bits of the elements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+BITS = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16, "int8": np.int8}
+
+
+def bits_of(values: Array, dtype: str) -> Array:
+    """Round float32 values to nearest even; return the bits."""
+    values = np.asarray(values, np.float32)
+    if dtype == "float32":
+        return values.view(np.uint32)
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).view(np.uint16)
+    u = values.view(np.uint32).astype(np.uint64)
+    return ((u + 0x7FFF + ((u >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def values_of(bits: Array, dtype: str) -> Array:
+    """Return the float32 values of bits."""
+    if dtype == "float32":
+        return bits.view(np.float32)
+    if dtype == "float16":
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def place_of(slot: int, b: int, T: int, table: Array | None) -> tuple[int, int]:
+    """Return the page and the slot in it."""
+    return (b, slot) if table is None else (int(table[b, slot // T]), slot % T)
+
+
+def turned(row: Array, cos: Array, sin: Array, rope: str | None, wide: Any = np.float64) -> Array:
+    """Rotate a row [G, D] by one position's tables (arXiv 2104.09864, eq. 34)."""
+    x = row.astype(wide)
+    if rope is None:
+        return x
+    half = len(cos)
+    first = slice(0, half) if rope == "neox" else slice(0, 2 * half, 2)
+    second = slice(half, 2 * half) if rope == "neox" else slice(1, 2 * half, 2)
+    c, s = cos.astype(wide), sin.astype(wide)
+    a, b = x[:, first].copy(), x[:, second].copy()
+    x[:, first] = a * c - b * s
+    x[:, second] = b * c + a * s
+    return x
+
+
+def quantised(row: Array) -> tuple[Array, Array]:
+    """Return int8 numbers [G, D] and scales [G] of a float32 row."""
+    scales = np.zeros(len(row), np.float32)
+    numbers = np.zeros(row.shape, np.int8)
+    for g, x in enumerate(row.astype(np.float32)):
+        largest = np.abs(x).max(initial=0.0)
+        if not np.isfinite(x).all():
+            scales[g] = np.nan
+        elif largest > 2.0**-100:
+            scales[g] = largest / np.float32(127)
+            inverse = np.float32(127) / largest
+            numbers[g] = np.rint(x.astype(np.float64) * np.float64(inverse))
+    return numbers, scales
+
+
+def append(
+    rows: dict[str, Array],
+    cache: dict[str, Array],
+    dtypes: tuple[str, str],
+    indptr: Array,
+    length: Array,
+    table: Array | None = None,
+    rope: str | None = None,
+    cos: Array | None = None,
+    sin: Array | None = None,
+    positions: Array | None = None,
+    wide: Any = np.float32,
+) -> dict[str, Array]:
+    """Return the bits of a layer's cache [P, T, G, D] after the rows' bits [N, G, D] are in it."""
+    out = {name: values.copy() for name, values in cache.items()}
+    T = cache["k"].shape[1]
+    for b in range(len(length)):
+        for i in range(int(indptr[b + 1] - indptr[b])):
+            n, slot = int(indptr[b]) + i, int(length[b]) + i
+            at = place_of(slot, b, T, table)
+            for name in ("k", "v"):
+                if dtypes[0] == dtypes[1] and (rope is None or name == "v"):
+                    out[name][at] = rows[name][n]
+                    continue
+                row = values_of(rows[name][n], dtypes[0])
+                if name == "k" and cos is not None and sin is not None:
+                    j = slot if positions is None else int(positions[n])
+                    row = turned(row, cos[j], sin[j], rope, wide).astype(np.float32)
+                if dtypes[1] == "int8":
+                    out[name][at], out[name + "_scale"][at] = quantised(row)
+                else:
+                    out[name][at] = bits_of(row, dtypes[1])
+    return out
+
+
+def moved(cache: Array, targets: list[Any], sources: list[Any]) -> Array:
+    """Return a cache after rows went from sources to targets, all read before any is written."""
+    out = cache.copy()
+    for target, source in zip(targets, sources, strict=True):
+        out[target] = cache[source]
+    return out
+
+
+def commit(
+    cache: dict[str, Array],
+    path: Array,
+    accepted: Array,
+    base: Array,
+    table: Array | None = None,
+    first: int = 0,
+) -> dict[str, Array]:
+    """Return one layer's cache with the accepted rows in place."""
+    T = cache["k"].shape[1]
+    sources, targets = [], []
+    for b in range(len(base)):
+        for i in range(int(accepted[b])):
+            targets.append(place_of(int(base[b]) + first + i, b, T, table))
+            sources.append(place_of(int(base[b]) + int(path[b, i]), b, T, table))
+    return {name: moved(values, targets, sources) for name, values in cache.items()}
