@@ -35,8 +35,11 @@ def linear(
     and norm among the options are arrays of x's `dtype`. `parts` are ranges of rows to run apart.
     Returns out as float32, its bits, those of each part, what unpack gives and the packed bytes.
     """
+    import torch
+
     import fewstep
 
+    torch.set_num_threads(1)  # for its copies: threads that wait for each other take longer
     fewstep.set_num_threads(threads)
     buffers = Buffers()
     layout = {"offset": offset, "gap": gap}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ __all__ = ["KINDS", "Packed", "pack", "run", "unpack"]
 
 KINDS = ("float32", "float16", "bfloat16", "int8", "int4")
 _INDEX = {kind: index for index, kind in enumerate(KINDS)}
+_KEPT = 1 << 19  # elements of scratch that a thread keeps at most: 4 MiB
+_scratch = threading.local()
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
@@ -187,8 +190,8 @@ def run(
     out : array, shape (M, O), optional
         Written in place and returned.
     workspace : array, shape (W,), int64, optional
-        Scratch of ``8 + M * I / 2`` elements or more (less when quantised); allocated when left
-        out.
+        Scratch of ``8 + M * I / 2`` elements or more (less when quantised); the thread's own when
+        left out, which stays for later calls up to 4 MiB.
 
     Returns
     -------
@@ -241,12 +244,12 @@ def run(
         raise ValueError(f"fewstep.linear.run: 'x' must have {wanted} columns, got {inputs}")
     kind = _INDEX[packed.kind]
     if out is None:
-        out = empty((rows, outputs), _name(x), x)
+        out = x.new_empty((rows, outputs)) if is_torch(x) else np.empty((rows, outputs), x.dtype)
     else:
         _check_out("fewstep.linear.run", out, (rows, outputs))
     if workspace is None:
         needed = _core.linear_run_workspace_bytes(rows, inputs, kind, packed.group)
-        workspace = empty((needed // 8,), "int64", x)
+        workspace = _workspace(needed // 8, x)
     _core.linear_run(
         x,
         packed.data,
@@ -263,8 +266,23 @@ def run(
     return out
 
 
+def _workspace(count: int, like: Any) -> Any:
+    """Return scratch, the thread's own where it is not large: decoding asks for it every time."""
+    if count > _KEPT or (is_torch(like) and not like.is_cpu):
+        return empty((count,), "int64", like)
+    kind = "torch" if is_torch(like) else "numpy"
+    kept = getattr(_scratch, kind, None)
+    if kept is None or kept.shape[0] < count:
+        kept = empty((max(count, _KEPT // 16),), "int64", like)
+        setattr(_scratch, kind, kept)
+    return kept
+
+
 def _two(function: str, name: str, value: Any) -> tuple[int, int]:
     """Return the two sizes of a matrix."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and len(shape) == 2:
+        return shape  # as it is: converting it would cost more than the rest
     shape = shape_of(function, name, value)
     if len(shape) != 2:
         dims = "[O, I]" if name == "weight" else "[M, I]"
@@ -286,6 +304,8 @@ def _check_packed(function: str, name: str, value: object) -> None:
 
 def _check_out(function: str, out: Any, wanted: tuple[int, int]) -> None:
     """Check a shape that the packed bytes do not tell: they hold O and I filled up."""
+    if getattr(out, "shape", None) == wanted:
+        return
     shape = shape_of(function, "out", out)
     if shape != wanted:
         raise ValueError(f"{function}: 'out' must have shape {list(wanted)}, got {list(shape)}")
@@ -296,7 +316,7 @@ def _aligned(count: int, like: Any) -> Any:
 
     NumPy asks for huge pages, torch does not: a row alone is read a tenth to a quarter sooner.
     """
-    if is_torch(like) and like.device.type != "cpu":
+    if is_torch(like) and not like.is_cpu:
         return empty((count,), "uint8", like)
     store = np.empty(count + _ALIGNMENT, np.uint8)
     data = store[-store.__array_interface__["data"][0] % _ALIGNMENT :][:count]
