@@ -67,14 +67,90 @@ void from_template(py::handle parent, py::handle rank, py::handle root, py::hand
   check(status);
 }
 
+void expand(py::handle cum_logp, py::handle logits, py::handle indptr, py::handle d2t,
+            py::handle ids, py::handle logp, py::handle beam_ids, py::handle beam_logp,
+            py::handle beam_parent, py::handle status) {
+  constexpr const char* kFunction = "fewstep_tree_expand";
+  const py::handle arguments[] = {cum_logp, logits,   indptr,    d2t,         ids,
+                                  logp,     beam_ids, beam_logp, beam_parent, status};
+  CallStream stream(arguments);
+  fewstep_tree_expand_args args = FEWSTEP_TREE_EXPAND_ARGS_INIT;
+  const Borrowed c(cum_logp, kFunction, "cum_logp", Borrowed::kRead, &stream);
+  const Borrowed l(logits, kFunction, "logits", Borrowed::kRead, &stream);
+  const Borrowed e(indptr, kFunction, "indptr", Borrowed::kRead, &stream);
+  const Optional d(d2t, kFunction, "d2t", Borrowed::kRead, &stream);
+  const Borrowed i(ids, kFunction, "ids", Borrowed::kWrite, &stream);
+  const Borrowed p(logp, kFunction, "logp", Borrowed::kWrite, &stream);
+  const Optional bi(beam_ids, kFunction, "beam_ids", Borrowed::kWrite, &stream);
+  const Optional bl(beam_logp, kFunction, "beam_logp", Borrowed::kWrite, &stream);
+  const Optional bp(beam_parent, kFunction, "beam_parent", Borrowed::kWrite, &stream);
+  const Optional s(status, kFunction, "status", Borrowed::kWrite, &stream);
+  args.cum_logp = c.get();
+  args.logits = l.get();
+  args.indptr = e.get();
+  args.d2t = d.get();
+  args.ids = i.get();
+  args.logp = p.get();
+  args.beam_ids = bi.get();
+  args.beam_logp = bl.get();
+  args.beam_parent = bp.get();
+  args.status = s.get();
+  const fewstep_context* ctx = stream.context(i.get(), kFunction, "ids");
+  fewstep_status result;
+  {
+    const py::gil_scoped_release release;
+    result = fewstep_tree_expand(ctx, &args);
+  }
+  check(result);
+}
+
+void rerank(py::handle cum_logp, py::handle parent, py::handle indptr, py::handle budget,
+            py::handle kept, py::handle kept_parent, py::handle kept_indptr, py::handle workspace) {
+  constexpr const char* kFunction = "fewstep_tree_rerank";
+  const py::handle arguments[] = {cum_logp, parent,      indptr,      budget,
+                                  kept,     kept_parent, kept_indptr, workspace};
+  CallStream stream(arguments);
+  fewstep_tree_rerank_args args = FEWSTEP_TREE_RERANK_ARGS_INIT;
+  const Borrowed c(cum_logp, kFunction, "cum_logp", Borrowed::kRead, &stream);
+  const Borrowed p(parent, kFunction, "parent", Borrowed::kRead, &stream);
+  const Borrowed i(indptr, kFunction, "indptr", Borrowed::kRead, &stream);
+  const Borrowed m(budget, kFunction, "budget", Borrowed::kRead, &stream);
+  const Borrowed k(kept, kFunction, "kept", Borrowed::kWrite, &stream);
+  const Borrowed q(kept_parent, kFunction, "kept_parent", Borrowed::kWrite, &stream);
+  const Borrowed e(kept_indptr, kFunction, "kept_indptr", Borrowed::kWrite, &stream);
+  const Borrowed w(workspace, kFunction, "workspace", Borrowed::kWrite, &stream);
+  args.cum_logp = c.get();
+  args.parent = p.get();
+  args.indptr = i.get();
+  args.budget = m.get();
+  args.kept = k.get();
+  args.kept_parent = q.get();
+  args.kept_indptr = e.get();
+  args.workspace = w.get();
+  const fewstep_context* ctx = stream.context(k.get(), kFunction, "kept");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_tree_rerank(ctx, &args);
+  }
+  check(status);
+}
+
 }  // namespace
 
 void bind_tree(py::module_& m) {
   m.def("tree_build", &build, py::arg("parent"), py::arg("indptr"), py::arg("base"),
         py::arg("max_depth"), py::arg("depth"), py::arg("first_child"), py::arg("next_sibling"),
         py::arg("positions"), py::arg("bits"));
+  m.def("tree_expand", &expand, py::arg("cum_logp"), py::arg("logits"), py::arg("indptr"),
+        py::arg("d2t"), py::arg("ids"), py::arg("logp"), py::arg("beam_ids"), py::arg("beam_logp"),
+        py::arg("beam_parent"), py::arg("status"));
   m.def("tree_from_template", &from_template, py::arg("parent"), py::arg("rank"), py::arg("root"),
         py::arg("table"), py::arg("heads"), py::arg("tokens"));
+  m.def("tree_rerank", &rerank, py::arg("cum_logp"), py::arg("parent"), py::arg("indptr"),
+        py::arg("budget"), py::arg("kept"), py::arg("kept_parent"), py::arg("kept_indptr"),
+        py::arg("workspace"));
+  m.def("tree_rerank_workspace_bytes", &fewstep_tree_rerank_workspace_bytes, py::arg("M"));
 }
 
 }  // namespace fewstep::python

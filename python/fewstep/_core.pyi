@@ -114,9 +114,32 @@ def tree_build(
     positions: object,
     bits: object,
 ) -> None: ...
+def tree_expand(
+    cum_logp: object,
+    logits: object,
+    indptr: object,
+    d2t: object,
+    ids: object,
+    logp: object,
+    beam_ids: object,
+    beam_logp: object,
+    beam_parent: object,
+    status: object,
+) -> None: ...
 def tree_from_template(
     parent: object, rank: object, root: object, table: object, heads: object, tokens: object
 ) -> None: ...
+def tree_rerank(
+    cum_logp: object,
+    parent: object,
+    indptr: object,
+    budget: object,
+    kept: object,
+    kept_parent: object,
+    kept_indptr: object,
+    workspace: object,
+) -> None: ...
+def tree_rerank_workspace_bytes(M: int) -> int: ...
 
 class Row:
     def __init__(self, **fields: Any) -> None: ...

@@ -9,12 +9,17 @@ rows of a flat array belong to which.
 from __future__ import annotations
 
 from fewstep._templates import TOKEN_RECYCLING, template
+from fewstep._tree_growth import Expansion, Kept, expand, rerank
 from fewstep._trees import Tree, build, from_template
 
 __all__ = [
     "TOKEN_RECYCLING",
+    "Expansion",
+    "Kept",
     "Tree",
     "build",
+    "expand",
     "from_template",
+    "rerank",
     "template",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of the tree family: shapes of trees for ``tree.build`` and ``tree.from_template``."""
+"""Cases of ``tree.build``, ``tree.from_template``, ``tree.expand`` and ``tree.rerank``."""
 
 from __future__ import annotations
 
@@ -63,3 +63,16 @@ def template_case(seed: int) -> dict[str, Any]:
         "table": successors(rng, vocabulary, k),
         "heads": rng.integers(-1, vocabulary, (batch, len(parent), k)).astype(np.int32),
     }
+
+
+def growth_case(seed: int, vocabulary: int) -> dict[str, Any]:
+    """Frontier rows of a ragged batch; every third has ties, every fifth row is dead."""
+    rng = np.random.default_rng([53, seed, vocabulary])
+    rows = rng.integers(0, 6, 4)
+    indptr = np.cumsum([0, *rows]).astype(np.int32)
+    logits = 3 * rng.normal(size=(indptr[-1], vocabulary))
+    logits[::3] = np.round(logits[::3])
+    logits[1::4, : vocabulary // 2] = -np.inf
+    cum_logp = -rng.exponential(size=indptr[-1]).astype(np.float32)
+    cum_logp[4::5] = -np.inf
+    return {"indptr": indptr, "logits": logits.astype(np.float32), "cum_logp": cum_logp}

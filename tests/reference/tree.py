@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """References of the tree family, one module per topic."""
 
+from reference.tree_growth import expand as expand
+from reference.tree_growth import rerank as rerank
 from reference.trees import build as build
 from reference.trees import from_template as from_template

@@ -97,6 +97,98 @@ typedef struct fewstep_tree_from_template_args {
 FEWSTEP_API fewstep_status fewstep_tree_from_template(const fewstep_context* ctx,
                                                       const fewstep_tree_from_template_args* args);
 
+/* Arguments of fewstep_tree_expand. */
+typedef struct fewstep_tree_expand_args {
+  uint32_t size;                     /* sizeof(fewstep_tree_expand_args) */
+  const fewstep_tensor* cum_logp;    /* [R] f32 */
+  const fewstep_tensor* logits;      /* [R, V] */
+  const fewstep_tensor* indptr;      /* [B + 1] i32 */
+  const fewstep_tensor* d2t;         /* [V] i32; NULL: ids are those of the logits */
+  const fewstep_tensor* ids;         /* [R, K] i32 */
+  const fewstep_tensor* logp;        /* [R, K] f32 */
+  const fewstep_tensor* beam_ids;    /* [B, M] i32 */
+  const fewstep_tensor* beam_logp;   /* [B, M] f32 */
+  const fewstep_tensor* beam_parent; /* [B, M] i32 */
+  const fewstep_tensor* status;      /* [R] i32 */
+} fewstep_tree_expand_args;
+
+#define FEWSTEP_TREE_EXPAND_ARGS_INIT \
+  {sizeof(fewstep_tree_expand_args), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/* One step of a deterministic draft tree's growth: the best children of every frontier row, and the
+ * best of each request's, which are its next frontier.
+ *
+ *   ids[r], logp[r]: the K most likely tokens of row r, of equal ones the lower id first, and
+ *                    cum_logp[r] + log softmax(logits[r])
+ *   beam_ids[b], beam_logp[b], beam_parent[b]: of all K children of the rows indptr[b] ..
+ *                    indptr[b + 1] - 1 the M of greatest logp, of equal ones the earlier first, and
+ *                    their row, counted within the request
+ *
+ * Where there are fewer: id -1, logp -infinity, parent -1. A row of cum_logp -infinity or NaN has
+ * no children and is not read, so a beam can be expanded as it came. status[r] is 1 for a row
+ * without a law (a NaN, +infinity, or nothing above -infinity), which has no children, else 0. d2t
+ * maps ids of the logits to ids of the target; below 0 stands for none.
+ *
+ * Shapes   cum_logp [R]  logits [R, V]  indptr [B + 1]  d2t [V] or NULL  ids, logp [R, K]
+ *          beam_ids, beam_logp, beam_parent [B, M] or all NULL  status [R] or NULL;
+ *          1 <= K, M <= 64
+ * Types    logits: f32 f16 bf16; cum_logp, logp, beam_logp: f32; others: i32; exponentials in f32,
+ *          their sums, the logarithm and what follows in f64, rounded once
+ * Layout   first dimension strided, others contiguous
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads logits once
+ * Order    CPU: done on return; no CUDA kernel yet
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; an indptr that does not ascend from 0 to
+ * R Source   Li et al. 2024, "EAGLE-2", arXiv 2406.16858, section 4.1
+ */
+FEWSTEP_API fewstep_status fewstep_tree_expand(const fewstep_context* ctx,
+                                               const fewstep_tree_expand_args* args);
+
+/* Arguments of fewstep_tree_rerank. */
+typedef struct fewstep_tree_rerank_args {
+  uint32_t size;                     /* sizeof(fewstep_tree_rerank_args) */
+  const fewstep_tensor* cum_logp;    /* [M] f32 */
+  const fewstep_tensor* parent;      /* [M] i32 */
+  const fewstep_tensor* indptr;      /* [B + 1] i32 */
+  const fewstep_tensor* budget;      /* [B] i32 */
+  const fewstep_tensor* kept;        /* [N] i32 */
+  const fewstep_tensor* kept_parent; /* [N] i32 */
+  const fewstep_tensor* kept_indptr; /* [B + 1] i32 */
+  const fewstep_tensor* workspace;   /* [W] i64 */
+} fewstep_tree_rerank_args;
+
+#define FEWSTEP_TREE_RERANK_ARGS_INIT \
+  {sizeof(fewstep_tree_rerank_args), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/* Bytes of workspace that fewstep_tree_rerank needs. */
+FEWSTEP_API int64_t fewstep_tree_rerank_workspace_bytes(int64_t M);
+
+/* Keeps the best nodes of each request's candidate tree and renumbers their parents.
+ *
+ *   of request b the budget[b] nodes of greatest cum_logp, of equal ones those of lower index, the
+ *   root first of all; a node counts as no better than its parent, so ancestors are kept always
+ *   kept: their rows in the flat arrays, ascending; kept_parent: their parents within the request's
+ *   kept nodes; request b's are kept_indptr[b] .. kept_indptr[b + 1] - 1; -1 behind the last
+ *
+ * Nodes of cum_logp -infinity or NaN, and all below them, are never kept.
+ *
+ * Shapes   cum_logp, parent [M]  indptr, kept_indptr [B + 1]  budget [B]  kept, kept_parent [N]
+ *          workspace [W];  N >= the sum of min(budget, nodes)
+ * Types    cum_logp: f32; workspace: i64; all others: i32
+ * Layout   first dimension strided; workspace contiguous
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads cum_logp once, parent three times; workspace holds two keys per
+ *          node, fewstep_tree_rerank_workspace_bytes
+ * Order    CPU: done on return; no CUDA kernel yet
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written: trees and
+ *          indptr as fewstep_tree_build has them, a budget below 0
+ * Source   Li et al. 2024, "EAGLE-2", arXiv 2406.16858, section 4.2
+ */
+FEWSTEP_API fewstep_status fewstep_tree_rerank(const fewstep_context* ctx,
+                                               const fewstep_tree_rerank_args* args);
+
 #ifdef __cplusplus
 }
 #endif
