@@ -139,8 +139,9 @@ typedef struct fewstep_tree_expand_args {
  * Memory   allocates nothing; reads logits once
  * Order    CPU: done on return; no CUDA kernel yet
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; an indptr that does not ascend from 0 to
- * R Source   Li et al. 2024, "EAGLE-2", arXiv 2406.16858, section 4.1
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written: an indptr
+ *          that does not ascend from 0 to R
+ * Source   Li et al. 2024, "EAGLE-2", arXiv 2406.16858, section 4.1
  */
 FEWSTEP_API fewstep_status fewstep_tree_expand(const fewstep_context* ctx,
                                                const fewstep_tree_expand_args* args);
