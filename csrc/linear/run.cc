@@ -52,7 +52,8 @@ void run_run(const fewstep_context* ctx, const fewstep_linear_run_args* args) {
   ArgCheck check(kFunction, ctx);
   check_args(args, check);
   RunProblem p{};
-  p.x = rows_of(check.in("x", args->x, kFloating, "M I"));
+  ActivationsProblem& in = p.in;
+  in.x = rows_of(check.in("x", args->x, kFloating, "M I"));
   p.out = rows_of(check.out("out", args->out, kFloating, "M O"));
   check_sizes(check, "out");
   const View packed = check.in("packed", args->packed, only(DType::kU8), "P");
@@ -67,14 +68,14 @@ void run_run(const fewstep_context* ctx, const fewstep_linear_run_args* args) {
                      ? p.out
                      : rows_of(check.in("residual", args->residual, kFloating, "M O"));
   }
-  if (args->norm) p.norm = vector_of(check, "norm", check.in("norm", args->norm, kFloating, "I"));
+  if (args->norm) in.norm = vector_of(check, "norm", check.in("norm", args->norm, kFloating, "I"));
   const View workspace = check.out("workspace", args->workspace, only(DType::kI64), "W");
-  p.M = check.dim('M');
-  p.I = check.dim('I');
+  in.M = check.dim('M');
+  in.I = check.dim('I');
   p.O = check.dim('O');
-  p.kind = Kind(args->kind);
-  p.group = p.kind == Kind::kInt4 ? args->group : 0;
-  const int64_t needed = ceil_div(run_workspace_bytes(p.M, p.kind, p.I, p.group), 8);
+  in.kind = Kind(args->kind);
+  in.group = in.kind == Kind::kInt4 ? args->group : 0;
+  const int64_t needed = ceil_div(activations_bytes(in.M, in.kind, in.I, in.group), 8);
   if (workspace.rows < needed) {
     check.fail("workspace",
                format("must have %lld elements or more", static_cast<long long>(needed)),
@@ -84,9 +85,9 @@ void run_run(const fewstep_context* ctx, const fewstep_linear_run_args* args) {
   check.no_overlap();
   check_thread_settings();
   RunFn& kernel = kRun.pick(check.device(), kFunction);
-  if (p.M == 0) return;
-  p.norm_eps = float(args->norm_eps);
-  p.workspace = workspace.as<char>();
+  if (in.M == 0) return;
+  in.norm_eps = float(args->norm_eps);
+  in.workspace = workspace.as<char>();
   p.threads = execution_of(ctx).threads;
   kernel(p);
 }
@@ -98,7 +99,7 @@ extern "C" int64_t fewstep_linear_run_workspace_bytes(int64_t M, int64_t I, int3
                                                       int32_t group) {
   using namespace fewstep::linear;
   if (I < 1 || !is_kind(kind) || !is_group(kind, group)) return 0;
-  return run_workspace_bytes(M, Kind(kind), I, group);
+  return activations_bytes(M, Kind(kind), I, group);
 }
 
 extern "C" fewstep_status fewstep_linear_run(const fewstep_context* ctx,

@@ -4,9 +4,9 @@
 #include <math.h>
 
 #include "core/cpu/parallel.h"
+#include "linear/activations.h"
 #include "linear/cpu/convert.h"
 #include "linear/cpu/panel.h"
-#include "linear/run.h"
 
 // Activations as panel.h wants them, normalised on the way where asked. Included by kernel files
 // only.
@@ -77,7 +77,7 @@ inline float quantize(const float* x, int64_t n, int32_t* q) {
 }
 
 struct Prepare {
-  const RunProblem* p;
+  const ActivationsProblem* p;
   Activations x;
   Tiles tiles;
   uint32_t* words;
@@ -88,7 +88,7 @@ struct Prepare {
 // Block n of row `row`, whose words begin at `to` and lie R apart.
 inline void prepare_block(const Prepare& c, int64_t row, int64_t n, float inverse, uint32_t* to,
                           int64_t R) {
-  const RunProblem& p = *c.p;
+  const ActivationsProblem& p = *c.p;
   const int64_t first = n * kBlock;
   const int64_t all = padded_inputs(p.kind, p.I, p.group);
   const int64_t given = p.I - first < kBlock ? p.I - first : kBlock;
@@ -155,7 +155,7 @@ inline void prepare_tiles(void* context, int64_t begin, int64_t end) {
 }
 
 // Fills the problem's workspace.
-inline Activations prepare(const RunProblem& p, const Tiles& tiles) {
+inline Activations prepare(const ActivationsProblem& p, const Tiles& tiles, int32_t threads) {
   const Form form = form_of(p.kind, p.x.type == DType::kBF16);
   const PreparedSize size = prepared_size(p.kind, p.I, p.group);
   const int64_t words = ceil_div(p.M * size.words, 16) * 16;
@@ -167,7 +167,7 @@ inline Activations prepare(const RunProblem& p, const Tiles& tiles) {
   c.x = {form, p.M, row_words, size.scales, size.sums, c.words, c.scales, c.sums};
   // A row of 4096 takes 1 to 4 us: few rows are not worth a second meeting of the threads.
   const int64_t grain = 1 + (1 << 17) / (p.I * (tiles.height + 1));
-  parallel_for(p.threads, tiles.count, grain, &prepare_tiles, &c);
+  parallel_for(threads, tiles.count, grain, &prepare_tiles, &c);
   return c.x;
 }
 

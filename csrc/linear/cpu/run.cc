@@ -53,32 +53,42 @@ inline void finish(const Work& work, int64_t panel, int64_t row, int64_t rows, f
   }
 }
 
+// As panel_sums twice, block by block in turn: two streams of weights and one of activations.
+void gated_sums(const Work& work, int64_t panel, int64_t begin, int64_t end, float* sums,
+                float* up_sums) {
+  const int64_t bytes = panel_bytes(work.gate.kind, work.gate.inputs, work.gate.group);
+  const char* gate = work.gate.data + panel * bytes;
+  const char* up = work.up.data + panel * bytes;
+  const int64_t rows = work.tiles.begin(end) - work.tiles.begin(begin);
+  memset(sums, 0, (size_t)(rows * kPanel) * sizeof(float));
+  memset(up_sums, 0, (size_t)(rows * kPanel) * sizeof(float));
+  int64_t here = input_offset(work.gate.kind, 0, work.gate.group);
+  for (int64_t n = 0; n * kBlock < work.gate.inputs; ++n) {
+    const int64_t next = block_end(work.gate, n);
+    add_block(work.gate, gate, n, work.x, work.tiles, begin, end, up + here, sums);
+    add_block(work.up, up, n, work.x, work.tiles, begin, end, gate + next, up_sums);
+    here = next;
+  }
+  scale_sums(work.gate, gate, rows, sums);
+  scale_sums(work.up, up, rows, up_sums);
+}
+
 void run_panels(void* context, int64_t begin, int64_t end) {
   const Work& work = *static_cast<const Work*>(context);
-  const RunProblem& p = *work.p;
-  const int64_t bytes = panel_bytes(p.kind, p.I, p.group);
-  const int64_t blocks = ceil_div(p.I, kBlock), held = held_tiles(p.kind);
+  const bool gated = work.p->up != nullptr;
+  const int64_t held = held_tiles(work.gate.kind);
   alignas(64) float sums[kHeldRows * kPanel];
   alignas(64) float up_sums[kHeldRows * kPanel];
   for (int64_t panel = begin; panel < end; ++panel) {
-    const char* gate = work.gate.data + panel * bytes;
-    const char* up = p.up ? work.up.data + panel * bytes : nullptr;
     for (int64_t t = 0; t < work.tiles.count; t += held) {
       const int64_t stop = t + held < work.tiles.count ? t + held : work.tiles.count;
       const int64_t row = work.tiles.begin(t), rows = work.tiles.begin(stop) - row;
-      memset(sums, 0, (size_t)(rows * kPanel) * sizeof(float));
-      if (up) memset(up_sums, 0, (size_t)(rows * kPanel) * sizeof(float));
-      for (int64_t n = 0; n < blocks; ++n) {
-        const int64_t here = input_offset(p.kind, n * kBlock, p.group);
-        const int64_t next =
-            n + 1 < blocks ? input_offset(p.kind, (n + 1) * kBlock, p.group) : bytes;
-        const char* ahead = gate + next;
-        add_block(work.gate, gate, n, work.x, work.tiles, t, stop, up ? up + here : ahead, sums);
-        if (up) add_block(work.up, up, n, work.x, work.tiles, t, stop, ahead, up_sums);
+      if (gated) {
+        gated_sums(work, panel, t, stop, sums, up_sums);
+      } else {
+        panel_sums(work.gate, panel, work.x, work.tiles, t, stop, sums);
       }
-      scale_sums(work.gate, gate, rows, sums);
-      if (up) scale_sums(work.up, up, rows, up_sums);
-      finish(work, panel, row, rows, sums, up ? up_sums : nullptr);
+      finish(work, panel, row, rows, sums, gated ? up_sums : nullptr);
     }
   }
 }
@@ -86,11 +96,15 @@ void run_panels(void* context, int64_t begin, int64_t end) {
 }  // namespace
 
 void run(const RunProblem& p) {
-  const Tiles tiles = tiles_of(p.M, p.kind);
-  Work work{
-      &p, {p.kind, p.group, p.I, p.packed}, {p.kind, p.group, p.I, p.up}, prepare(p, tiles), tiles};
+  const ActivationsProblem& in = p.in;
+  const Tiles tiles = tiles_of(in.M, in.kind);
+  Work work{&p,
+            {in.kind, in.group, in.I, p.packed},
+            {in.kind, in.group, in.I, p.up},
+            prepare(in, tiles, p.threads),
+            tiles};
   // A thread's share takes 10 us or more: 256 KiB of weights with one row, less with more.
-  const int64_t cost = panel_bytes(p.kind, p.I, p.group) * (p.up ? 2 : 1) * (4 + p.M) / 5;
+  const int64_t cost = panel_bytes(in.kind, in.I, in.group) * (p.up ? 2 : 1) * (4 + in.M) / 5;
   parallel_for(p.threads, ceil_div(p.O, kPanel), 1 + (1 << 18) / cost, &run_panels, &work);
 }
 
