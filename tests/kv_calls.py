@@ -101,6 +101,29 @@ def append(
     return caches.read()
 
 
+def layers_of(
+    *,
+    op: str,
+    layers: list[dict[str, np.ndarray]],
+    dtype: str,
+    layout: str = "tokens",
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+    **arrays: np.ndarray | None,
+) -> list[dict[str, np.ndarray]]:
+    """Run gather or copy_pages in all layers; return each one's bits."""
+    import fewstep
+
+    fewstep.set_num_threads(threads)
+    buffers = Buffers()
+    made = [Caches(buffers, c, dtype, layout, offset=offset, gap=gap) for c in layers]
+    given = {n: [m.given()[n] for m in made] for n in made[0].given()}
+    getattr(fewstep.kv, op)(**given, **_ints(buffers, arrays, gap=gap))
+    buffers.verify()
+    return [m.read() for m in made]
+
+
 def commit(
     *,
     layers: list[dict[str, np.ndarray]],

@@ -241,3 +241,89 @@ def test_kv_commit(changes: dict[str, Any], message: str) -> None:
 
 def test_kv_commit_as_given() -> None:
     commit()
+
+
+GATHER = {
+    "k_cache": [zeros(6, 4, 2, 3), zeros(6, 4, 2, 3)],
+    "v_cache": [zeros(6, 4, 2, 3), zeros(6, 4, 2, 3)],
+    "index": ints([0, 2, -1], [1, 3, 7]), "count": ints(2, 3), "page_table": ints([5, -1], [2, 3]),
+}  # fmt: skip
+gather = Given(kv.gather, **GATHER)
+GATHER_ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"index": ints(0, 1)}, "'index' must have shape [B, M], got [2]"),
+    ({"count": ints(2, 3, 1)}, "'count' must have shape [B=2], got [3]"),
+    ({"count": ints(2, 4)}, "'count[1]' must lie in [0, M=3], got 4"),
+    (
+        {"index": ints([2, 0, -1], [1, 3, 7])},
+        "'index[0]' must increase from 0 on, got 0 at entry 1",
+    ),
+    (
+        {"index": ints([0, 2, -1], [1, 3, 8])},
+        "'index' must leave request 1 within its cache of 8 slots, got 9",
+    ),
+    (
+        {"index": ints([0, 4, -1], [1, 3, 7])},
+        "'page_table' must have a page in [0, 6) for slot 4 of request 0, got -1",
+    ),
+    (
+        {"index": ints(*[[[0, 2, -1], [1, 3, 7]]] * 3), "count": ints([2, 3], [2, 3], [2, 3])},
+        "'index' must have L=2 layers, got 3",
+    ),
+    (
+        {"v_cache": GATHER["k_cache"]},
+        "'v_cache[0]' must not overlap 'k_cache[0]', got shared memory",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), GATHER_ERRORS, ids=text)
+def test_kv_gather(changes: dict[str, Any], message: str) -> None:
+    refuses(lambda: gather(**changes), ValueError, f"fewstep_kv_gather: {message}")
+
+
+COPY = {
+    "k_cache": zeros(2, 6, 4, 2, 3, dtype=np.int8), "v_cache": zeros(2, 6, 4, 2, 3, dtype=np.int8),
+    "k_scale": zeros(2, 6, 4, 2), "v_scale": zeros(2, 6, 4, 2),
+    "source": ints(0, -1, 5), "target": ints(1, -7, 2),
+}  # fmt: skip
+copy_pages = Given(kv.copy_pages, **COPY)
+COPY_ERRORS: list[tuple[dict[str, Any], str]] = [
+    ({"target": ints(1, 2)}, "'target' must have shape [N=3], got [2]"),
+    ({"source": ints(0, -1, 6)}, "'source[2]' must lie in [0, P=6) or be -1, got 6"),
+    ({"source": ints(-2, -1, 5)}, "'source[0]' must lie in [0, P=6) or be -1, got -2"),
+    ({"target": ints(1, -7, 6)}, "'target[2]' must lie in [0, P=6), got 6"),
+    ({"target": ints(1, -7, 5)}, "'target[2]' must be another page than its source, got 5"),
+    ({"k_scale": None}, "'k_scale' must be given, got NULL"),
+    (
+        {"v_scale": zeros(2, 6, 4, 1)},
+        "'v_scale' must have shape [L=2, P=6, T=4, G=2], got [2, 6, 4, 1]",
+    ),
+    (
+        {"v_cache": zeros(3, 6, 4, 2, 3, dtype=np.int8)},
+        "'v_cache' must have shape [L=2, P=6, T=4, G=2, D=3], got [3, 6, 4, 2, 3]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), COPY_ERRORS, ids=text)
+def test_kv_copy_pages(changes: dict[str, Any], message: str) -> None:
+    refuses(lambda: copy_pages(**changes), ValueError, f"fewstep_kv_copy_pages: {message}")
+
+
+def test_kv_gather_and_copy_pages_as_given() -> None:
+    gather()
+    copy_pages()
+
+
+TRUNCATE: list[tuple[dict[str, Any], str]] = [
+    ({"kept": ints(1, 6)}, "'kept[1]' must lie in [0, 5], the length, got 6"),
+    ({"kept": ints(-1, 5)}, "'kept[0]' must lie in [0, 3], the length, got -1"),
+    ({"kept": ints(1)}, "'kept' must have shape [B=2], got [1]"),
+    ({"kept": np.array([1, 2])}, "'kept' must have dtype int32, got int64"),
+]
+truncate = Given(kv.truncate, length=ints(3, 5), kept=ints(1, 5))
+
+
+@pytest.mark.parametrize(("changes", "message"), TRUNCATE, ids=text)
+def test_kv_truncate(changes: dict[str, Any], message: str) -> None:
+    refuses(lambda: truncate(**changes), ValueError, f"fewstep_kv_truncate: {message}")

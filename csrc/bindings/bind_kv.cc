@@ -131,9 +131,71 @@ void commit(py::handle k_cache, py::handle v_cache, py::handle path, py::handle 
   check(status);
 }
 
+void truncate(py::handle length, py::handle kept) {
+  constexpr const char* kFunction = "fewstep_kv_truncate";
+  const py::handle arguments[] = {length, kept};
+  CallStream stream(arguments);
+  const Borrowed length_t(length, kFunction, "length", Borrowed::kWrite, &stream);
+  const Borrowed kept_t(kept, kFunction, "kept", Borrowed::kRead, &stream);
+  check(fewstep_kv_truncate(stream.context(length_t.get(), kFunction, "length"), length_t.get(),
+                            kept_t.get()));
+}
+
+void gather(py::handle k_cache, py::handle v_cache, py::handle index, py::handle count,
+            py::handle k_scale, py::handle v_scale, py::handle page_table) {
+  constexpr const char* kFunction = "fewstep_kv_gather";
+  const py::handle arguments[] = {k_cache, v_cache, index, count, k_scale, v_scale, page_table};
+  CallStream stream(arguments);
+  const Caches caches(k_cache, v_cache, k_scale, v_scale, kFunction, Borrowed::kWrite, &stream);
+  const Borrowed index_t(index, kFunction, "index", Borrowed::kRead, &stream);
+  const Borrowed count_t(count, kFunction, "count", Borrowed::kRead, &stream);
+  const Optional table(page_table, kFunction, "page_table", Borrowed::kRead, &stream);
+  fewstep_kv_gather_args args = FEWSTEP_KV_GATHER_ARGS_INIT;
+  args.caches = caches.caches;
+  args.index = index_t.get();
+  args.count = count_t.get();
+  args.page_table = table.get();
+  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_kv_gather(ctx, &args);
+  }
+  check(status);
+}
+
+void copy_pages(py::handle k_cache, py::handle v_cache, py::handle source, py::handle target,
+                py::handle k_scale, py::handle v_scale) {
+  constexpr const char* kFunction = "fewstep_kv_copy_pages";
+  const py::handle arguments[] = {k_cache, v_cache, source, target, k_scale, v_scale};
+  CallStream stream(arguments);
+  const Caches caches(k_cache, v_cache, k_scale, v_scale, kFunction, Borrowed::kWrite, &stream);
+  const Borrowed source_t(source, kFunction, "source", Borrowed::kRead, &stream);
+  const Borrowed target_t(target, kFunction, "target", Borrowed::kRead, &stream);
+  fewstep_kv_copy_pages_args args = FEWSTEP_KV_COPY_PAGES_ARGS_INIT;
+  args.caches = caches.caches;
+  args.source = source_t.get();
+  args.target = target_t.get();
+  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_kv_copy_pages(ctx, &args);
+  }
+  check(status);
+}
+
 }  // namespace
 
+void bind_kv_pool(py::module_& m);
+
 void bind_kv(py::module_& m) {
+  bind_kv_pool(m);
+  m.def("kv_copy_pages", &copy_pages, py::arg("k_cache"), py::arg("v_cache"), py::arg("source"),
+        py::arg("target"), py::arg("k_scale"), py::arg("v_scale"));
+  m.def("kv_gather", &gather, py::arg("k_cache"), py::arg("v_cache"), py::arg("index"),
+        py::arg("count"), py::arg("k_scale"), py::arg("v_scale"), py::arg("page_table"));
+  m.def("kv_truncate", &truncate, py::arg("length"), py::arg("kept"));
   m.def("kv_append", &append, py::arg("k"), py::arg("v"), py::arg("k_cache"), py::arg("v_cache"),
         py::arg("indptr"), py::arg("length"), py::arg("page_table"), py::arg("k_scale"),
         py::arg("v_scale"), py::arg("rope"), py::arg("cos"), py::arg("sin"), py::arg("positions"));

@@ -23,7 +23,7 @@ void read_stacked(ArgCheck& check, const Lists& lists, bool written, Layers* out
     const ShapePattern shape = rows ? ShapePattern("L P T G D") : ShapePattern("L P T G");
     const DTypeSet types = i == 0 ? kCacheTypes : only(rows ? out->dtype : DType::kF32);
     const StridedView v = read(check, kNames[i], lists.part[i], types, shape, written);
-    out->L = check.dim('L');
+    out->L = check.dim('L');  // a stacked tensor binds it, or an index that has one row a layer
     if (out->L > kMaxLayers) {
       check.fail(kNames[i], "must have at most 256 layers", std::to_string(out->L));
     }
@@ -113,9 +113,12 @@ void set_rows(const ArgCheck& check, const Layers& layers, MoveProblem* p) {
   p->G = check.dim('G');
   p->parts = layers.parts;
   p->layers = layers.layer;
-  const int64_t row = check.dim('D') * size_of(layers.dtype);
-  p->bytes[0] = p->bytes[1] = row;
-  p->bytes[2] = p->bytes[3] = int64_t(sizeof(float));
+  row_bytes(check, layers, p->bytes);
+}
+
+void row_bytes(const ArgCheck& check, const Layers& layers, int64_t (&bytes)[4]) {
+  bytes[0] = bytes[1] = check.dim('D') * size_of(layers.dtype);
+  bytes[2] = bytes[3] = int64_t(sizeof(float));
 }
 
 }  // namespace fewstep::kv

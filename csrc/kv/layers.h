@@ -19,7 +19,10 @@ struct Layers {
 // to be checked before, so that they are compared with the caches.
 void read_layers(ArgCheck& check, const fewstep_kv_caches& caches, bool written, Layers* out);
 
-// bytes and parts of the rows that a kernel moves.
+// Bytes of one head's row, by part.
+void row_bytes(const ArgCheck& check, const Layers& layers, int64_t (&bytes)[4]);
+
+// Bytes and parts of the rows that a kernel moves.
 void set_rows(const ArgCheck& check, const Layers& layers, MoveProblem* p);
 
 }  // namespace fewstep::kv

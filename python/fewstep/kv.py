@@ -7,7 +7,11 @@ Rows of a batch are ragged: request b has rows ``indptr[b]`` to ``indptr[b + 1]`
 
 from __future__ import annotations
 
+from fewstep._kv_pages import copy_pages as copy_pages
+from fewstep._kv_pages import gather as gather
+from fewstep._kv_pages import truncate as truncate
+from fewstep._kv_pool import Pool as Pool
 from fewstep._kv_rows import append as append
 from fewstep._kv_rows import commit as commit
 
-__all__ = ["append", "commit"]
+__all__ = ["Pool", "append", "commit", "copy_pages", "gather", "truncate"]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of ``kv.append`` and ``kv.commit``: layouts, page sizes, ragged batches, head dims."""
+"""Cases of the KV cache's ops: layouts, page sizes, ragged batches, head dims.
+
+Of ``kv.append``, ``kv.commit``, ``kv.gather``, ``kv.copy_pages``, ``kv.truncate``.
+"""
 
 from __future__ import annotations
 

@@ -127,3 +127,25 @@ def commit(
             targets.append(place_of(int(base[b]) + first + i, b, T, table))
             sources.append(place_of(int(base[b]) + int(path[b, i]), b, T, table))
     return {name: moved(values, targets, sources) for name, values in cache.items()}
+
+
+def truncate(length: Array, kept: Array) -> Array:
+    """Return the lengths."""
+    return np.minimum(length, kept)
+
+
+def gather(
+    cache: dict[str, Array], index: Array, count: Array, table: Array | None = None
+) -> dict[str, Array]:
+    """Return one layer's cache with the listed slots in front."""
+    return commit(cache, index, count, np.zeros(len(count), np.int32), table)
+
+
+def copy_pages(cache: dict[str, Array], source: Array, target: Array) -> dict[str, Array]:
+    """Return one layer's cache after pages were copied in order."""
+    out = {name: values.copy() for name, values in cache.items()}
+    for s, t in zip(source, target, strict=True):
+        for values in out.values():
+            if s >= 0:
+                values[t] = values[s]
+    return out

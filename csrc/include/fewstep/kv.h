@@ -4,6 +4,7 @@
 
 #include "base.h"
 #include "context.h"
+#include "kv_pool.h"
 #include "tensor.h"
 
 #ifdef __cplusplus
@@ -146,6 +147,91 @@ typedef struct fewstep_kv_commit_args {
  */
 FEWSTEP_API fewstep_status fewstep_kv_commit(const fewstep_context* ctx,
                                              const fewstep_kv_commit_args* args);
+
+/* Takes back tokens: length[b] = kept[b].
+ *
+ * The rows stay in the cache until others are written over them.
+ *
+ * Shapes   length [B]  kept [B]
+ * Types    i32
+ * Layout   strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   exact
+ * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also kept[b] < 0 or > length[b];
+ *          FEWSTEP_UNSUPPORTED
+ * Source   llama.cpp's llama_memory_seq_rm, transformers' Cache.crop
+ */
+FEWSTEP_API fewstep_status fewstep_kv_truncate(const fewstep_context* ctx,
+                                               const fewstep_tensor* length,
+                                               const fewstep_tensor* kept);
+
+/* Arguments of fewstep_kv_gather. */
+typedef struct fewstep_kv_gather_args {
+  uint32_t size;
+  fewstep_kv_caches caches;
+  const fewstep_tensor* index;      /* [B, M] or [L, B, M] i32 */
+  const fewstep_tensor* count;      /* [B] or [L, B] i32, as index */
+  const fewstep_tensor* page_table; /* [B, pages] i32, or NULL: P = B */
+} fewstep_kv_gather_args;
+
+#define FEWSTEP_KV_GATHER_ARGS_INIT \
+  {sizeof(fewstep_kv_gather_args), FEWSTEP_KV_CACHES_INIT, NULL, NULL, NULL}
+
+/* Keeps the listed tokens of each request and closes the gaps, in place: pruning, for all layers or
+ * layer by layer.
+ *
+ *   slot i  =  slot index[b, i]    for i < count[b]; with [L, B, M], of each layer
+ *
+ * Entries increase strictly; what follows the first count[b] is not read.
+ *
+ * Shapes   caches [P, T, G, D] each  index [B, M] or [L, B, M]  count [B] or [L, B]
+ *          page_table [B, pages]
+ * Types    caches: one of f32 f16 bf16 i8, scales f32; indices: i32
+ * Layout   caches and scales strided but for the last dimension; index and count strided but for
+ *          the last dimension; table with rows strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads and writes the rows that move, each once
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also entries that do not increase,
+ *          a slot beyond the cache, a page that is not in the table; FEWSTEP_UNSUPPORTED
+ * Source   token pruning: Fu et al. 2024, "LazyLLM", arXiv 2407.14057
+ */
+FEWSTEP_API fewstep_status fewstep_kv_gather(const fewstep_context* ctx,
+                                             const fewstep_kv_gather_args* args);
+
+/* Arguments of fewstep_kv_copy_pages. */
+typedef struct fewstep_kv_copy_pages_args {
+  uint32_t size;
+  fewstep_kv_caches caches;
+  const fewstep_tensor* source; /* [N] i32 */
+  const fewstep_tensor* target; /* [N] i32 */
+} fewstep_kv_copy_pages_args;
+
+#define FEWSTEP_KV_COPY_PAGES_ARGS_INIT \
+  {sizeof(fewstep_kv_copy_pages_args), FEWSTEP_KV_CACHES_INIT, NULL, NULL}
+
+/* Copies whole pages in all layers: what fewstep_kv_pool_extend asks for on write to a shared page.
+ *
+ *   page target[n] = page source[n]    in order
+ *
+ * A pair with source[n] = -1 is passed over.
+ *
+ * Shapes   caches [P, T, G, D] each  source [N]  target [N]
+ * Types    caches: one of f32 f16 bf16 i8, scales f32; indices: i32
+ * Layout   caches and scales strided but for the last dimension; vectors strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads and writes each page once
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   across ISAs and thread counts, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a page outside of [0, P), a
+ *          page copied onto itself; FEWSTEP_UNSUPPORTED
+ * Source   copy-on-write: Kwon et al. 2023, arXiv 2309.06180, sec. 4.4
+ */
+FEWSTEP_API fewstep_status fewstep_kv_copy_pages(const fewstep_context* ctx,
+                                                 const fewstep_kv_copy_pages_args* args);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <pybind11/numpy.h>
+
+#include <memory>
+
+#include "py_tensor.h"
+
+namespace py = pybind11;
+
+namespace fewstep::python {
+namespace {
+
+using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+using Sequences = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+
+class KvPool {
+ public:
+  KvPool(int32_t pages, int32_t page_tokens) {
+    fewstep_kv_pool* made = nullptr;
+    check(fewstep_kv_pool_create(pages, page_tokens, &made));
+    owner_.reset(made);
+  }
+  py::tuple add(const Tokens& tokens) {
+    int64_t sequence = 0, cached = 0;
+    check(fewstep_kv_pool_add(owner_.get(), tokens.data(), tokens.size(), &sequence, &cached));
+    return py::make_tuple(sequence, cached);
+  }
+  py::tuple extend(int64_t sequence, int64_t n_tokens) {
+    int32_t copy[2];
+    check(fewstep_kv_pool_extend(owner_.get(), sequence, n_tokens, copy));
+    return py::make_tuple(copy[0], copy[1]);
+  }
+  void truncate(int64_t sequence, int64_t length) {
+    check(fewstep_kv_pool_truncate(owner_.get(), sequence, length));
+  }
+  int64_t fork(int64_t sequence, int64_t length) {
+    int64_t forked = 0;
+    check(fewstep_kv_pool_fork(owner_.get(), sequence, length, &forked));
+    return forked;
+  }
+  void publish(int64_t sequence, const Tokens& tokens) {
+    check(fewstep_kv_pool_publish(owner_.get(), sequence, tokens.data(), tokens.size()));
+  }
+  void free(int64_t sequence) { check(fewstep_kv_pool_free(owner_.get(), sequence)); }
+  int64_t length(int64_t sequence) const {
+    int64_t out = 0;
+    check(fewstep_kv_pool_length(owner_.get(), sequence, &out));
+    return out;
+  }
+  // columns < 0: as many as the longest has.
+  py::array_t<int32_t> page_table(const Sequences& sequences, int64_t columns) const {
+    if (columns < 0) {
+      fewstep_kv_pool_stats s = stats();
+      columns = 0;
+      for (py::ssize_t i = 0; i < sequences.size(); ++i) {
+        const int64_t pages = (length(sequences.data()[i]) + s.page_tokens - 1) / s.page_tokens;
+        columns = pages > columns ? pages : columns;
+      }
+    }
+    py::array_t<int32_t> table({sequences.size(), py::ssize_t(columns)});
+    check(fewstep_kv_pool_page_table(owner_.get(), sequences.data(), sequences.size(),
+                                     table.mutable_data(), columns));
+    return table;
+  }
+  int32_t references(int32_t page) const {
+    int32_t count = 0;
+    check(fewstep_kv_pool_references(owner_.get(), page, &count));
+    return count;
+  }
+  py::dict stats_dict() const {
+    const fewstep_kv_pool_stats s = stats();
+    py::dict out;
+    out["pages"] = s.pages;
+    out["page_tokens"] = s.page_tokens;
+    out["used"] = s.used;
+    out["shared"] = s.shared;
+    out["cached"] = s.cached;
+    out["free"] = s.free;
+    out["sequences"] = s.sequences;
+    out["looked_up"] = s.looked_up;
+    out["found"] = s.found;
+    out["copies"] = s.copies;
+    out["evictions"] = s.evictions;
+    return out;
+  }
+
+ private:
+  fewstep_kv_pool_stats stats() const {
+    fewstep_kv_pool_stats s{};
+    s.size = sizeof s;
+    check(fewstep_kv_pool_get_stats(owner_.get(), &s));
+    return s;
+  }
+  struct Destroy {
+    void operator()(fewstep_kv_pool* p) const noexcept { fewstep_kv_pool_destroy(p); }
+  };
+  std::unique_ptr<fewstep_kv_pool, Destroy> owner_;
+};
+
+}  // namespace
+
+void bind_kv_pool(py::module_& m) {
+  py::class_<KvPool>(m, "KvPool")
+      .def(py::init<int32_t, int32_t>(), py::arg("pages"), py::arg("page_tokens"))
+      .def("add", &KvPool::add, py::arg("tokens"))
+      .def("extend", &KvPool::extend, py::arg("sequence"), py::arg("n_tokens"))
+      .def("truncate", &KvPool::truncate, py::arg("sequence"), py::arg("length"))
+      .def("fork", &KvPool::fork, py::arg("sequence"), py::arg("length"))
+      .def("publish", &KvPool::publish, py::arg("sequence"), py::arg("tokens"))
+      .def("free", &KvPool::free, py::arg("sequence"))
+      .def("length", &KvPool::length, py::arg("sequence"))
+      .def("page_table", &KvPool::page_table, py::arg("sequences"), py::arg("columns"))
+      .def("references", &KvPool::references, py::arg("page"))
+      .def("stats", &KvPool::stats_dict);
+}
+
+}  // namespace fewstep::python

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kv/copy_pages.h"
+
+#include "core/check.h"
+#include "core/cpu/parallel.h"
+#include "fewstep/kv.h"
+#include "kv/layers.h"
+
+namespace fewstep::kv {
+namespace {
+
+constexpr KernelSet<CopyPagesFn> kCopyPages = FEWSTEP_CPU_KERNELS(copy_pages);
+constexpr const char* kFunction = "fewstep_kv_copy_pages";
+
+void check_pages(const ArgCheck& check, const CopyPagesProblem& p, int64_t P) {
+  const std::string must = format("must lie in [0, P=%lld)", static_cast<long long>(P));
+  for (int64_t n = 0; n < p.N; ++n) {
+    const int32_t source = at(p.source, n), target = at(p.target, n);
+    if (source == -1) continue;
+    if (source < 0 || source >= P) {
+      check.fail({"source", int(n)}, must + " or be -1", std::to_string(source));
+    }
+    if (target < 0 || target >= P) check.fail({"target", int(n)}, must, std::to_string(target));
+    if (target == source) {
+      check.fail({"target", int(n)}, "must be another page than its source",
+                 std::to_string(target));
+    }
+  }
+}
+
+void run_copy_pages(const fewstep_context* ctx, const fewstep_kv_copy_pages_args* args) {
+  ArgCheck check(kFunction, ctx);
+  if (!args) check.fail("args", "must be given", "NULL");
+  if (args->size < sizeof(*args)) {
+    check.fail("args", "must have its size set by FEWSTEP_KV_COPY_PAGES_ARGS_INIT",
+               std::to_string(args->size));
+  }
+  CopyPagesProblem p{};
+  p.source = ints_of(check.in("source", args->source, only(DType::kI32), "N"));
+  p.target = ints_of(check.in("target", args->target, only(DType::kI32), "N"));
+  Layers layers;
+  read_layers(check, args->caches, true, &layers);
+  p.L = layers.L;
+  p.N = check.dim('N');
+  p.T = check.dim('T');
+  p.G = check.dim('G');
+  p.parts = layers.parts;
+  p.layers = layers.layer;
+  row_bytes(check, layers, p.bytes);
+  check_thread_settings();
+  CopyPagesFn& kernel = kCopyPages.pick(check.device(), kFunction);
+  check_pages(check, p, check.dim('P'));
+  p.threads = execution_of(ctx).threads;
+  if (p.N > 0 && p.T > 0 && p.G > 0 && p.bytes[0] > 0) kernel(p);
+}
+
+}  // namespace
+}  // namespace fewstep::kv
+
+extern "C" fewstep_status fewstep_kv_copy_pages(const fewstep_context* ctx,
+                                                const fewstep_kv_copy_pages_args* args) {
+  return fewstep::guard([&] { fewstep::kv::run_copy_pages(ctx, args); });
+}
