@@ -199,11 +199,12 @@ StridedView ArgCheck::check_strided(ArgName name, const fewstep_tensor* t, DType
   check_sizes(name, *t, shape);
   view.data = static_cast<char*>(t->data) + t->byte_offset;
   int64_t expected = 1, first = 0, last = 0;  // elements before and behind that of index 0
-  bool empty = false;
+  for (int i = 0; i < t->ndim; ++i) {
+    if (t->shape[i] == 0) return view;  // NumPy gives an array without elements strides of zero
+  }
   for (int i = t->ndim - 1; i >= 0; --i) {
     const int64_t size = t->shape[i], stride = t->strides ? t->strides[i] : expected;
     expected *= size;
-    empty = empty || size == 0;
     if (size <= 1) continue;
     if (i == t->ndim - 1 && stride != 1) {
       fail(name, "must be contiguous in its last dimension",
@@ -215,7 +216,6 @@ StridedView ArgCheck::check_strided(ArgName name, const fewstep_tensor* t, DType
     view.strides[i] = stride;
     (stride < 0 ? first : last) += stride * (size - 1);
   }
-  if (empty) return view;
   if (!t->data) fail(name, "must have data", "a tensor without storage");
   const int64_t bytes = size_of(view.dtype);
   const int64_t extent = (last - first + 1) * bytes;

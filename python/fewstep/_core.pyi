@@ -158,6 +158,33 @@ def tree_rerank(
     workspace: object,
 ) -> None: ...
 def tree_rerank_workspace_bytes(M: int) -> int: ...
+def tree_attention(
+    q: object,
+    k: object,
+    v: object,
+    kv_len: object,
+    indptr: object,
+    page_table: object,
+    k_scale: object,
+    v_scale: object,
+    draft_k: object,
+    draft_v: object,
+    bits: object,
+    depth: object,
+    sinks: object,
+    draft: int,
+    scale: float,
+    softcap: float,
+    window: int,
+    deterministic: bool,
+    out: object,
+    lse: object,
+    workspace: object,
+) -> None: ...
+def tree_attention_workspace_bytes(
+    N: int, H: int, G: int, D: int, S: int, deterministic: int
+) -> int: ...
+def tree_merge(parts: object, lses: object, out: object, lse: object) -> None: ...
 
 class Row:
     def __init__(self, **fields: Any) -> None: ...

@@ -8,6 +8,7 @@ rows of a flat array belong to which.
 
 from __future__ import annotations
 
+from fewstep._attention import attention, merge
 from fewstep._templates import TOKEN_RECYCLING, template
 from fewstep._tree_growth import Expansion, Kept, expand, rerank
 from fewstep._trees import Tree, build, from_template
@@ -17,9 +18,11 @@ __all__ = [
     "Expansion",
     "Kept",
     "Tree",
+    "attention",
     "build",
     "expand",
     "from_template",
+    "merge",
     "rerank",
     "template",
 ]

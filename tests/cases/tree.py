@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of ``tree.build``, ``tree.from_template``, ``tree.expand`` and ``tree.rerank``."""
+"""Cases of ``tree.build``, ``tree.from_template``, ``tree.expand`` and ``tree.rerank``.
+
+Those of ``tree.attention`` and ``tree.merge`` are in `cases.attention`.
+"""
 
 from __future__ import annotations
 

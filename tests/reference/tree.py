@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """References of the tree family, one module per topic."""
 
+from reference.attention import attention as attention
+from reference.attention import merge as merge
 from reference.tree_growth import expand as expand
 from reference.tree_growth import rerank as rerank
 from reference.trees import build as build

@@ -29,6 +29,11 @@ inline F32 div(F32 a, F32 b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline F32 sqrt(F32 a) { return {_mm256_sqrt_ps(a.v)}; }
 inline F32 min(F32 a, F32 b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline float largest_lane(F32 a) {
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
 
 inline I32 set_i32(int32_t x) { return {_mm256_set1_epi32(x)}; }
 inline I32 add(I32 a, I32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
@@ -99,7 +104,12 @@ inline __m128i narrow_bf16(F32 a) {
 inline void store_bf16(uint16_t* p, F32 a) { _mm_storeu_si128((__m128i*)p, narrow_bf16(a)); }
 inline void stream_bf16(uint16_t* p, F32 a) { _mm_stream_si128((__m128i*)p, narrow_bf16(a)); }
 
+inline F32 load_i8(const int8_t* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)))};
+}
+
 inline void stream_fence() { _mm_sfence(); }
+inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 struct F64 {
   __m256d low, high;
@@ -143,6 +153,16 @@ inline void transpose_quads(F32 z[4]) {
   z[1].v = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(c)));
   z[2].v = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
   z[3].v = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d)));
+}
+inline void transpose(F32 z[kLanes]) {
+  transpose_quads(z);
+  transpose_quads(z + 4);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m256 low = _mm256_permute2f128_ps(z[j].v, z[4 + j].v, 0x20);
+    z[4 + j].v = _mm256_permute2f128_ps(z[j].v, z[4 + j].v, 0x31);
+    z[j].v = low;
+  }
 }
 // Lane 4 q + i is block 2 i + q.
 inline I64 even_lane_blocks() { return {_mm256_setr_epi64x(0, 4, 1, 5)}; }

@@ -40,6 +40,7 @@ inline F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
 // A NaN in the second operand stays.
 inline F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline float largest_lane(F32 a) { return _mm512_reduce_max_ps(a.v); }
 
 inline I32 set_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
@@ -111,7 +112,12 @@ inline __m256i narrow_bf16(F32 a) {
 inline void store_bf16(uint16_t* p, F32 a) { _mm256_storeu_si256((__m256i*)p, narrow_bf16(a)); }
 inline void stream_bf16(uint16_t* p, F32 a) { _mm256_stream_si256((__m256i*)p, narrow_bf16(a)); }
 
+inline F32 load_i8(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))};
+}
+
 inline void stream_fence() { _mm_sfence(); }
+inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 // kLanes doubles.
 struct F64 {
@@ -160,6 +166,26 @@ inline void transpose_quads(F32 z[4]) {
   z[1].v = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
   z[2].v = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
   z[3].v = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+}
+// Transposes kLanes vectors of kLanes lanes.
+inline void transpose(F32 z[kLanes]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i += 4) transpose_quads(z + i);
+  // Block q of vector 4 b + j holds lanes 4 b .. 4 b + 3 of what becomes row 4 q + j.
+  __m512 r[kLanes];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512 a = _mm512_shuffle_f32x4(z[j].v, z[4 + j].v, 0x44);
+    const __m512 b = _mm512_shuffle_f32x4(z[j].v, z[4 + j].v, 0xee);
+    const __m512 c = _mm512_shuffle_f32x4(z[8 + j].v, z[12 + j].v, 0x44);
+    const __m512 d = _mm512_shuffle_f32x4(z[8 + j].v, z[12 + j].v, 0xee);
+    r[j] = _mm512_shuffle_f32x4(a, c, 0x88);
+    r[4 + j] = _mm512_shuffle_f32x4(a, c, 0xdd);
+    r[8 + j] = _mm512_shuffle_f32x4(b, d, 0x88);
+    r[12 + j] = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) z[i].v = r[i];
 }
 // After transpose_quads, lane group q of vector i holds what lane 4 q + i held. Numbering lane
 // 4 q + i as block 4 i + q puts the blocks in order: these are the numbers of the even and odd

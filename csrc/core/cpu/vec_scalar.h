@@ -31,6 +31,7 @@ FEWSTEP_HOST_DEVICE inline F32 div(F32 a, F32 b) { return {a.v / b.v}; }
 FEWSTEP_HOST_DEVICE inline F32 sqrt(F32 a) { return {sqrtf(a.v)}; }
 FEWSTEP_HOST_DEVICE inline F32 min(F32 a, F32 b) { return {a.v < b.v ? a.v : b.v}; }
 FEWSTEP_HOST_DEVICE inline F32 max(F32 a, F32 b) { return {a.v > b.v ? a.v : b.v}; }
+FEWSTEP_HOST_DEVICE inline float largest_lane(F32 a) { return a.v; }
 
 FEWSTEP_HOST_DEVICE inline I32 set_i32(int32_t x) { return {(uint32_t)x}; }
 FEWSTEP_HOST_DEVICE inline I32 add(I32 a, I32 b) { return {a.v + b.v}; }
@@ -102,7 +103,11 @@ FEWSTEP_HOST_DEVICE inline uint16_t narrow_bf16(F32 a) {
 FEWSTEP_HOST_DEVICE inline void store_bf16(uint16_t* p, F32 a) { *p = narrow_bf16(a); }
 FEWSTEP_HOST_DEVICE inline void stream_bf16(uint16_t* p, F32 a) { *p = narrow_bf16(a); }
 
+FEWSTEP_HOST_DEVICE inline F32 load_i8(const int8_t* p) { return {(float)*p}; }
+
 FEWSTEP_HOST_DEVICE inline void stream_fence() {}
+FEWSTEP_HOST_DEVICE inline void prefetch(const void*) {}
+FEWSTEP_HOST_DEVICE inline void transpose(F32*) {}
 
 struct F64 {
   double v;

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tree/attention.h"
+
+#include <cmath>
+
+#include "core/check.h"
+#include "core/cpu/parallel.h"
+#include "fewstep/attention.h"
+
+namespace fewstep::tree {
+namespace {
+
+constexpr KernelSet<AttentionFn> kAttention = FEWSTEP_CPU_BF16_KERNELS(attention);
+constexpr const char* kFunction = "fewstep_tree_attention";
+
+std::string text_of(int64_t value) { return std::to_string(value); }
+
+// Keys of a part when the work, keys times blocks of rows, is split into about kParts.
+int64_t part_of(int64_t work) {
+  const int64_t keys = (work / kParts + kTileKeys - 1) / kTileKeys * kTileKeys;
+  return keys > kSmallestPart ? keys : kSmallestPart;
+}
+
+void check_options(const fewstep_tree_attention_args& a, const ArgCheck& check,
+                   AttentionProblem* p) {
+  if (a.draft < FEWSTEP_DRAFT_IN_CACHE || a.draft > FEWSTEP_DRAFT_NONE) {
+    check.fail("draft", "must be 0 (in the cache), 1 (separate) or 2 (none)", text_of(a.draft));
+  }
+  if (!(a.scale >= 0.0 && std::isfinite(a.scale))) {
+    check.fail("scale", "must be finite and 0 or more", number(a.scale));
+  }
+  if (!(a.softcap >= 0.0 && std::isfinite(a.softcap))) {
+    check.fail("softcap", "must be finite and 0 or more", number(a.softcap));
+  }
+  if (a.window < 0) check.fail("window", "must be 0 or more", text_of(a.window));
+  p->draft = static_cast<Draft>(a.draft);
+  p->softcap = static_cast<float>(a.softcap);
+  p->window = a.window;
+}
+
+Tokens cache_of(const StridedView& v) {
+  const int64_t bytes = size_of(v.dtype);
+  return {v.as<const char>(), v.strides[0] * bytes, v.strides[1] * bytes, v.strides[2] * bytes};
+}
+
+void check_cache(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
+  const StridedView k = check.in_strided("k", a.k, p->q_type | DType::kI8, "P T G D");
+  const StridedView v = check.in_strided("v", a.v, only(k.dtype), "P T G D");
+  p->k = cache_of(k);
+  p->v = cache_of(v);
+  p->kv_type = k.dtype;
+  const bool is_int8 = p->kv_type == DType::kI8;
+  if (!is_int8 && (a.k_scale || a.v_scale)) {
+    check.fail(a.k_scale ? "k_scale" : "v_scale", "must be left out unless the cache is int8",
+               "a " + std::string(name_of(p->kv_type)) + " cache");
+  }
+  if (is_int8) {
+    const StridedView ks = check.in_strided("k_scale", a.k_scale, only(DType::kF32), "P T G");
+    const StridedView vs = check.in_strided("v_scale", a.v_scale, only(DType::kF32), "P T G");
+    p->k_scale = {ks.as<const float>(), ks.strides[0], ks.strides[1], ks.strides[2]};
+    p->v_scale = {vs.as<const float>(), vs.strides[0], vs.strides[1], vs.strides[2]};
+  }
+  p->page_tokens = check.dim('T');
+}
+
+void check_heads(const ArgCheck& check, AttentionProblem* p) {
+  const int64_t H = check.dim('H'), G = check.dim('G'), D = check.dim('D');
+  if (D < 16 || D > kMaxHeadDim || D % 16 != 0) {
+    check.fail("q", "must have a head dim that is a multiple of 16 from 16 to 256", text_of(D));
+  }
+  if (G < 1 || H % G != 0 || H < G || H > kMaxRatio * G) {
+    check.fail("q",
+               format("must have 1 to 16 times as many heads as the cache, which has %lld",
+                      static_cast<long long>(G)),
+               text_of(H));
+  }
+  p->H = int32_t(H);
+  p->G = int32_t(G);
+  p->D = int32_t(D);
+  p->ratio = int32_t(H / G);
+}
+
+void check_rows(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
+  const View length = check.in("kv_len", a.kv_len, only(DType::kI32), "B");
+  const View indptr = check.in("indptr", a.indptr, only(DType::kI32), "B+1");
+  p->B = check.dim('B');
+  p->kv_len = length.as<const int32_t>();
+  p->kv_len_stride = length.stride;
+  p->indptr = indptr.as<const int32_t>();
+  p->indptr_stride = indptr.stride;
+  if (first_of(*p, 0) != 0) check.fail({"indptr", 0}, "must be 0", text_of(first_of(*p, 0)));
+  for (int64_t b = 0; b < p->B; ++b) {
+    if (first_of(*p, b + 1) < first_of(*p, b)) {
+      check.fail({"indptr", int(b + 1)}, "must not be below the element before it",
+                 text_of(first_of(*p, b + 1)));
+    }
+  }
+  if (first_of(*p, p->B) != p->N) {
+    check.fail({"indptr", int(p->B)},
+               format("must be the number of rows, %lld", static_cast<long long>(p->N)),
+               text_of(first_of(*p, p->B)));
+  }
+}
+
+// Lengths and the pages that they reach.
+void check_pages(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
+  const int64_t P = check.dim('P');
+  int64_t capacity = p->page_tokens;
+  if (a.page_table) {
+    const StridedView table =
+        check.in_strided("page_table", a.page_table, only(DType::kI32), "B M");
+    p->page_table = table.as<const int32_t>();
+    p->table_stride = table.strides[0];
+    capacity *= check.dim('M');
+  } else if (P != p->B) {
+    check.fail("k",
+               format("must have one page per request, %lld, without a page table",
+                      static_cast<long long>(p->B)),
+               text_of(P));
+  }
+  for (int64_t b = 0; b < p->B; ++b) {
+    const int64_t length = p->kv_len[b * p->kv_len_stride];
+    const int64_t least = p->draft == Draft::kInCache ? tokens_of(*p, b) : 0;
+    if (length < least || length > capacity) {
+      check.fail({"kv_len", int(b)},
+                 format("must lie in [%lld, %lld], from the request's rows in the cache to the "
+                        "cache's capacity",
+                        static_cast<long long>(least), static_cast<long long>(capacity)),
+                 text_of(length));
+    }
+    if (!p->page_table) continue;
+    const int32_t* pages = p->page_table + b * p->table_stride;
+    for (int64_t i = 0; i * p->page_tokens < length; ++i) {
+      if (pages[i] >= 0 && pages[i] < P) continue;
+      check.fail("page_table", format("must hold pages in [0, %lld)", static_cast<long long>(P)),
+                 format("%d for page %lld of request %lld", int(pages[i]),
+                        static_cast<long long>(i), static_cast<long long>(b)));
+    }
+  }
+}
+
+Tokens drafts_of(const StridedView& v) {
+  const int64_t bytes = size_of(v.dtype);
+  return {v.as<const char>(), 0, v.strides[0] * bytes, v.strides[1] * bytes};
+}
+
+void check_draft(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
+  if (p->draft == Draft::kSeparate) {
+    p->draft_k = drafts_of(check.in_strided("draft_k", a.draft_k, only(p->q_type), "N G D"));
+    p->draft_v = drafts_of(check.in_strided("draft_v", a.draft_v, only(p->q_type), "N G D"));
+  } else if (a.draft_k || a.draft_v) {
+    check.fail(a.draft_k ? "draft_k" : "draft_v",
+               "must be left out unless the draft block is separate", "a tensor");
+  }
+  if (a.bits) {
+    const StridedView bits = check.in_strided("bits", a.bits, kBitWords, "N W");
+    p->bits = bits.as<const uint32_t>();
+    p->bits_stride = bits.strides[0];
+    for (int64_t b = 0; b < p->B; ++b) {
+      if (tokens_of(*p, b) <= 32 * check.dim('W')) continue;
+      check.fail("bits",
+                 format("must have a bit for each of request %lld's %lld rows",
+                        static_cast<long long>(b), static_cast<long long>(tokens_of(*p, b))),
+                 format("%lld words", static_cast<long long>(check.dim('W'))));
+    }
+  }
+  if (a.depth) {
+    const View depth = check.in("depth", a.depth, only(DType::kI32), "N");
+    p->depth = depth.as<const int32_t>();
+    p->depth_stride = depth.stride;
+  }
+}
+
+void check_outputs(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
+  if (a.sinks) {
+    const View sinks = check.in("sinks", a.sinks, only(DType::kF32), "H");
+    p->sinks = sinks.as<const float>();
+    p->sinks_stride = sinks.stride;
+  }
+  const StridedView out = check.out_strided("out", a.out, only(p->q_type) | DType::kF32, "N H D");
+  const int64_t bytes = size_of(out.dtype);
+  p->out_type = out.dtype;
+  p->out = {out.as<char>(), out.strides[0] * bytes, out.strides[1] * bytes};
+  if (a.lse) {
+    const StridedView lse = check.out_strided("lse", a.lse, only(DType::kF32), "N H");
+    p->lse = lse.as<float>();
+    p->lse_stride = lse.strides[0];
+  }
+}
+
+// Splits the keys, and finds room for the parts' sums.
+void check_workspace(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
+  int64_t work = 0, rows = 0, longest = 0;
+  for (int64_t b = 0; b < p->B; ++b) {
+    if (tokens_of(*p, b) == 0) continue;
+    work += keys_of(*p, b) * p->G * blocks_of(*p, b);
+    longest = longest > keys_of(*p, b) ? longest : keys_of(*p, b);
+  }
+  p->part = a.deterministic ? kFixedPart : part_of(work);
+  for (int64_t b = 0; b < p->B; ++b) {
+    if (parts_of(*p, b) > 1) rows += parts_of(*p, b) * tokens_of(*p, b) * p->H;
+  }
+  if (!a.workspace && rows == 0) return;
+  const View w = check.out("workspace", a.workspace, only(DType::kI64), "X");
+  if (w.rows > 1 && w.stride != 1) {
+    check.fail("workspace", "must be contiguous", "a strided layout");
+  }
+  const int64_t needed = (rows * partial_floats(*p) + 1) / 2;
+  if (w.rows < needed) {
+    check.fail("workspace",
+               format("must have %lld elements or more", static_cast<long long>(needed)),
+               text_of(w.rows));
+  }
+  p->partial = w.as<float>();
+}
+
+void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args* args) {
+  ArgCheck check(kFunction, ctx);
+  if (!args) check.fail("args", "must be given", "NULL");
+  if (args->size < sizeof(*args)) {
+    check.fail("args", "must have its size set by FEWSTEP_TREE_ATTENTION_ARGS_INIT",
+               text_of(args->size));
+  }
+  AttentionProblem p{};
+  check_options(*args, check, &p);
+  const StridedView q = check.in_strided("q", args->q, kFloating, "N H D");
+  p.q_type = q.dtype;
+  const int64_t bytes = size_of(q.dtype);
+  p.q = {q.as<char>(), q.strides[0] * bytes, q.strides[1] * bytes};
+  p.N = check.dim('N');
+  AttentionFn& kernel = kAttention.pick(check.device(), kFunction);  // data is read from here on
+  check_cache(*args, check, &p);
+  check_heads(check, &p);
+  check_rows(*args, check, &p);
+  check_pages(*args, check, &p);
+  check_draft(*args, check, &p);
+  check_outputs(*args, check, &p);
+  check_workspace(*args, check, &p);
+  check.no_overlap();
+  check_thread_settings();
+  p.scale = static_cast<float>(args->scale > 0.0 ? args->scale : 1.0 / std::sqrt(double(p.D)));
+  p.threads = execution_of(ctx).threads;
+  kernel(p);
+}
+
+}  // namespace
+}  // namespace fewstep::tree
+
+extern "C" int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H, int32_t G,
+                                                          int32_t D, int64_t S,
+                                                          int32_t deterministic) {
+  using namespace fewstep::tree;
+  if (N <= 0 || H <= 0 || G <= 0 || D <= 0) return 0;
+  const int64_t row = int64_t(D + 2) * int64_t(sizeof(float));
+  if (deterministic) {
+    const int64_t parts = (S + kFixedPart - 1) / kFixedPart;
+    return parts > 1 ? (N * H * parts * row + 7) / 8 * 8 : 0;
+  }
+  // kParts parts and one more for each block of rows; a block has up to kBlockRows of them.
+  const int64_t rows = N * (H / G) < kBlockRows ? N * (H / G) : kBlockRows;
+  return ((kParts * rows + N * H) * row + 7) / 8 * 8;
+}
+
+extern "C" fewstep_status fewstep_tree_attention(const fewstep_context* ctx,
+                                                 const fewstep_tree_attention_args* args) {
+  return fewstep::guard([&] { fewstep::tree::run_attention(ctx, args); });
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/kernel_set.h"
+
+namespace fewstep::tree {
+
+// Keys are taken in tiles of this many, rows in blocks; both bound a thread's scratch.
+constexpr int kTileKeys = 128;
+constexpr int kBlockRows = 128;
+constexpr int kMaxHeadDim = 256;
+constexpr int kMaxRatio = 16;
+
+// Keys of a part in the deterministic mode; and otherwise the fewest, and into how many parts the
+// work is split. Neither knows of threads.
+constexpr int64_t kFixedPart = 1024;
+constexpr int64_t kSmallestPart = 512;
+constexpr int64_t kParts = 64;
+
+enum class Draft : int32_t { kInCache = 0, kSeparate = 1, kNone = 2 };
+
+// Elements of a cache: [P, T, G, D], or of drafted tokens, [N, G, D].
+struct Tokens {
+  const char* data;
+  int64_t page, token, head;  // bytes between them
+};
+struct Scales {
+  const float* data;          // null: none
+  int64_t page, token, head;  // elements
+};
+struct Rows {
+  char* data;
+  int64_t row, head;  // bytes
+};
+
+// Row n of request b attends to its cache's keys and to its draft block. Query heads h * ratio ..
+// of KV head h are rows of one product.
+struct AttentionProblem {
+  int64_t B, N;
+  int32_t H, G, D, ratio;
+  DType q_type, kv_type, out_type;
+  Rows q, out;
+  Tokens k, v, draft_k, draft_v;
+  Scales k_scale, v_scale;
+  const int32_t* page_table;  // null: page b is request b's
+  int64_t table_stride;
+  int64_t page_tokens;
+  const int32_t* indptr;
+  int64_t indptr_stride;
+  const int32_t* kv_len;
+  int64_t kv_len_stride;
+  const uint32_t* bits;  // null: a causal chain
+  int64_t bits_stride;
+  const int32_t* depth;  // null: from bits, or the index in the block
+  int64_t depth_stride;
+  const float* sinks;  // null: none
+  int64_t sinks_stride;
+  float* lse;  // null: not wanted
+  int64_t lse_stride;
+  Draft draft;
+  float scale, softcap;  // softcap 0: none
+  int64_t window;        // 0: none
+  int64_t part;          // keys of a part, a multiple of kTileKeys
+  float* partial;        // parts of rows of D accumulated values, largest logit and sum
+  int32_t threads;
+};
+using AttentionFn = void(const AttentionProblem&);
+FEWSTEP_DECLARE_KERNELS(AttentionFn, attention)
+
+namespace {  // not members: a kernel's file shares no function with another
+
+inline int64_t first_of(const AttentionProblem& p, int64_t b) {
+  return p.indptr[b * p.indptr_stride];
+}
+inline int64_t tokens_of(const AttentionProblem& p, int64_t b) {
+  return first_of(p, b + 1) - first_of(p, b);
+}
+// Keys before the draft block, and with it.
+inline int64_t prefix_of(const AttentionProblem& p, int64_t b) {
+  const int64_t cached = p.kv_len[b * p.kv_len_stride];
+  return p.draft == Draft::kInCache ? cached - tokens_of(p, b) : cached;
+}
+inline int64_t keys_of(const AttentionProblem& p, int64_t b) {
+  return prefix_of(p, b) + (p.draft == Draft::kNone ? 0 : tokens_of(p, b));
+}
+inline int64_t parts_of(const AttentionProblem& p, int64_t b) {
+  const int64_t count = (keys_of(p, b) + p.part - 1) / p.part;
+  return count > 1 ? count : 1;
+}
+inline int64_t blocks_of(const AttentionProblem& p, int64_t b) {
+  return (tokens_of(p, b) * p.ratio + kBlockRows - 1) / kBlockRows;
+}
+// Of a row of a part: its sums, the largest logit and the sum of the weights.
+inline int64_t partial_floats(const AttentionProblem& p) { return p.D + 2; }
+
+}  // namespace
+
+}  // namespace fewstep::tree

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tree/attention.h"
+
+#include <math.h>
+
+#include "core/cpu/parallel.h"
+#include "tree/cpu/attention_cell.h"
+#include "tree/cpu/attention_softmax.h"
+#include "tree/cpu/attention_tile.h"
+
+// Requires: checked lengths, pages and shapes; the partial results' memory where a request has
+// several parts.
+//
+// A task is a block of one KV head's rows (query rows times the heads that share it) against one
+// part of the keys. It walks over tiles of keys: each is packed once and multiplied with all rows.
+namespace fewstep::tree::FEWSTEP_ISA {
+namespace {
+
+struct Task {
+  int64_t b, part;
+  int g;
+  int first, rows;     // of the request's tokens * ratio rows
+  int64_t begin, end;  // keys
+};
+
+// Where in `partial` request b starts, in rows.
+struct Walk {
+  int64_t b = 0, index = 0, partial_row = 0;
+};
+
+inline int64_t tasks_in(const AttentionProblem& p, int64_t b) {
+  return parts_of(p, b) * p.G * blocks_of(p, b);
+}
+
+inline void next_request(const AttentionProblem& p, Walk* walk) {
+  const int64_t parts = parts_of(p, walk->b);
+  if (parts > 1) walk->partial_row += parts * tokens_of(p, walk->b) * p.H;
+  ++walk->b;
+}
+
+// Blocks of a part are neighbours, so that they find its keys in the cache.
+inline Task task_at(const AttentionProblem& p, int64_t b, int64_t index) {
+  const int64_t blocks = blocks_of(p, b), parts = parts_of(p, b), all = tokens_of(p, b) * p.ratio;
+  const int64_t block = index % blocks;
+  const int64_t per_block = (all + blocks - 1) / blocks;
+  Task task;
+  task.b = b;
+  task.part = index / blocks % parts;
+  task.g = int(index / blocks / parts);
+  task.first = int(block * per_block);
+  task.rows = int(min_of(per_block, all - task.first));
+  task.begin = task.part * p.part;
+  task.end = min_of(task.begin + p.part, keys_of(p, b));
+  return task;
+}
+
+inline void store_out(const AttentionProblem& p, char* to, int d, F32 x) {
+  if (p.out_type == DType::kF32) vec::store((float*)to + d, x);
+  if (p.out_type == DType::kF16) vec::store_f16((uint16_t*)to + d, x);
+  if (p.out_type == DType::kBF16) vec::store_bf16((uint16_t*)to + d, x);
+}
+
+// Divides a row by its sum of weights; a sink is one more weight, with a value of zero.
+void finish_row(const AttentionProblem& p, int64_t n, int h, const float* values, float largest,
+                float sum) {
+  float factor = 1.0f;
+  if (p.sinks) {
+    const float sink = p.sinks[h * p.sinks_stride];
+    const float most = largest > sink ? largest : sink;
+    const float base = most == minus_infinity() ? 0.0f : most;
+    factor = exp_of(largest - base);
+    sum = sum * factor + exp_of(sink - base);
+    largest = most;
+  }
+  factor = sum == 0.0f ? 0.0f : factor / sum;
+  char* to = p.out.data + n * p.out.row + h * p.out.head;
+  for (int d = 0; d < p.D; d += kLanes) {
+    store_out(p, to, d, vec::mul(vec::load(values + d), vec::set(factor)));
+  }
+  if (p.lse) {
+    p.lse[n * p.lse_stride + h] =
+        sum == 0.0f ? minus_infinity() : float(double(largest) + log(double(sum)));
+  }
+}
+
+// The scratch of one task, on the stack.
+struct Scratch {
+  alignas(64) float keys[kTileKeys * kMaxHeadDim];
+  alignas(64) float values[kTileKeys * kMaxHeadDim];
+  alignas(64) float out[kBlockRows * kMaxHeadDim];
+  alignas(64) float sums[kBlockRows][kStrands];
+  alignas(64) float queries[kRegisterRows][kMaxHeadDim];
+  alignas(64) uint32_t hidden[kRegisterRows][kTileKeys];
+  float largest[kBlockRows];
+  Block block;
+  Running run;
+  TileRows rows[2];
+};
+
+// Points the block to its rows of q, as words of Cell.
+template <class Cell>
+void find_queries(const AttentionProblem& p, const Task& task, int first, Scratch& s) {
+  for (int r = 0; r < s.block.rows; ++r) {
+    const int row = task.first + first + r;
+    const int64_t n = first_of(p, task.b) + row / p.ratio;
+    const int h = task.g * p.ratio + row % p.ratio;
+    const char* q = p.q.data + n * p.q.row + h * p.q.head;
+    if (Cell::kDepth == 1 && p.q_type != DType::kF32) {
+      for (int d = 0; d < p.D; d += kLanes) {
+        vec::store(s.queries[r] + d, load_row(p.q_type, q, d));
+      }
+      q = (const char*)s.queries[r];
+    }
+    s.block.q[r] = q;
+  }
+}
+
+// Which of a tile's keys the block's rows see; heads of one token share the answer.
+void find_mask(const AttentionProblem& p, const Task& task, int first, int64_t begin, int count,
+               Scratch& s) {
+  int64_t token = -1;
+  int slot = -1;
+  for (int r = 0; r < s.block.rows; ++r) {
+    const int64_t t = (task.first + first + r) / p.ratio;
+    if (t != token) find_hidden(p, task.b, t, begin, count, s.hidden[++slot]);
+    token = t;
+    s.run.hidden[r] = s.hidden[slot];
+  }
+}
+
+template <class Cell>
+void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+             bool masked, Scratch& s) {
+  const int words = p.D / Cell::kDepth;
+  const int panels = (tile.count + kPanel - 1) / kPanel;
+  const int value_words = (tile.count + Cell::kDepth - 1) / Cell::kDepth;
+  const int blocks = (task.rows + kRegisterRows - 1) / kRegisterRows;
+  s.run.masked = masked;
+  int first = 0;
+  for (int i = 0; i < blocks; ++i) {
+    s.block.rows = (task.rows - first + blocks - i - 1) / (blocks - i);
+    find_queries<Cell>(p, task, first, s);
+    score<Cell>(s.block, words, panels, s.keys);
+    if (masked) find_mask(p, task, first, begin, tile.count, s);
+    s.run.largest = s.largest + first;
+    s.run.sums = s.sums + first;
+    weigh<Cell>(s.block, s.run, tile.count);
+    accumulate<Cell>(s.block, value_words, tile.v, s.run.factor, s.out + int64_t(first) * p.D, p.D);
+    first += s.block.rows;
+  }
+}
+
+template <DType kType>
+void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, const TileRows& next,
+               int64_t begin, bool masked, Scratch& s) {
+  pack_keys<kType>(tile, next, p.D, p.q_type, s.keys);
+  pack_values<kType>(&tile, next, p.D, p.q_type, s.values);
+  do_tile<Single>(p, task, tile, begin, masked, s);
+}
+
+void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, const TileRows& next,
+                 int64_t begin, bool masked, Scratch& s) {
+#if defined(__AVX512BF16__)
+  if (p.kv_type == DType::kBF16) {
+    pack_key_pairs(tile, next, p.D, s.keys);
+    pack_value_pairs(&tile, next, p.D, s.values);
+    return do_tile<Pair>(p, task, tile, begin, masked, s);
+  }
+#endif
+  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, next, begin, masked, s);
+  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, next, begin, masked, s);
+  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, next, begin, masked, s);
+  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, next, begin, masked, s);
+}
+
+// The first position that leaves the window of some row, and of every row, of a task.
+struct Window {
+  int64_t some = -1, every = -1;
+};
+
+Window window_of(const AttentionProblem& p, const Task& task) {
+  Window w;
+  if (p.window == 0) return w;
+  const int64_t first = task.first / p.ratio, last = (task.first + task.rows - 1) / p.ratio;
+  for (int64_t t = first; t <= last; ++t) {
+    const int64_t left = prefix_of(p, task.b) + depth_of(p, task.b, t) - p.window;
+    if (t == first || left > w.some) w.some = left;
+    if (t == first || left < w.every) w.every = left;
+  }
+  return w;
+}
+
+void finish_task(const AttentionProblem& p, const Task& task, int64_t partial_row,
+                 const Scratch& s) {
+  const int64_t tokens = tokens_of(p, task.b);
+  const bool whole = parts_of(p, task.b) == 1;
+  for (int r = 0; r < task.rows; ++r) {
+    const int64_t t = (task.first + r) / p.ratio;
+    const int h = task.g * p.ratio + (task.first + r) % p.ratio;
+    const float* values = s.out + int64_t(r) * p.D;
+    const float sum = total_of(s.sums[r]);
+    if (whole) {
+      finish_row(p, first_of(p, task.b) + t, h, values, s.largest[r], sum);
+      continue;
+    }
+    const int64_t row = partial_row + (task.part * tokens + t) * p.H + h;
+    float* to = p.partial + row * partial_floats(p);
+    memcpy(to, values, sizeof(float) * size_t(p.D));
+    to[p.D] = s.largest[r];
+    to[p.D + 1] = sum;
+  }
+}
+
+void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, Scratch& s) {
+  for (int64_t i = 0; i < int64_t(task.rows) * p.D; ++i) s.out[i] = 0.0f;
+  for (int r = 0; r < task.rows; ++r) {
+    s.largest[r] = minus_infinity();
+    for (int i = 0; i < kStrands; ++i) s.sums[r][i] = 0.0f;
+  }
+  s.run.scale = p.scale;
+  s.run.softcap = p.softcap;
+  const int64_t drafted = p.draft == Draft::kNone ? task.end : prefix_of(p, task.b);
+  const Window window = window_of(p, task);
+  int64_t begin = task.begin;
+  // Tiles keep their places, so a row's bits do not depend on which rows skip one.
+  while (begin < task.end && begin + kTileKeys - 1 <= min_of(window.every, drafted - 1)) {
+    begin += kTileKeys;
+  }
+  TileRows *tile = &s.rows[0], *next = &s.rows[1];
+  tile->count = int(min_of(int64_t(kTileKeys), max_of(task.end - begin, int64_t(0))));
+  if (tile->count > 0) find_rows(p, task.b, task.g, begin, tile);
+  for (; begin < task.end; begin += kTileKeys) {
+    const int64_t behind = begin + tile->count;
+    next->count = int(min_of(int64_t(kTileKeys), task.end - behind));
+    if (next->count > 0) find_rows(p, task.b, task.g, behind, next);
+    const bool masked = behind > drafted || begin <= window.some;
+    do_any_tile(p, task, *tile, *next, begin, masked, s);
+    TileRows* done = tile;
+    tile = next;
+    next = done;
+  }
+  finish_task(p, task, partial_row, s);
+}
+
+void do_tasks(void* context, int64_t begin, int64_t end) {
+  const AttentionProblem& p = *static_cast<const AttentionProblem*>(context);
+  Scratch s;
+  Walk walk;
+  for (int64_t i = begin; i < end; ++i) {
+    while (i - walk.index >= tasks_in(p, walk.b)) {
+      walk.index += tasks_in(p, walk.b);
+      next_request(p, &walk);
+    }
+    do_task(p, task_at(p, walk.b, i - walk.index), walk.partial_row, s);
+  }
+}
+
+// Joins the parts of one row in their order.
+void join_row(const AttentionProblem& p, int64_t b, int64_t t, int h, int64_t partial_row) {
+  const int64_t parts = parts_of(p, b), pitch = tokens_of(p, b) * p.H * partial_floats(p);
+  const float* first = p.partial + (partial_row + t * p.H + h) * partial_floats(p);
+  float largest = minus_infinity();
+  for (int64_t i = 0; i < parts; ++i) {
+    const float top = first[i * pitch + p.D];
+    if (!(top <= largest)) largest = top;
+  }
+  const float base = largest == minus_infinity() ? 0.0f : largest;
+  alignas(64) float values[kMaxHeadDim];
+  for (int d = 0; d < p.D; ++d) values[d] = 0.0f;
+  float sum = 0.0f;
+  for (int64_t i = 0; i < parts; ++i) {
+    const float* part = first + i * pitch;
+    const float weight = exp_of(part[p.D] - base);
+    sum += weight * part[p.D + 1];
+    for (int d = 0; d < p.D; d += kLanes) {
+      vec::store(values + d,
+                 vec::fma(vec::load(part + d), vec::set(weight), vec::load(values + d)));
+    }
+  }
+  finish_row(p, first_of(p, b) + t, h, values, largest, sum);
+}
+
+// Over all rows [N * H]; those of requests in one part are done already.
+void join_rows(void* context, int64_t begin, int64_t end) {
+  const AttentionProblem& p = *static_cast<const AttentionProblem*>(context);
+  Walk walk;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t n = i / p.H;
+    while (n >= first_of(p, walk.b + 1)) next_request(p, &walk);
+    if (parts_of(p, walk.b) == 1) continue;
+    join_row(p, walk.b, n - first_of(p, walk.b), int(i % p.H), walk.partial_row);
+  }
+}
+
+}  // namespace
+
+void attention(const AttentionProblem& p) {
+  int64_t tasks = 0;
+  bool split = false;
+  double work = 0.0;  // nanoseconds, roughly
+  for (int64_t b = 0; b < p.B; ++b) {
+    tasks += tasks_in(p, b);
+    split = split || (parts_of(p, b) > 1 && tokens_of(p, b) > 0);
+    const double rows = double(tokens_of(p, b) * p.ratio);
+    work += rows > 0 ? double(keys_of(p, b) * p.G * p.D) * (0.2 + 0.04 * rows) : 0.0;
+  }
+  if (tasks == 0) return;
+  constexpr double kShare = 2e4;  // what is worth a thread
+  const int64_t grain = work < kShare ? tasks : max_of(1, int64_t(kShare / work * double(tasks)));
+  parallel_for(p.threads, tasks, grain, &do_tasks, const_cast<AttentionProblem*>(&p));
+  if (split) {
+    parallel_for(p.threads, p.N * p.H, 256, &join_rows, const_cast<AttentionProblem*>(&p));
+  }
+}
+
+}  // namespace fewstep::tree::FEWSTEP_ISA

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "core/cpu/dot.h"
+#include "core/cpu/pair_bf16.h"
+#include "core/cpu/vec.h"
+#include "tree/attention.h"
+
+// The two products of attention as register-blocked kernels over packed tiles. A tile's memory is
+// words of 32 bits: floats, or pairs of bfloat16 where AVX512-BF16 multiplies them. Every element
+// is one chain of fused products in the order of the contracted dimension, so that its bits depend
+// neither on the rows beside it nor on the width of the vectors.
+namespace fewstep::tree::FEWSTEP_ISA {
+namespace {
+
+using vec::F32;
+using vec::kLanes;
+
+constexpr int kRegisterRows = 6;
+constexpr int kRegisterVectors = kLanes == 8 ? 2 : 4;  // AVX2 has 16 registers, the others 32
+constexpr int kPanel = kRegisterVectors * kLanes;      // keys of a panel of packed keys
+constexpr int kStrands = 16;                           // partial sums of a row's weights
+
+inline int min_of(int a, int b) { return a < b ? a : b; }
+inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int rounded_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
+
+// One float a word.
+struct Single {
+  static constexpr int kDepth = 1;
+  static F32 dot(F32 sum, F32 a, F32 b) { return vec::fma(a, b, sum); }
+  static F32 set(const char* p) {
+    float x;
+    memcpy(&x, p, 4);
+    return vec::set(x);
+  }
+};
+
+#if defined(__AVX512BF16__)
+// Two bfloat16 a word: consecutive dims of a key, or one dim of two consecutive keys.
+struct Pair {
+  static constexpr int kDepth = 2;
+  static F32 dot(F32 sum, F32 a, F32 b) { return vec::dot_bf16(vec::bits(a), vec::bits(b), sum); }
+  static F32 set(const char* p) { return vec::set_pair(p); }
+};
+#endif
+
+// What the products of one block of up to kRegisterRows rows and one tile of keys work on.
+struct Block {
+  int rows;
+  const char* q[kRegisterRows];                            // words of D elements
+  alignas(64) float scores[kRegisterRows][kTileKeys];      // logits, then weights
+  alignas(64) uint16_t weights[kRegisterRows][kTileKeys];  // of Pair
+};
+
+// scores[r][j] = q_r . k_j for the keys of one panel, packed as [words][kPanel].
+template <class Cell, int kRows>
+inline void score_panel(const char* const* q, int words, const float* panel, float* scores) {
+  F32 sum[kRows][kRegisterVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = vec::set(0.0f);
+  }
+  for (int w = 0; w < words; ++w) {
+    F32 key[kRegisterVectors];
+#pragma GCC unroll 4
+    for (int i = 0; i < kRegisterVectors; ++i) key[i] = vec::load(panel + i * kLanes);
+    panel += kPanel;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const F32 a = Cell::set(q[r] + 4 * w);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, key[i]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRegisterVectors; ++i) {
+      vec::store(scores + r * kTileKeys + i * kLanes, sum[r][i]);
+    }
+  }
+}
+
+// out[r] = out[r] * factor[r] + sum_j weight_rj v_j over `words` rows of words, for kVectors
+// vectors of dims. weights: kTileKeys elements of Cell's kind a row.
+template <class Cell, int kRows, int kVectors>
+inline void add_values(const char* weights, int words, const char* const* values, int64_t offset,
+                       const float* factor, float* out, int D) {
+  constexpr int64_t kPitch = kTileKeys * 4 / Cell::kDepth;
+  F32 sum[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const F32 f = vec::set(factor[r]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      sum[r][i] = vec::mul(vec::load(out + int64_t(r) * D + i * kLanes), f);
+    }
+  }
+  for (int w = 0; w < words; ++w) {
+    const float* row = (const float*)(values[w] + offset);
+    F32 v[kVectors];
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) v[i] = vec::load(row + i * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const F32 a = Cell::set(weights + r * kPitch + 4 * w);
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, v[i]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      vec::store(out + int64_t(r) * D + i * kLanes, sum[r][i]);
+    }
+  }
+}
+
+template <class Cell, int kRows>
+void score_rows(const Block& block, int words, int panels, const float* keys, float* scores) {
+  for (int i = 0; i < panels; ++i) {
+    score_panel<Cell, kRows>(block.q, words, keys + int64_t(i) * words * kPanel,
+                             scores + i * kPanel);
+  }
+}
+
+template <class Cell, int kRows>
+void value_rows(const char* weights, int words, const char* const* values, const float* factor,
+                float* out, int D) {
+  const int vectors = D / kLanes;
+  // As even as possible: five vectors are three and two, not four and one.
+  const int groups = (vectors + kRegisterVectors - 1) / kRegisterVectors;
+  int done = 0;
+  for (int i = 0; i < groups; ++i) {
+    const int count = (vectors - done + groups - i - 1) / (groups - i);
+    float* o = out + done * kLanes;
+    const int64_t offset = int64_t(done) * kLanes * 4;
+    if (count == 1) add_values<Cell, kRows, 1>(weights, words, values, offset, factor, o, D);
+    if (count == 2) add_values<Cell, kRows, 2>(weights, words, values, offset, factor, o, D);
+    if constexpr (kRegisterVectors > 2) {
+      if (count == 3) add_values<Cell, kRows, 3>(weights, words, values, offset, factor, o, D);
+      if (count == 4) add_values<Cell, kRows, 4>(weights, words, values, offset, factor, o, D);
+    }
+    done += count;
+  }
+}
+
+template <class Cell>
+void score(Block& block, int words, int panels, const float* keys) {
+  float* s = block.scores[0];
+  if (block.rows == 1) return score_rows<Cell, 1>(block, words, panels, keys, s);
+  if (block.rows == 2) return score_rows<Cell, 2>(block, words, panels, keys, s);
+  if (block.rows == 3) return score_rows<Cell, 3>(block, words, panels, keys, s);
+  if (block.rows == 4) return score_rows<Cell, 4>(block, words, panels, keys, s);
+  if (block.rows == 5) return score_rows<Cell, 5>(block, words, panels, keys, s);
+  return score_rows<Cell, 6>(block, words, panels, keys, s);
+}
+
+template <class Cell>
+void accumulate(const Block& block, int words, const char* const* values, const float* factor,
+                float* out, int D) {
+  const char* w = Cell::kDepth == 1 ? (const char*)block.scores : (const char*)block.weights;
+  if (block.rows == 1) return value_rows<Cell, 1>(w, words, values, factor, out, D);
+  if (block.rows == 2) return value_rows<Cell, 2>(w, words, values, factor, out, D);
+  if (block.rows == 3) return value_rows<Cell, 3>(w, words, values, factor, out, D);
+  if (block.rows == 4) return value_rows<Cell, 4>(w, words, values, factor, out, D);
+  if (block.rows == 5) return value_rows<Cell, 5>(w, words, values, factor, out, D);
+  return value_rows<Cell, 6>(w, words, values, factor, out, D);
+}
+
+}  // namespace
+}  // namespace fewstep::tree::FEWSTEP_ISA

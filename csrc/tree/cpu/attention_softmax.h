@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "core/cpu/exp.h"
+#include "tree/cpu/attention_cell.h"
+
+// What lies between the two products: soft cap, visibility, and the running softmax.
+namespace fewstep::tree::FEWSTEP_ISA {
+namespace {
+
+constexpr uint32_t kHidden = 0x80000000u;  // what vec::select looks at
+
+inline float minus_infinity() { return -__builtin_inff(); }
+
+// tanh(x): Cephes' polynomial below 0.625, which keeps the relative error, and exp above.
+inline F32 tanh_of(F32 x) {
+  const F32 size = vec::max(x, vec::sub(vec::set(0.0f), x));
+  const F32 e = vec::exp(vec::add(size, size));
+  const F32 large = vec::sub(vec::set(1.0f), vec::div(vec::set(2.0f), vec::add(e, vec::set(1.0f))));
+  const F32 z = vec::mul(x, x);
+  F32 q = vec::fma(vec::set(-5.70498872745e-3f), z, vec::set(2.06390887954e-2f));
+  q = vec::fma(q, z, vec::set(-5.37397155531e-2f));
+  q = vec::fma(q, z, vec::set(1.33314422036e-1f));
+  q = vec::fma(q, z, vec::set(-3.33332819422e-1f));
+  const F32 small = vec::fma(vec::mul(q, z), x, x);
+  const vec::I32 is_small = vec::bits(vec::sub(size, vec::set(0.625f)));
+  return vec::select(is_small, vec::flip_sign(large, vec::bits(x)), small);
+}
+
+// The depth of draft token i of request b: how far it lies behind the prefix.
+inline int64_t depth_of(const AttentionProblem& p, int64_t b, int64_t i) {
+  const int64_t n = first_of(p, b) + i;
+  if (p.depth) return p.depth[n * p.depth_stride];
+  if (!p.bits) return i;
+  const uint32_t* words = p.bits + n * p.bits_stride;
+  const int64_t tokens = tokens_of(p, b);
+  int count = 0;
+  for (int64_t w = 0; 32 * w < tokens; ++w) {
+    const int64_t left = tokens - 32 * w;
+    const uint32_t mask = left < 32 ? (1u << left) - 1 : 0xffffffffu;
+    count += __builtin_popcount(words[w] & mask);
+  }
+  return count - 1;
+}
+
+// Marks which of keys [begin, begin + count) row t of request b does not see.
+inline void find_hidden(const AttentionProblem& p, int64_t b, int64_t t, int64_t begin, int count,
+                        uint32_t* hidden) {
+  const int64_t prefix = prefix_of(p, b);
+  const uint32_t* words = p.bits ? p.bits + (first_of(p, b) + t) * p.bits_stride : nullptr;
+  const int64_t position = p.window > 0 ? prefix + depth_of(p, b, t) : 0;
+  // Keys at or before this position have left the window.
+  const int64_t left = p.window > 0 ? position - p.window : -1;
+  for (int j = 0; j < count; ++j) {
+    const int64_t i = begin + j - prefix;
+    bool seen;
+    if (i < 0) {
+      seen = begin + j > left;
+    } else {
+      seen = words ? (words[i / 32] >> (i % 32) & 1u) != 0 : i <= t;
+      if (seen && p.window > 0) seen = prefix + depth_of(p, b, i) > left;
+    }
+    hidden[j] = seen ? 0 : kHidden;
+  }
+}
+
+// Running softmax of a block's rows (Milakov, Gimelshein 2018, algorithm 3).
+struct Running {
+  float* largest;           // of the scaled logits, per row
+  float (*sums)[kStrands];  // of the weights
+  const uint32_t* hidden[kRegisterRows];
+  bool masked;
+  float scale, softcap;
+  alignas(64) float factor[kStrands];  // out: what earlier sums are multiplied by
+};
+
+inline void cap_row(float* s, int padded, float scale, float softcap) {
+  const F32 inward = vec::set(scale / softcap), outward = vec::set(softcap);
+  for (int j = 0; j < padded; j += kLanes) {
+    vec::store(s + j, vec::mul(outward, tanh_of(vec::mul(vec::load(s + j), inward))));
+  }
+}
+
+inline void hide(float* s, const uint32_t* hidden, int padded) {
+  for (int j = 0; j < padded; j += kLanes) {
+    const vec::I32 mask = vec::bits(vec::load((const float*)hidden + j));
+    vec::store(s + j, vec::select(mask, vec::load(s + j), vec::set(minus_infinity())));
+  }
+}
+
+inline float largest_of(const float* s, int padded) {
+  F32 top[2] = {vec::set(minus_infinity()), vec::set(minus_infinity())};
+  for (int j = 0; j < padded; j += 2 * kLanes) {
+    top[0] = vec::max(top[0], vec::load(s + j));
+    top[1] = vec::max(top[1], vec::load(s + j + kLanes));
+  }
+  return vec::largest_lane(vec::max(top[0], top[1]));
+}
+
+// Turns the logits of `count` keys into weights exp(logit - largest) and adds them up.
+template <class Cell>
+void weigh(Block& block, Running& run, int count) {
+  const int padded = rounded_up(count, 2 * kStrands);
+  const float scale = run.softcap > 0.0f ? 1.0f : run.scale;
+  alignas(64) float change[kStrands] = {};
+  float base[kRegisterRows];
+  for (int r = 0; r < block.rows; ++r) {
+    float* s = block.scores[r];
+    if (run.softcap > 0.0f) cap_row(s, padded, run.scale, run.softcap);
+    for (int j = count; j < padded; ++j) s[j] = minus_infinity();
+    if (run.masked) hide(s, run.hidden[r], padded);
+    const float top = largest_of(s, padded) * scale;
+    const float before = run.largest[r];
+    const float largest = before > top ? before : top;
+    base[r] = largest == minus_infinity() ? 0.0f : largest;
+    change[r] = before - base[r];
+    run.largest[r] = largest;
+  }
+  for (int i = 0; i < kStrands; i += kLanes) {
+    vec::store(run.factor + i, vec::exp_below_88(vec::load(change + i)));
+  }
+  constexpr int kSums = kStrands / kLanes;
+  for (int r = 0; r < block.rows; ++r) {
+    float* s = block.scores[r];
+    const F32 a = vec::set(scale), b = vec::set(-base[r]), f = vec::set(run.factor[r]);
+    F32 sum[kSums];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; ++i) sum[i] = vec::mul(vec::load(run.sums[r] + i * kLanes), f);
+    for (int j = 0; j < padded; j += 2 * kStrands) {
+      F32 e[2 * kSums];
+#pragma GCC unroll 32
+      for (int i = 0; i < 2 * kSums; ++i) {
+        e[i] = vec::exp_below_88(vec::fma(vec::load(s + j + i * kLanes), a, b));
+        sum[i % kSums] = vec::add(sum[i % kSums], e[i]);
+        if (Cell::kDepth == 1) vec::store(s + j + i * kLanes, e[i]);
+      }
+#if defined(__AVX512BF16__)
+      if (Cell::kDepth == 2) {
+        vec::store((float*)(block.weights[r] + j), vec::narrow_to_pairs(e[0], e[1]));
+      }
+#endif
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; ++i) vec::store(run.sums[r] + i * kLanes, sum[i]);
+  }
+}
+
+// The sum of a row's strands, pairwise.
+inline float total_of(const float* strands) {
+  float s[kStrands];
+  for (int i = 0; i < kStrands; ++i) s[i] = strands[i];
+  for (int half = kStrands / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) s[i] += s[i + half];
+  }
+  return s[0];
+}
+
+inline float exp_of(float x) {
+  alignas(64) float e[kLanes];
+  vec::store(e, vec::exp_below_88(vec::set(x)));
+  return e[0];
+}
+
+}  // namespace
+}  // namespace fewstep::tree::FEWSTEP_ISA

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of ``tree.attention``: rows, lengths, heads, types, caches, masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cases.tree import random_tree
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Round to a type, as float32."""
+    import torch
+
+    return (
+        torch.from_numpy(np.asarray(values, np.float32)).to(getattr(torch, dtype)).float().numpy()
+    )
+
+
+def tree_bits(forest: list[list[int]]) -> np.ndarray:
+    """Ancestor bits of trees given as parents."""
+    words = max((max(map(len, forest), default=0) + 31) // 32, 1)
+    rows = []
+    for parents in forest:
+        masks: list[int] = []
+        for node, parent in enumerate(parents):
+            masks.append(1 << node | (masks[parent] if parent >= 0 else 0))
+        rows += [[mask >> 32 * w & 0xFFFFFFFF for w in range(words)] for mask in masks]
+    return np.array(rows, np.uint32).reshape(len(rows), words)
+
+
+def problem(
+    requests: list[tuple[int, int]],
+    *,
+    heads: int = 4,
+    groups: int = 2,
+    dim: int = 64,
+    dtype: str = "float32",
+    draft: str = "cache",
+    page: int = 0,
+    tree: str = "",
+    int8: bool = False,
+    sinks: bool = False,
+    seed: int = 0,
+    spread: float = 1.0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Arguments of the op for requests of (prefix, rows), with q, k, v rounded to `dtype`.
+
+    `page` is the tokens of a page, 0 for a contiguous cache; `tree` is "star" or "random".
+    """
+    rng = np.random.default_rng([77, seed])
+    ends = np.cumsum([0, *(rows for _, rows in requests)]).astype(np.int32)
+    total, batch = int(ends[-1]), len(requests)
+    own = [rows if draft == "cache" else 0 for _, rows in requests]
+    length = np.array([p + n for (p, _), n in zip(requests, own, strict=True)], np.int32)
+    longest = max(int(length.max(initial=0)), 1)
+    a: dict[str, Any] = {"indptr": ends, "kv_len": length.reshape(batch), **options}
+    if page:
+        pages = (longest + page - 1) // page
+        order = rng.permutation(batch * pages + 3)[: batch * pages]
+        a["page_table"] = order.reshape(batch, pages).astype(np.int32)
+        shape = (batch * pages + 3, page, groups, dim)
+    else:
+        shape = (batch, longest + 2, groups, dim)
+    a["q"] = rounded(spread * rng.normal(size=(total, heads, dim)), dtype)
+    for name in ("k", "v"):
+        if int8:
+            a[name] = rng.integers(-127, 128, shape).astype(np.int8)
+            a[f"{name}_scale"] = rng.uniform(0.01, 0.03, shape[:3]).astype(np.float32)
+        else:
+            a[name] = rounded(rng.normal(size=shape), dtype)
+        if draft == "view":
+            a[f"draft_{name}"] = rounded(rng.normal(size=(total, groups, dim)), dtype)
+    a["draft"] = draft
+    if sinks:
+        a["sinks"] = rng.normal(size=heads).astype(np.float32)
+    if tree:
+        forest = [
+            [-1, *([0] * (n - 1))][:n] if tree == "star" else random_tree(rng, n)[:n]
+            for _, n in requests
+        ]
+        a["bits"] = tree_bits(forest)
+    return a
+
+
+def _cases() -> dict[str, dict[str, Any]]:
+    """Problems by name, small enough for the scalar kernels."""
+    table: dict[str, dict[str, Any]] = {
+        f"{rows} rows": {"requests": [(90, rows)], "groups": 1, "heads": 1 + rows % 3}
+        for rows in (1, 2, 3, 5, 16, 26, 63, 64, 65)
+    }
+    table |= {
+        f"{keys} keys": {"requests": [(keys - 2, 2)], "heads": 2, "groups": 1, "dim": 16}
+        for keys in (2, 3, 15, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257, 385)
+    }
+    table |= {
+        f"ratio {r}": {"requests": [(40, 3)], "heads": 2 * r, "groups": 2}
+        for r in (1, 2, 3, 5, 7, 8, 16)
+    }
+    table |= {
+        f"dim {d}": {"requests": [(140, 2)], "dim": d} for d in (16, 48, 64, 80, 96, 112, 128, 256)
+    }
+    ragged = [(0, 1), (10, 0), (129, 4), (0, 0), (3, 7), (0, 33)]
+    for draft in ("cache", "view", "none"):
+        table[f"ragged {draft}"] = {"requests": ragged, "draft": draft}
+        table[f"tree {draft}"] = {"requests": ragged, "draft": draft, "tree": "random"}
+        for page in (1, 3, 16, 128):
+            table[f"pages of {page} {draft}"] = {
+                "requests": ragged, "draft": draft, "page": page, "tree": "random",
+            }  # fmt: skip
+        table[f"int8 {draft}"] = {"requests": ragged, "draft": draft, "int8": True, "page": 5}
+        table[f"window {draft}"] = {"requests": [(300, 5), (4, 3)], "draft": draft, "window": 9}
+        table[f"window tree {draft}"] = {
+            "requests": [(150, 40), (4, 3)], "draft": draft, "window": 5, "tree": "random",
+        }  # fmt: skip
+    table |= {
+        "star": {"requests": [(20, 40)], "tree": "star"},
+        "tree above 32": {"requests": [(20, 50)], "tree": "random"},
+        "tree above 64": {"requests": [(120, 70)], "tree": "random"},
+        "window of all": {"requests": [(30, 3)], "window": 1000},
+        "window of one": {"requests": [(200, 3)], "window": 1},
+        "soft cap": {"requests": [(100, 4)], "softcap": 3.0, "spread": 4.0},
+        "large soft cap": {"requests": [(100, 4)], "softcap": 50.0},
+        "sinks": {"requests": [(100, 4), (0, 1)], "sinks": True},
+        "sinks alone": {"requests": [(0, 2)], "sinks": True, "draft": "none"},
+        "large logits": {"requests": [(260, 4)], "spread": 30.0},
+        "scale": {"requests": [(50, 4)], "scale": 0.7},
+        "no rows": {"requests": [(5, 0)]},
+        "no requests": {"requests": []},
+        "256 rows": {"requests": [(10, 256)], "heads": 1, "groups": 1, "dim": 16},
+        "parts": {"requests": [(700, 2), (30, 2)], "heads": 2, "groups": 1, "dim": 32},
+        "everything": {
+            "requests": ragged, "page": 7, "tree": "random", "window": 50, "softcap": 10.0,
+            "sinks": True, "heads": 6, "dim": 80,
+        },
+    }  # fmt: skip
+    return table
+
+
+CASES = _cases()
