@@ -124,6 +124,36 @@ def layers_of(
     return [m.read() for m in made]
 
 
+def transfer(
+    *,
+    layers: list[dict[str, np.ndarray]],
+    dtype: str,
+    layout: str = "tokens",
+    page_table: np.ndarray | None = None,
+    data: np.ndarray | None = None,
+    offset: int = 0,
+    gap: int = 0,
+    **options: int,
+) -> Any:
+    """Export, or import `data`; return the message, or the tokens and each layer's bits."""
+    import fewstep
+
+    buffers = Buffers()
+    made = [Caches(buffers, c, dtype, layout, offset=offset, gap=gap) for c in layers]
+    given = {n: [m.given()[n] for m in made] for n in made[0].given()}
+    others = _ints(buffers, {"page_table": page_table}, gap=gap)
+    if data is None:
+        size = fewstep.kv.export_tokens(**given, **others, **options).numel()
+        out = buffers.place("out", np.full(size, 7, np.uint8), "uint8", offset=offset)
+        assert fewstep.kv.export_tokens(**given, **others, **options, out=out) is out
+        buffers.verify()
+        return out.numpy().copy()
+    message = buffers.freeze("data", buffers.place("data", data, "uint8", offset=offset))
+    tokens = fewstep.kv.import_tokens(message, **given, **others, **options)
+    buffers.verify()
+    return tokens, [m.read() for m in made]
+
+
 def commit(
     *,
     layers: list[dict[str, np.ndarray]],

@@ -1,62 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <memory>
-#include <string>
-#include <vector>
-
+#include "py_caches.h"
 #include "py_tensor.h"
 
 namespace py = pybind11;
 
 namespace fewstep::python {
 namespace {
-
-using Access = Borrowed::Access;
-
-// One array, or a list of arrays, as tensors in a row.
-struct TensorList {
-  TensorList(py::handle arrays, const char* function, const char* name, Access access,
-             CallStream* stream) {
-    if (arrays.is_none()) return;
-    const bool is_list = PyList_Check(arrays.ptr()) || PyTuple_Check(arrays.ptr());
-    const Py_ssize_t n = is_list ? PySequence_Fast_GET_SIZE(arrays.ptr()) : 1;
-    held = std::make_unique<Borrowed[]>(size_t(n));
-    tensors.reserve(size_t(n));
-    for (Py_ssize_t i = 0; i < n; ++i) {
-      const py::handle array =
-          is_list ? py::handle(PySequence_Fast_GET_ITEM(arrays.ptr(), i)) : arrays;
-      held[size_t(i)].borrow(array, function, name, access, stream);
-      tensors.push_back(*held[size_t(i)]);
-    }
-  }
-  const fewstep_tensor* get() const { return tensors.empty() ? nullptr : tensors.data(); }
-
-  std::unique_ptr<Borrowed[]> held;
-  std::vector<fewstep_tensor> tensors;
-};
-
-// The caches of all layers, borrowed for a call.
-struct Caches {
-  Caches(py::handle k_cache, py::handle v_cache, py::handle k_scale, py::handle v_scale,
-         const char* function, Access access, CallStream* stream)
-      : k(k_cache, function, "k_cache", access, stream),
-        v(v_cache, function, "v_cache", access, stream),
-        k_scales(k_scale, function, "k_scale", access, stream),
-        v_scales(v_scale, function, "v_scale", access, stream) {
-    same_count(function, "v_cache", v);
-    if (!k_scales.tensors.empty()) same_count(function, "k_scale", k_scales);
-    if (!v_scales.tensors.empty()) same_count(function, "v_scale", v_scales);
-    caches = {int32_t(k.tensors.size()), k.get(), v.get(), k_scales.get(), v_scales.get()};
-  }
-  void same_count(const char* function, const char* name, const TensorList& list) const {
-    if (list.tensors.size() == k.tensors.size()) return;
-    throw py::value_error(std::string(function) + ": '" + name + "' must hold " +
-                          std::to_string(k.tensors.size()) + " arrays, as many as 'k_cache', got " +
-                          std::to_string(list.tensors.size()));
-  }
-
-  TensorList k, v, k_scales, v_scales;
-  fewstep_kv_caches caches = FEWSTEP_KV_CACHES_INIT;
-};
 
 void append(py::handle k, py::handle v, py::handle k_cache, py::handle v_cache, py::handle indptr,
             py::handle length, py::handle page_table, py::handle k_scale, py::handle v_scale,
@@ -188,9 +137,11 @@ void copy_pages(py::handle k_cache, py::handle v_cache, py::handle source, py::h
 }  // namespace
 
 void bind_kv_pool(py::module_& m);
+void bind_kv_transfer(py::module_& m);
 
 void bind_kv(py::module_& m) {
   bind_kv_pool(m);
+  bind_kv_transfer(m);
   m.def("kv_copy_pages", &copy_pages, py::arg("k_cache"), py::arg("v_cache"), py::arg("source"),
         py::arg("target"), py::arg("k_scale"), py::arg("v_scale"));
   m.def("kv_gather", &gather, py::arg("k_cache"), py::arg("v_cache"), py::arg("index"),

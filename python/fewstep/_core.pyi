@@ -23,6 +23,21 @@ def kv_copy_pages(
     k_scale: object,
     v_scale: object,
 ) -> None: ...
+def kv_export_bytes(
+    layers: int, tokens: int, heads: int, head_dim: int, dtype_bits: int
+) -> int: ...
+def kv_export_tokens(
+    k_cache: object,
+    v_cache: object,
+    begin: int,
+    end: int,
+    row: int,
+    first_layer: int,
+    k_scale: object,
+    v_scale: object,
+    page_table: object,
+    out: object,
+) -> None: ...
 def kv_gather(
     k_cache: object,
     v_cache: object,
@@ -32,6 +47,17 @@ def kv_gather(
     v_scale: object,
     page_table: object,
 ) -> None: ...
+def kv_import_tokens(
+    data: object,
+    k_cache: object,
+    v_cache: object,
+    begin: int,
+    row: int,
+    first_layer: int,
+    k_scale: object,
+    v_scale: object,
+    page_table: object,
+) -> int: ...
 def kv_truncate(length: object, kept: object) -> None: ...
 def kv_append(
     k: object,

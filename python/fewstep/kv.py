@@ -13,5 +13,16 @@ from fewstep._kv_pages import truncate as truncate
 from fewstep._kv_pool import Pool as Pool
 from fewstep._kv_rows import append as append
 from fewstep._kv_rows import commit as commit
+from fewstep._kv_transfer import export_tokens as export_tokens
+from fewstep._kv_transfer import import_tokens as import_tokens
 
-__all__ = ["Pool", "append", "commit", "copy_pages", "gather", "truncate"]
+__all__ = [
+    "Pool",
+    "append",
+    "commit",
+    "copy_pages",
+    "export_tokens",
+    "gather",
+    "import_tokens",
+    "truncate",
+]

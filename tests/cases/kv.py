@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases of the KV cache's ops: layouts, page sizes, ragged batches, head dims.
 
-Of ``kv.append``, ``kv.commit``, ``kv.gather``, ``kv.copy_pages``, ``kv.truncate``.
+Of ``kv.append``, ``kv.commit``, ``kv.gather``, ``kv.copy_pages``, ``kv.truncate``,
+``kv.export_tokens``, ``kv.import_tokens``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
@@ -148,4 +149,73 @@ def copy_pages(cache: dict[str, Array], source: Array, target: Array) -> dict[st
         for values in out.values():
             if s >= 0:
                 values[t] = values[s]
+    return out
+
+
+CODES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16), "int8": (0, 8)}
+WORD = 2**64
+
+
+def checksum(message: bytes) -> int:
+    """Return the checksum of a message, by the description in csrc/kv/transfer.cc."""
+    prime = 0x9E3779B97F4A7C15
+
+    def rotated(x: int, bits: int) -> int:
+        return (x << bits | x >> (64 - bits)) % WORD
+
+    def mixed(seed: int, data: bytes) -> int:
+        lanes = [(seed + j * prime) % WORD for j in range(4)]
+        padded = data + bytes(-len(data) % 32)
+        words = struct.unpack(f"<{len(padded) // 8}Q", padded)
+        for i, word in enumerate(words):
+            lanes[i % 4] = rotated(lanes[i % 4] ^ word, 29) * prime % WORD
+        total = len(data)
+        for lane in lanes:
+            total = rotated(total ^ lane, 31) * prime % WORD
+        return total
+
+    return mixed(mixed(0, message[:56]), message[64:])
+
+
+def export_tokens(
+    layers: list[dict[str, Array]],
+    dtype: str,
+    begin: int,
+    end: int,
+    row: int = 0,
+    table: Array | None = None,
+    first_layer: int = 0,
+) -> bytes:
+    """Return the message of a request's slots."""
+    _, T, G, D = layers[0]["k"].shape
+    places = [place_of(slot, row, T, table) for slot in range(begin, end)]
+    names = ("k", "v", "k_scale", "v_scale") if dtype == "int8" else ("k", "v")
+    payload = b"".join(
+        layer[name][place].tobytes() for layer in layers for name in names for place in places
+    )
+    head = struct.pack(
+        "<8sIIBBHIIIIIQQ", b"FSTEPKV", 1, 64, *CODES[dtype], 1, len(layers), first_layer, G, D,
+        int(dtype == "int8"), end - begin, len(payload),
+    )  # fmt: skip
+    return head + struct.pack("<Q", checksum(head + bytes(8) + payload)) + payload
+
+
+def import_tokens(
+    layers: list[dict[str, Array]],
+    data: bytes,
+    begin: int,
+    row: int = 0,
+    table: Array | None = None,
+) -> list[dict[str, Array]]:
+    """Return the caches with a message's tokens in them."""
+    tokens = struct.unpack_from("<Q", data, 40)[0]
+    T, at, out = layers[0]["k"].shape[1], 64, []
+    for layer in layers:
+        made = {name: values.copy() for name, values in layer.items()}
+        for values in made.values():
+            for slot in range(begin, begin + tokens):
+                cell = values[place_of(slot, row, T, table)]
+                cell[...] = np.frombuffer(data, cell.dtype, cell.size, at).reshape(cell.shape)
+                at += cell.nbytes
+        out.append(made)
     return out

@@ -233,6 +233,99 @@ typedef struct fewstep_kv_copy_pages_args {
 FEWSTEP_API fewstep_status fewstep_kv_copy_pages(const fewstep_context* ctx,
                                                  const fewstep_kv_copy_pages_args* args);
 
+/* A message of fewstep_kv_export_tokens begins with 64 bytes, little-endian:
+ *
+ *    0  char[8]  "FSTEPKV" and a zero     32  u32  head_dim D
+ *    8  u32      version, 1               36  u32  scales, 1 for int8 and else 0
+ *   12  u32      header_bytes, 64         40  u64  tokens
+ *   16  u8 u8    dtype: DLPack's code, bits   48  u64  payload_bytes
+ *   18  u16      lanes, 1                 56  u64  checksum of all other bytes
+ *   20  u32      layers
+ *   24  u32      first_layer
+ *   28  u32      heads G
+ *
+ * and goes on with each layer's keys and values [tokens, G, D] and, of int8 caches, the scales of
+ * both [tokens, G] f32. The checksum is in csrc/kv/transfer.cc. */
+typedef struct fewstep_kv_header {
+  uint32_t version, layers, first_layer, heads, head_dim, scales;
+  uint8_t dtype_code, dtype_bits;
+  uint64_t tokens, payload_bytes;
+} fewstep_kv_header;
+
+/* Reads and checks a message's header, without its payload; an error names the field. */
+FEWSTEP_API fewstep_status fewstep_kv_read_header(const void* data, uint64_t bytes,
+                                                  fewstep_kv_header* out);
+
+/* Bytes of a message of `tokens` tokens; 0 where a number is negative or the product too large. */
+FEWSTEP_API int64_t fewstep_kv_export_bytes(int64_t layers, int64_t tokens, int64_t heads,
+                                            int64_t head_dim, int32_t dtype_bits);
+
+/* Arguments of fewstep_kv_export_tokens. */
+typedef struct fewstep_kv_export_tokens_args {
+  uint32_t size;
+  int32_t row;         /* the request */
+  int32_t begin, end;  /* slots */
+  int32_t first_layer; /* number of the first of these layers, told to the other side */
+  fewstep_kv_caches caches;
+  const fewstep_tensor* page_table; /* [B, pages] i32, or NULL: P = B */
+  const fewstep_tensor* out;        /* [N] u8, fewstep_kv_export_bytes */
+} fewstep_kv_export_tokens_args;
+
+#define FEWSTEP_KV_EXPORT_TOKENS_ARGS_INIT \
+  {sizeof(fewstep_kv_export_tokens_args), 0, 0, 0, 0, FEWSTEP_KV_CACHES_INIT, NULL, NULL}
+
+/* Writes tokens of a request, in the given layers, as a message for another process or a file.
+ *
+ * Caches of all kinds and page sizes give the same message.
+ *
+ * Shapes   caches [P, T, G, D] each  page_table [B, pages]  out [N]
+ * Types    caches: one of f32 f16 bf16 i8, scales f32; page_table: i32; out: u8
+ * Layout   caches and scales strided but for the last dimension; out contiguous
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads the rows once and the message once more for its checksum
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   exact
+ * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also slots beyond the cache, a
+ *          page that is not in the table, an `out` of another size; FEWSTEP_UNSUPPORTED
+ * Source   prompt and token phases on different machines: Patel et al. 2023, "Splitwise", arXiv
+ *          2311.18677, sec. 4.2, layer by layer
+ */
+FEWSTEP_API fewstep_status fewstep_kv_export_tokens(const fewstep_context* ctx,
+                                                    const fewstep_kv_export_tokens_args* args);
+
+/* Arguments of fewstep_kv_import_tokens. */
+typedef struct fewstep_kv_import_tokens_args {
+  uint32_t size;
+  int32_t row;         /* the request */
+  int32_t begin;       /* slot of the first token */
+  int32_t first_layer; /* what the message must say */
+  fewstep_kv_caches caches;
+  const fewstep_tensor* page_table; /* [B, pages] i32, or NULL: P = B */
+  const fewstep_tensor* data;       /* [N] u8 */
+} fewstep_kv_import_tokens_args;
+
+#define FEWSTEP_KV_IMPORT_TOKENS_ARGS_INIT \
+  {sizeof(fewstep_kv_import_tokens_args), 0, 0, 0, FEWSTEP_KV_CACHES_INIT, NULL, NULL}
+
+/* Puts a message's tokens into a request's slots from `begin` on; how many, its header tells.
+ *
+ * Nothing is written unless the message is whole: its size, every field of its header and the
+ * checksum are compared first.
+ *
+ * Shapes   caches [P, T, G, D] each  page_table [B, pages]  data [N]
+ * Types    caches: one of f32 f16 bf16 i8, scales f32; page_table: i32; data: u8
+ * Layout   caches and scales strided but for the last dimension; data contiguous, of any alignment
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads the message twice, writes the rows once
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   exact
+ * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a message that differs from
+ *          what the caches want, by the field's name; FEWSTEP_UNSUPPORTED
+ * Source   as fewstep_kv_export_tokens
+ */
+FEWSTEP_API fewstep_status fewstep_kv_import_tokens(const fewstep_context* ctx,
+                                                    const fewstep_kv_import_tokens_args* args);
+
 #ifdef __cplusplus
 }
 #endif

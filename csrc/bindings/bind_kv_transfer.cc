@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "py_caches.h"
+#include "py_tensor.h"
+
+namespace py = pybind11;
+
+namespace fewstep::python {
+namespace {
+
+void export_tokens(py::handle k_cache, py::handle v_cache, int32_t begin, int32_t end, int32_t row,
+                   int32_t first_layer, py::handle k_scale, py::handle v_scale,
+                   py::handle page_table, py::handle out) {
+  constexpr const char* kFunction = "fewstep_kv_export_tokens";
+  const py::handle arguments[] = {k_cache, v_cache, k_scale, v_scale, page_table, out};
+  CallStream stream(arguments);
+  const Caches caches(k_cache, v_cache, k_scale, v_scale, kFunction, Borrowed::kRead, &stream);
+  const Optional table(page_table, kFunction, "page_table", Borrowed::kRead, &stream);
+  const Borrowed out_t(out, kFunction, "out", Borrowed::kWrite, &stream);
+  fewstep_kv_export_tokens_args args = FEWSTEP_KV_EXPORT_TOKENS_ARGS_INIT;
+  args.row = row;
+  args.begin = begin;
+  args.end = end;
+  args.first_layer = first_layer;
+  args.caches = caches.caches;
+  args.page_table = table.get();
+  args.out = out_t.get();
+  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
+  fewstep_status status;
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_kv_export_tokens(ctx, &args);
+  }
+  check(status);
+}
+
+// Returns the number of tokens.
+uint64_t import_tokens(py::handle data, py::handle k_cache, py::handle v_cache, int32_t begin,
+                       int32_t row, int32_t first_layer, py::handle k_scale, py::handle v_scale,
+                       py::handle page_table) {
+  constexpr const char* kFunction = "fewstep_kv_import_tokens";
+  const py::handle arguments[] = {data, k_cache, v_cache, k_scale, v_scale, page_table};
+  CallStream stream(arguments);
+  const Borrowed data_t(data, kFunction, "data", Borrowed::kRead, &stream);
+  const Caches caches(k_cache, v_cache, k_scale, v_scale, kFunction, Borrowed::kWrite, &stream);
+  const Optional table(page_table, kFunction, "page_table", Borrowed::kRead, &stream);
+  fewstep_kv_import_tokens_args args = FEWSTEP_KV_IMPORT_TOKENS_ARGS_INIT;
+  args.row = row;
+  args.begin = begin;
+  args.first_layer = first_layer;
+  args.caches = caches.caches;
+  args.page_table = table.get();
+  args.data = data_t.get();
+  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
+  fewstep_status status;
+  fewstep_kv_header header{};
+  {
+    const py::gil_scoped_release release;
+    status = fewstep_kv_import_tokens(ctx, &args);
+    if (status == FEWSTEP_OK) {
+      const fewstep_tensor& t = *data_t;
+      status = fewstep_kv_read_header(static_cast<const char*>(t.data) + t.byte_offset,
+                                      uint64_t(t.shape[0]), &header);
+    }
+  }
+  check(status);
+  return header.tokens;
+}
+
+}  // namespace
+
+void bind_kv_transfer(py::module_& m) {
+  m.def("kv_export_bytes", &fewstep_kv_export_bytes, py::arg("layers"), py::arg("tokens"),
+        py::arg("heads"), py::arg("head_dim"), py::arg("dtype_bits"));
+  m.def("kv_export_tokens", &export_tokens, py::arg("k_cache"), py::arg("v_cache"),
+        py::arg("begin"), py::arg("end"), py::arg("row"), py::arg("first_layer"),
+        py::arg("k_scale"), py::arg("v_scale"), py::arg("page_table"), py::arg("out"));
+  m.def("kv_import_tokens", &import_tokens, py::arg("data"), py::arg("k_cache"), py::arg("v_cache"),
+        py::arg("begin"), py::arg("row"), py::arg("first_layer"), py::arg("k_scale"),
+        py::arg("v_scale"), py::arg("page_table"));
+}
+
+}  // namespace fewstep::python
