@@ -211,6 +211,23 @@ def tree_attention_workspace_bytes(
     N: int, H: int, G: int, D: int, S: int, deterministic: int
 ) -> int: ...
 def tree_merge(parts: object, lses: object, out: object, lse: object) -> None: ...
+def tree_sample_children(
+    law: int,
+    logits: object,
+    indptr: object,
+    seeds: object,
+    positions: object,
+    node: object,
+    temperature: object,
+    cum_logp: object,
+    parent_perturbed: object,
+    d2t: object,
+    draws: object,
+    logq: object,
+    perturbed: object,
+    beam: object,
+    status: object,
+) -> None: ...
 
 class Row:
     def __init__(self, **fields: Any) -> None: ...

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 from fewstep._attention import attention, merge
 from fewstep._templates import TOKEN_RECYCLING, template
+from fewstep._tree_draws import Draws, Merged, merge_draws, sample_children
 from fewstep._tree_growth import Expansion, Kept, expand, rerank
 from fewstep._trees import Tree, build, from_template
 
 __all__ = [
     "TOKEN_RECYCLING",
+    "Draws",
     "Expansion",
     "Kept",
+    "Merged",
     "Tree",
     "attention",
     "build",
     "expand",
     "from_template",
     "merge",
+    "merge_draws",
     "rerank",
+    "sample_children",
     "template",
 ]

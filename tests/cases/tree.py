@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of ``tree.build``, ``tree.from_template``, ``tree.expand`` and ``tree.rerank``.
+"""Cases of ``tree.build``, ``tree.from_template``, ``tree.expand``, ``tree.rerank`` and
+``tree.sample_children``.
 
 Those of ``tree.attention`` and ``tree.merge`` are in `cases.attention`.
 """

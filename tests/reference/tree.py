@@ -3,6 +3,7 @@
 
 from reference.attention import attention as attention
 from reference.attention import merge as merge
+from reference.tree_draws import sample_children as sample_children
 from reference.tree_growth import expand as expand
 from reference.tree_growth import rerank as rerank
 from reference.trees import build as build

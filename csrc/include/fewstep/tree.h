@@ -190,6 +190,93 @@ FEWSTEP_API int64_t fewstep_tree_rerank_workspace_bytes(int64_t M);
 FEWSTEP_API fewstep_status fewstep_tree_rerank(const fewstep_context* ctx,
                                                const fewstep_tree_rerank_args* args);
 
+/* How the children of a node are drawn; verification must be told the same. */
+typedef enum fewstep_draw_law {
+  FEWSTEP_DRAW_IID = 0,                 /* independently, with repeats */
+  FEWSTEP_DRAW_WITHOUT_REPLACEMENT = 1, /* Gumbel top-k, per node */
+  FEWSTEP_DRAW_STOCHASTIC_BEAM = 2      /* Gumbel top-k of whole paths */
+} fewstep_draw_law;
+
+/* Arguments of fewstep_tree_sample_children. */
+typedef struct fewstep_tree_sample_children_args {
+  uint32_t size;                          /* sizeof(fewstep_tree_sample_children_args) */
+  int32_t law;                            /* fewstep_draw_law */
+  const fewstep_tensor* logits;           /* [R, V] */
+  const fewstep_tensor* indptr;           /* [B + 1] i32 */
+  const fewstep_tensor* seeds;            /* [B] i64 or u64 */
+  const fewstep_tensor* positions;        /* [R] i32 */
+  const fewstep_tensor* node;             /* [R] i32; NULL: the row within its request */
+  const fewstep_tensor* temperature;      /* [B] f32; NULL: 1 */
+  const fewstep_tensor* cum_logp;         /* [R] f32; NULL: 0 */
+  const fewstep_tensor* parent_perturbed; /* [R] f32; NULL: 0, that of a root */
+  const fewstep_tensor* d2t;              /* [V] i32; NULL: ids are those of the logits */
+  const fewstep_tensor* draws;            /* [R, K] i32 */
+  const fewstep_tensor* logq;             /* [R, K] f32 */
+  const fewstep_tensor* perturbed;        /* [R, K] f32; NULL with independent draws */
+  const fewstep_tensor* beam;             /* [B, M] i32 */
+  const fewstep_tensor* status;           /* [R] i32 */
+} fewstep_tree_sample_children_args;
+
+#define FEWSTEP_TREE_SAMPLE_CHILDREN_ARGS_INIT \
+  {sizeof(fewstep_tree_sample_children_args),  \
+   FEWSTEP_DRAW_IID,                           \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL,                                       \
+   NULL}
+
+/* Draws children of every frontier row from the drafter's law q = softmax(logits / temperature).
+ *
+ *   IID                   draws[r] are K independent tokens, repeats among them
+ *   WITHOUT_REPLACEMENT   the K tokens of greatest perturbed = log q + Gumbel, greatest first: the
+ *                         order and law of drawing one after the other without replacement (RSD-C)
+ *   STOCHASTIC_BEAM       the same, perturbed being cum_logp + log q + Gumbel given that the
+ *                         greatest of a row's tokens has parent_perturbed[r]: the M greatest of all
+ *                         children of all frontier rows are M paths drawn without replacement
+ *                         (RSD-S)
+ *   logq[r, j]            log q of the draw, before mapping
+ *   beam[b]               of the children of request b's rows the M of greatest perturbed, of equal
+ *                         ones the earlier first, as (row within the request) * K + j
+ *
+ * Where there are fewer tokens of a weight: draw -1, logq and perturbed -infinity, beam -1. A row
+ * of cum_logp or parent_perturbed -infinity or NaN has no draws and is not read. status[r] is 1 for
+ * a row without a law (a NaN, +infinity, or nothing above -infinity), which has no draws, else 0.
+ * d2t maps ids of the logits to ids of the target; below 0 stands for none.
+ *
+ * Shapes   logits [R, V]  indptr [B + 1]  seeds [B]  positions [R]  node [R] or NULL
+ *          temperature [B] or NULL  cum_logp, parent_perturbed [R] or NULL  d2t [V] or NULL
+ *          draws, logq [R, K]  perturbed [R, K]  beam [B, M] or NULL  status [R] or NULL;
+ *          1 <= K, M <= 64
+ * Types    logits: f32 f16 bf16; seeds: i64 or u64 (the same 64 bits); temperature, cum_logp,
+ *          parent_perturbed, logq, perturbed: f32; others: i32; exponentials in f32, their sums,
+ *          logarithms, Gumbels and every decision in f64
+ * Layout   first dimension strided, others contiguous
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads logits twice, three times for independent draws
+ * Order    CPU: done on return; no CUDA kernel yet
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Random   Philox4x32-10, key (seed lo, seed hi), counter (block, node, position,
+ *          FEWSTEP_STREAM_DRAFT). Token v has word w = v % 4 of block v / 4 and the Gumbel
+ *          -log(-log((w + 1/2) / 2^32)); independent draw j takes the 52-bit uniform of words 0 and
+ *          1 of block j, by inversion. Rows of one seed and position need different nodes
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written: an indptr
+ *          that does not ascend from 0 to R, a temperature that is not finite and above 0
+ * Source   Jeon et al. 2024, "Recursive speculative decoding", arXiv 2402.14160, section 3.1; Kool,
+ *          van Hoof, Welling 2019, "Stochastic beams and where to find them", arXiv 1903.06059
+ */
+FEWSTEP_API fewstep_status fewstep_tree_sample_children(
+    const fewstep_context* ctx, const fewstep_tree_sample_children_args* args);
+
 #ifdef __cplusplus
 }
 #endif
