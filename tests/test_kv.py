@@ -174,10 +174,10 @@ def test_commit_moves_the_rows_and_nothing_else(
     assert np.array_equal(got["length"], arrays["base"] + arrays["accepted"])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 7])
-def test_commit_of_many_layers_with_a_root(cpu_worker: Worker, threads: int) -> None:
-    """A root that stays, more rows than are looked up at once, layers in one tensor."""
-    case = Case((300, 300), (5, 0), G=2, D=32, T=16)
+@pytest.mark.parametrize(("threads", "layout"), [(1, "heads"), (2, "tokens"), (7, "heads")])
+def test_commit_of_many_layers_with_a_root(cpu_worker: Worker, threads: int, layout: str) -> None:
+    """A root that stays, rows of whole lines and more than are looked up at once, one tensor."""
+    case = Case((300, 300), (5, 0), G=2, D=32, T=16, layout=layout)
     layers = [case.cache("bfloat16", seed) for seed in range(6)]
     rng = np.random.default_rng(2)
     path = np.stack([1 + np.sort(rng.permutation(299)[:150]) for _ in range(2)]).astype(np.int32)
@@ -187,8 +187,8 @@ def test_commit_of_many_layers_with_a_root(cpu_worker: Worker, threads: int) -> 
         "base": np.array([5, 0], np.int32),
     }
     got = cpu_worker.kv(
-        verb="commit", layers=layers, dtype="bfloat16", page_table=case.table(), stacked=True,
-        first=1, threads=threads, **arrays,
+        verb="commit", layers=layers, dtype="bfloat16", page_table=case.table(), stacked=layout == "tokens",
+        layout=layout, first=1, threads=threads, **arrays,
     )  # fmt: skip
     for after, before in zip(got["layers"], layers, strict=True):
         same(after, reference.commit(before, **arrays, table=case.table(), first=1))
