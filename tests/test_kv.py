@@ -187,8 +187,8 @@ def test_commit_of_many_layers_with_a_root(cpu_worker: Worker, threads: int, lay
         "base": np.array([5, 0], np.int32),
     }
     got = cpu_worker.kv(
-        verb="commit", layers=layers, dtype="bfloat16", page_table=case.table(), stacked=layout == "tokens",
-        layout=layout, first=1, threads=threads, **arrays,
+        verb="commit", layers=layers, dtype="bfloat16", page_table=case.table(),
+        stacked=layout == "tokens", layout=layout, first=1, threads=threads, **arrays,
     )  # fmt: skip
     for after, before in zip(got["layers"], layers, strict=True):
         same(after, reference.commit(before, **arrays, table=case.table(), first=1))
