@@ -103,6 +103,18 @@ def linear_run(
 ) -> None: ...
 def linear_run_workspace_bytes(M: int, I: int, kind: int, group: int) -> int: ...
 def linear_unpack(packed: object, kind: int, group: int, out: object) -> None: ...
+def logits_sample(
+    logits: object,
+    seeds: object,
+    positions: object,
+    bitmask: object,
+    filters: tuple[Any, ...],
+    stream: int,
+    draw: int,
+    out: object,
+    logprobs: object,
+    status: object,
+) -> None: ...
 def noise_brownian(
     seeds: object,
     t0: object,

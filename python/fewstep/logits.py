@@ -3,4 +3,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from fewstep._sampling import sample as sample
+
+__all__ = ["sample"]

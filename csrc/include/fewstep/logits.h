@@ -4,11 +4,98 @@
 
 #include "base.h"
 #include "context.h"
+#include "noise.h"
 #include "tensor.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Why a row has no law, and so no token: id -1. */
+typedef enum fewstep_logits_status {
+  FEWSTEP_LOGITS_FINE = 0,
+  FEWSTEP_LOGITS_NAN = 1,      /* a logit is NaN */
+  FEWSTEP_LOGITS_INFINITE = 2, /* a logit is +infinity */
+  FEWSTEP_LOGITS_EMPTY = 3     /* every token is masked or -infinity */
+} fewstep_logits_status;
+
+/* What becomes of a row's logits, in this order: divided by the temperature; the top_k largest
+ * kept; of these, by probability, the fewest whose sum reaches top_p; those with min_p times the
+ * largest probability; the fewest closest to the entropy whose sum reaches typical; those with
+ * probability min(eta, sqrt(eta) exp(-entropy)). Each filter sees what the former left,
+ * renormalised, and keeps at least one token; ties go to the lower id. The order is that of
+ * transformers 5. A tensor, where given, holds a number for each row and stands for the number
+ * before it. Sources: Fan et al. 2018, arXiv 1805.04833 (top-k); Holtzman et al. 2020, arXiv
+ * 1904.09751 (top-p); Nguyen et al. 2024, arXiv 2407.01082 (min-p); Meister et al. 2023, arXiv
+ * 2202.00666 (typical); Hewitt et al. 2022, arXiv 2210.15191 (eta). */
+typedef struct fewstep_logits_filters {
+  float temperature;                  /* 0: the best token alone */
+  int32_t top_k;                      /* 0: all */
+  float top_p;                        /* (0, 1]; 1: all */
+  float min_p;                        /* [0, 1]; 0: all */
+  float typical;                      /* (0, 1]; 1: all */
+  float eta;                          /* [0, 1); 0: all */
+  const fewstep_tensor* temperatures; /* f32, as the others but top_ks: i32 */
+  const fewstep_tensor* top_ks;
+  const fewstep_tensor* top_ps;
+  const fewstep_tensor* min_ps;
+  const fewstep_tensor* typicals;
+  const fewstep_tensor* etas;
+} fewstep_logits_filters;
+
+#define FEWSTEP_LOGITS_FILTERS_INIT \
+  {1.0f, 0, 1.0f, 0.0f, 1.0f, 0.0f, NULL, NULL, NULL, NULL, NULL, NULL}
+
+typedef struct fewstep_logits_sample_args {
+  uint32_t size;   /* sizeof(fewstep_logits_sample_args) */
+  uint32_t stream; /* fewstep_stream */
+  uint32_t draw;   /* number of the draw at its position */
+  fewstep_logits_filters filters;
+  const fewstep_tensor* logits;
+  const fewstep_tensor* bitmask; /* or NULL: all tokens are allowed */
+  const fewstep_tensor* seeds;
+  const fewstep_tensor* positions;
+  const fewstep_tensor* out;
+  const fewstep_tensor* logprobs; /* or NULL */
+  const fewstep_tensor* status;   /* or NULL */
+} fewstep_logits_sample_args;
+
+#define FEWSTEP_LOGITS_SAMPLE_ARGS_INIT \
+  {sizeof(fewstep_logits_sample_args),  \
+   FEWSTEP_STREAM_SAMPLE,               \
+   0u,                                  \
+   FEWSTEP_LOGITS_FILTERS_INIT,         \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL}
+
+/* Draws a token from each row of logits, filtered, without sorting a vocabulary.
+ *
+ *   out[r] = the first v with w(0) + .. + w(v) > u mass,  w(v) = exp((l(v) - max) / temperature)
+ *   where v is kept, else 0; u the uniform number of (seeds[r], positions[r], stream, draw)
+ *
+ * Shapes   logits [R, V]  bitmask [R, ceil(V / 32)] or NULL  seeds [R]  positions [R]  out [R]
+ *          logprobs [R] or NULL  status [R] or NULL
+ * Types    logits: f32 f16 bf16; bitmask: i32 or u32, bit v % 32 of word v / 32 allows v; seeds:
+ *          i64 or u64; positions, out, status: i32; logprobs: f32, of the filtered law. Weights in
+ *          f32, sums in f64
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads R * V elements once from memory, and again from the caches
+ * Order    CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Random   Philox4x32-10, key (seed lo, seed hi), counter (0, draw, position, stream);
+ *          u = (the upper 52 bits of words 1, 0 + 1/2) / 2^52
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a row that has no law gives out -1,
+ *          logprobs NaN and its fewstep_logits_status
+ * Source   inversion: Devroye 1986, "Non-Uniform Random Variate Generation", II.2; filters: above
+ */
+FEWSTEP_API fewstep_status fewstep_logits_sample(const fewstep_context* ctx,
+                                                 const fewstep_logits_sample_args* args);
 
 #ifdef __cplusplus
 }

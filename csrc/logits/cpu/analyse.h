@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "logits/cpu/law.h"
+
+// From a row and its filters to its law.
+namespace fewstep::logits::FEWSTEP_ISA {
+namespace {
+
+// Order-preserving integers of floats without NaN.
+inline uint32_t ordered(float x) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  return u >> 31 ? ~u : u | 0x80000000u;
+}
+inline float from_ordered(uint32_t u) {
+  u = u >> 31 ? u & 0x7fffffffu : ~u;
+  float x;
+  memcpy(&x, &u, 4);
+  return x;
+}
+
+enum class Key { kValue, kNearness };  // x, or -|x - center|
+enum class Goal { kCount, kMass };     // tokens, or their weights
+
+// The threshold above which the tokens with the highest keys just reach `goal`, ties by id. Three
+// passes find the digits of the last kept key (radix selection); sums go up in the order of ids.
+template <Key kKey, Goal kGoal>
+inline Threshold select_top(const Law& law, double goal) {
+  constexpr int kBits[] = {11, 11, 10};
+  double bins[2048];
+  float buffer[kBlock], w[kBlock], keys[kBlock];
+  uint32_t prefix = 0;
+  int below = 32;      // bits of the key that are not fixed yet
+  double above = 0.0;  // of the keys above the prefix
+  for (const int bits : kBits) {
+    const int shift = below - bits;
+    const uint32_t mask = (1u << bits) - 1;
+    for (uint32_t b = 0; b <= mask; ++b) bins[b] = 0.0;
+    for (int64_t begin = 0; begin < law.row.V; begin += kBlock) {
+      const float* raw = raw_block(law.row, begin, buffer);
+      for (int i = 0; i < kBlock; i += vec::kLanes) {
+        const vec::F32 l = vec::load(raw + i), x = shifted(law, l);
+        vec::store(w + i, weights_of(law, l, begin + i));
+        vec::store(keys + i, kKey == Key::kValue ? x : nearness(law, x));
+      }
+      const int64_t left = law.row.V - begin;
+      const int n = left < kBlock ? (int)left : kBlock;
+      for (int i = 0; i < n; ++i) {
+        const bool counts = kGoal == Goal::kCount ? keys[i] > kMinusInfinity : w[i] > 0.0f;
+        const uint32_t key = ordered(keys[i]);
+        if (!counts || (below < 32 && key >> below != prefix)) continue;
+        bins[key >> shift & mask] += kGoal == Goal::kCount ? 1.0 : (double)w[i];
+      }
+    }
+    int bin = -1;
+    double sum = above;
+    for (int b = (int)mask; b >= 0; --b) {
+      if (!(bins[b] > 0.0)) continue;
+      bin = b;
+      above = sum;
+      if (sum + bins[b] >= goal) break;  // where rounding never gets there, the lowest bin is it
+      sum += bins[b];
+    }
+    if (bin < 0) return {};  // no token has any weight: cannot be, the largest has 1
+    prefix = below == 32 ? (uint32_t)bin : prefix << bits | (uint32_t)bin;
+    below = shift;
+  }
+  // The last key is known; how many of those that have it, by id?
+  Threshold found{from_ordered(prefix), law.row.V};
+  int64_t last = -1;
+  for (int64_t begin = 0; begin < law.row.V; begin += kBlock) {
+    const float* raw = raw_block(law.row, begin, buffer);
+    for (int i = 0; i < kBlock; i += vec::kLanes) {
+      const vec::F32 l = vec::load(raw + i), x = shifted(law, l);
+      vec::store(w + i, weights_of(law, l, begin + i));
+      vec::store(keys + i, kKey == Key::kValue ? x : nearness(law, x));
+    }
+    const int64_t left = law.row.V - begin;
+    const int n = left < kBlock ? (int)left : kBlock;
+    for (int i = 0; i < n; ++i) {
+      const bool counts = kGoal == Goal::kCount || w[i] > 0.0f;
+      if (!counts || keys[i] != found.value) continue;
+      if (last >= 0 && above >= goal) {
+        found.end = last + 1;
+        return found;
+      }
+      above += kGoal == Goal::kCount ? 1.0 : (double)w[i];
+      last = begin + i;
+    }
+  }
+  return found;
+}
+
+// The tighter of two thresholds on the same key.
+inline void tighten(Law* law, Threshold t) {
+  if (law->has_least &&
+      (law->least.value > t.value || (law->least.value == t.value && law->least.end <= t.end))) {
+    return;
+  }
+  law->least = t;
+  law->has_least = true;
+}
+
+// The least x that p >= share of the largest p allows.
+inline float log_share(double share) { return (float)log(share); }
+
+// The largest shifted logit that is kept.
+inline float largest_kept(const Law& law) {
+  float buffer[kBlock], w[kBlock], x[vec::kLanes], best = kMinusInfinity;
+  for (int64_t begin = 0; begin < law.row.V; begin += kBlock) {
+    const float* raw = raw_block(law.row, begin, buffer);
+    fill_weights(law, begin, w);
+    for (int i = 0; i < kBlock; i += vec::kLanes) {
+      vec::store(x, shifted(law, vec::load(raw + i)));
+      for (int j = 0; j < vec::kLanes; ++j) {
+        if (w[i + j] > 0.0f && x[j] > best) best = x[j];
+      }
+    }
+  }
+  return best;
+}
+
+// Filters of a law without a list, one after the other on what the former left.
+inline void filter_all(Law* law) {
+  const RowSpec& row = law->row;
+  if (row.top_k > 0 && row.top_k < row.V) {
+    tighten(law, select_top<Key::kValue, Goal::kCount>(*law, (double)row.top_k));
+  }
+  if (row.top_p < 1.0f) {
+    tighten(law, select_top<Key::kValue, Goal::kMass>(*law, (double)row.top_p * row_sum(*law)));
+  }
+  if (row.min_p > 0.0f) tighten(law, {log_share((double)row.min_p), row.V});
+  if (row.typical < 1.0f) {
+    const double mass = row_sum(*law);
+    law->center = (float)(row_sum<true>(*law) / mass);  // x of a token with -log p = entropy
+    law->nearest = select_top<Key::kNearness, Goal::kMass>(*law, (double)row.typical * mass);
+    law->has_nearest = true;
+  }
+  if (row.eta > 0.0f) {
+    const double mass = row_sum(*law), mean = row_sum<true>(*law) / mass;
+    const double entropy = log(mass) - mean;
+    const double cut = sqrt((double)row.eta) * exp(-entropy);
+    const double least = (cut < (double)row.eta ? cut : (double)row.eta) * mass;
+    // The most likely of the tokens that are left stays, whatever its probability.
+    const float best = law->has_nearest ? largest_kept(*law) : 0.0f;
+    const float t = log_share(least);
+    tighten(law, {t < best ? t : best, row.V});
+  }
+}
+
+// The same of a short list of candidates, sorted by rank, whose weights are w [n]. Returns how many
+// are left, in the order of `c`.
+inline int filter_few(const Law& law, Candidate* c, int n) {
+  const RowSpec& row = law.row;
+  // From here on a candidate's value is its shifted logit.
+  float w[kMaxCandidates + vec::kLanes], x[kMaxCandidates + vec::kLanes];
+  const auto weigh = [&](int count) {
+    for (int i = 0; i < count; ++i) x[i] = c[i].value;
+    for (int i = 0; i < count; i += vec::kLanes) {
+      for (int j = count; j < i + vec::kLanes; ++j) x[j] = kMinusInfinity;
+      vec::store(w + i, vec::exp_below_88(vec::load(x + i)));
+    }
+  };
+  const auto cut_at_mass = [&](int count, double share) {
+    double total = 0.0, sum = 0.0;
+    for (int i = 0; i < count; ++i) total += (double)w[i];
+    int kept = 0;
+    while (kept < count && (kept == 0 || sum < share * total)) sum += (double)w[kept++];
+    return kept;
+  };
+  weigh(n);
+  if (row.top_p < 1.0f) n = cut_at_mass(n, (double)row.top_p);
+  if (row.min_p > 0.0f) {
+    const float t = log_share((double)row.min_p);
+    while (n > 1 && c[n - 1].value < t) --n;
+  }
+  const auto moments = [&](int count, double* mass, double* mean) {
+    *mass = 0.0;
+    double sum = 0.0;
+    for (int i = 0; i < count; ++i) {
+      *mass += (double)w[i];
+      if (w[i] > 0.0f) sum += (double)w[i] * (double)c[i].value;
+    }
+    *mean = sum / *mass;
+  };
+  if (row.typical < 1.0f) {
+    double mass, mean;
+    moments(n, &mass, &mean);
+    const float center = (float)mean;
+    sort(c, n, [center](Candidate a, Candidate b) {
+      const float da = fabsf(a.value - center), db = fabsf(b.value - center);
+      return da < db || (da == db && a.id < b.id);
+    });
+    weigh(n);
+    n = cut_at_mass(n, (double)row.typical);
+    sort(c, n, ByRank());
+    weigh(n);
+  }
+  if (row.eta > 0.0f) {
+    double mass, mean;
+    moments(n, &mass, &mean);
+    const double cut = sqrt((double)row.eta) * exp(-(log(mass) - mean));
+    const double least = (cut < (double)row.eta ? cut : (double)row.eta) * mass;
+    const float t = log_share(least);
+    while (n > 1 && c[n - 1].value < t) --n;
+  }
+  return n;
+}
+
+// Lists candidates: their shifted logits become weights, in the order of ids.
+inline void list_few(Law* law, Candidate* c, int n) {
+  sort(c, n, ById());
+  law->count = n;
+  law->mass = 0.0;
+  for (int i = 0; i < n; i += vec::kLanes) {
+    float x[vec::kLanes], w[vec::kLanes];
+    for (int j = 0; j < vec::kLanes; ++j) x[j] = i + j < n ? c[i + j].value : kMinusInfinity;
+    vec::store(w, vec::exp_below_88(vec::load(x)));
+    for (int j = 0; j < vec::kLanes && i + j < n; ++j) {
+      law->few.ids[i + j] = c[i + j].id;
+      law->few.weights[i + j] = w[j];
+      law->mass += (double)w[j];
+    }
+  }
+}
+
+// The first token with a row's largest logit.
+inline int64_t first_with(const RowSpec& row, float max) {
+  float buffer[kBlock];
+  for (int64_t begin = 0; begin < row.V; begin += kBlock) {
+    const float* raw = raw_block(row, begin, buffer);
+    for (int i = 0; i < kBlock; i += vec::kLanes) {
+      const uint32_t equal = vec::equal_bits(vec::load(raw + i), vec::set(max));
+      if (equal) return begin + i + __builtin_ctz(equal);
+    }
+  }
+  return -1;
+}
+
+// The best token of a row, ties to the lowest id; -1 with the status where there is none.
+inline int64_t best_token(const RowSpec& row, RowStatus* status) {
+  const Scan scan = scan_row(row, 0, nullptr);
+  *status = scan.status;
+  return scan.status == kRowFine ? first_with(row, scan.max) : -1;
+}
+
+inline RowStatus analyse(const RowSpec& row, Law* law) {
+  Candidate best[kMaxBuffer];
+  const bool is_best_alone = row.temperature == 0.0f;
+  const bool is_few = row.top_k > 0 && row.top_k <= kMaxCandidates && row.top_k < row.V;
+  const Scan scan = scan_row(row, is_few && !is_best_alone ? row.top_k : 0, best);
+  if (scan.status != kRowFine) return scan.status;
+  law->row = row;
+  law->max = scan.max;
+  law->scale = is_best_alone ? 1.0f : 1.0f / row.temperature;
+  law->has_least = law->has_nearest = false;
+  law->center = 0.0f;
+  law->count = -1;
+  if (is_best_alone) {
+    best[0] = {0.0f, (int32_t)first_with(row, scan.max)};
+    list_few(law, best, 1);
+  } else if (is_few) {
+    sort(best, scan.count, ByRank());
+    for (int i = 0; i < scan.count; i += vec::kLanes) {
+      float x[vec::kLanes];
+      for (int j = 0; j < vec::kLanes; ++j) x[j] = i + j < scan.count ? best[i + j].value : 0.0f;
+      vec::store(x, shifted(*law, vec::load(x)));
+      for (int j = 0; j < vec::kLanes && i + j < scan.count; ++j) best[i + j].value = x[j];
+    }
+    list_few(law, best, filter_few(*law, best, scan.count));
+  } else {
+    filter_all(law);
+    sum_pieces(law);
+  }
+  return kRowFine;
+}
+
+}  // namespace
+}  // namespace fewstep::logits::FEWSTEP_ISA

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "logits/cpu/block.h"
+
+// The k best tokens of a row in one pass: a threshold that rises, and a buffer of what lies above.
+namespace fewstep::logits::FEWSTEP_ISA {
+namespace {
+
+struct Candidate {
+  float value;
+  int32_t id;
+};
+
+// The order of tokens: the larger value first, then the lower id. Total, so that any sort gives the
+// same result.
+inline bool is_before(Candidate a, Candidate b) {
+  return a.value > b.value || (a.value == b.value && a.id < b.id);
+}
+
+inline void swap(Candidate* a, Candidate* b) {
+  const Candidate t = *a;
+  *a = *b;
+  *b = t;
+}
+
+// Puts the k first of n in front, in any order (Hoare's selection, median of three).
+inline void select_first(Candidate* c, int n, int k) {
+  int low = 0, high = n - 1;
+  while (low < high) {
+    const int middle = low + (high - low) / 2;
+    if (is_before(c[middle], c[low])) swap(c + middle, c + low);
+    if (is_before(c[high], c[low])) swap(c + high, c + low);
+    if (is_before(c[high], c[middle])) swap(c + high, c + middle);
+    const Candidate pivot = c[middle];
+    int i = low, j = high;
+    while (i <= j) {
+      while (is_before(c[i], pivot)) ++i;
+      while (is_before(pivot, c[j])) --j;
+      if (i <= j) swap(c + i++, c + j--);
+    }
+    if (k - 1 <= j) {
+      high = j;
+    } else if (k - 1 >= i) {
+      low = i;
+    } else {
+      return;
+    }
+  }
+}
+
+// Sorts by Shell's method with Ciura's gaps.
+template <class Before>
+inline void sort(Candidate* c, int n, const Before& before) {
+  constexpr int kGaps[] = {701, 301, 132, 57, 23, 10, 4, 1};
+  for (const int gap : kGaps) {
+    for (int i = gap; i < n; ++i) {
+      const Candidate moved = c[i];
+      int j = i;
+      for (; j >= gap && before(moved, c[j - gap]); j -= gap) c[j] = c[j - gap];
+      c[j] = moved;
+    }
+  }
+}
+
+struct ByRank {
+  bool operator()(Candidate a, Candidate b) const { return is_before(a, b); }
+};
+struct ById {
+  bool operator()(Candidate a, Candidate b) const { return a.id < b.id; }
+};
+
+constexpr int kMaxBuffer = 4 * kMaxCandidates;
+
+// What a pass over a row learns.
+struct Scan {
+  float max = kMinusInfinity;
+  RowStatus status = kRowEmpty;
+  int count = 0;  // of candidates
+};
+
+// Scans a row; keeps its k best tokens above -inf, k <= kMaxCandidates (0: none), at the front of
+// `best` [kMaxBuffer], in any order.
+inline Scan scan_row(const RowSpec& row, int k, Candidate* best) {
+  Scan scan;
+  float buffer[kBlock];
+  vec::F32 top[4];
+  vec::I32 magnitude = vec::set_i32(0);
+  for (vec::F32& t : top) t = vec::set(kMinusInfinity);
+  const int room = k > 64 ? 4 * k : 256;
+  float threshold = kMinusInfinity;
+  for (int64_t begin = 0; begin < row.V; begin += kBlock) {
+    const float* raw = raw_block(row, begin, buffer);
+    for (int i = 0; i < kBlock; i += 4 * vec::kLanes) {
+      for (int j = 0; j < 4; ++j) {
+        const vec::F32 x = vec::load(raw + i + j * vec::kLanes);
+        magnitude = vec::max_magnitude(magnitude, x);
+        top[j] = vec::max(top[j], x);
+        if (k == 0) continue;
+        uint32_t above = vec::greater_bits(x, vec::set(threshold));
+        while (above) {
+          const int lane = __builtin_ctz(above);
+          above &= above - 1;
+          const int at = i + j * vec::kLanes + lane;
+          // The threshold may have risen since the lanes were compared.
+          if (!(raw[at] > threshold)) continue;
+          best[scan.count++] = {raw[at], (int32_t)(begin + at)};
+          if (scan.count < room) continue;
+          select_first(best, scan.count, k);
+          scan.count = k;
+          threshold = best[0].value;
+          for (int c = 1; c < k; ++c) {
+            if (best[c].value < threshold) threshold = best[c].value;
+          }
+        }
+      }
+    }
+  }
+  float lanes[vec::kLanes];
+  int32_t bare[vec::kLanes];
+  vec::store_i32(bare, magnitude);
+  bool has_nan = false;
+  for (int j = 0; j < 4; ++j) {
+    vec::store(lanes, top[j]);
+    for (int i = 0; i < vec::kLanes; ++i) {
+      if (lanes[i] > scan.max) scan.max = lanes[i];
+    }
+  }
+  for (int i = 0; i < vec::kLanes; ++i) has_nan = has_nan || bare[i] > 0x7f800000;
+  if (k > 0 && scan.count > k) {
+    select_first(best, scan.count, k);
+    scan.count = k;
+  }
+  scan.status = has_nan                       ? kRowNaN
+                : scan.max == -kMinusInfinity ? kRowInfinite
+                : scan.max == kMinusInfinity  ? kRowEmpty
+                                              : kRowFine;
+  return scan;
+}
+
+}  // namespace
+}  // namespace fewstep::logits::FEWSTEP_ISA

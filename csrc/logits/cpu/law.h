@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "logits/cpu/candidates.h"
+
+// The law of a filtered row: p(v) = w(v) / mass, w(v) = exp((l(v) - max) / temperature) where v is
+// kept, else 0. Weights are float32, sums float64 in an order of ids that depends on V alone, so
+// that a law, and every draw from it, is the same on every ISA, thread and batch.
+namespace fewstep::logits::FEWSTEP_ISA {
+namespace {
+
+constexpr int kMaxPieces = 1024;
+
+// Tokens with key above `value` are kept, and of those with that very key the ones before `end`.
+struct Threshold {
+  float value = kMinusInfinity;
+  int64_t end = 0;
+};
+
+struct Law {
+  RowSpec row;
+  float max, scale;  // shifted logit x = (l - max) * scale <= 0, scale = 1 / temperature
+  Threshold least;   // on x
+  bool has_least;
+  Threshold nearest;  // on -|x - center|: typical sampling
+  bool has_nearest;
+  float center;
+  double mass;
+  int32_t count;   // of ids where the kept tokens are few and listed, else -1
+  int32_t pieces;  // else: masses of runs of tokens, `piece` of them each
+  int64_t piece;
+  union {
+    struct {
+      int32_t ids[kMaxCandidates];  // ascending
+      float weights[kMaxCandidates];
+    } few;
+    double sums[kMaxPieces];
+  };
+};
+
+// Kept lanes of a vector of keys whose first lane is token `at`.
+inline uint32_t kept_lanes(const Threshold& t, vec::F32 key, int64_t at) {
+  const vec::F32 value = vec::set(t.value);
+  const uint32_t ties = vec::equal_bits(key, value) & vec::first_lanes(t.end - at);
+  return vec::greater_bits(key, value) | ties;
+}
+
+inline vec::F32 shifted(const Law& law, vec::F32 raw) {
+  return vec::mul(vec::sub(raw, vec::set(law.max)), vec::set(law.scale));
+}
+inline vec::F32 nearness(const Law& law, vec::F32 x) {
+  const vec::F32 d = vec::sub(x, vec::set(law.center));
+  return vec::min(d, vec::sub(vec::set(law.center), x));
+}
+
+// Weights of kLanes tokens from `at` on; all kept tokens where the law lists none.
+inline vec::F32 weights_of(const Law& law, vec::F32 raw, int64_t at) {
+  const vec::F32 x = shifted(law, raw);
+  vec::F32 w = vec::exp_below_88(x);
+  if (law.has_least) {
+    w = vec::select_bits(kept_lanes(law.least, x, at), vec::set(0.0f), w);
+  }
+  if (law.has_nearest) {
+    w = vec::select_bits(kept_lanes(law.nearest, nearness(law, x), at), vec::set(0.0f), w);
+  }
+  return w;
+}
+
+// Weights of tokens [begin, begin + kBlock), zeros past the row. begin is a multiple of kBlock.
+inline void fill_weights(const Law& law, int64_t begin, float* w) {
+  if (law.count >= 0) {
+    for (int i = 0; i < kBlock; ++i) w[i] = 0.0f;
+    int low = 0, high = law.count;  // the first id >= begin
+    while (low < high) {
+      const int middle = low + (high - low) / 2;
+      if (law.few.ids[middle] < begin) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    for (; low < law.count && law.few.ids[low] < begin + kBlock; ++low) {
+      w[law.few.ids[low] - begin] = law.few.weights[low];
+    }
+    return;
+  }
+  float buffer[kBlock];
+  const float* raw = raw_block(law.row, begin, buffer);
+  for (int i = 0; i < kBlock; i += vec::kLanes) {
+    vec::store(w + i, weights_of(law, vec::load(raw + i), begin + i));
+  }
+}
+
+// The weight of one token: the bits that fill_weights gives.
+inline float weight_at(const Law& law, int64_t v) {
+  if (v < 0 || v >= law.row.V || !is_allowed(law.row, v)) return 0.0f;
+  if (law.count >= 0) {
+    int low = 0, high = law.count;
+    while (low < high) {
+      const int middle = low + (high - low) / 2;
+      if (law.few.ids[middle] < v) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low < law.count && law.few.ids[low] == v ? law.few.weights[low] : 0.0f;
+  }
+  float lanes[vec::kLanes];
+  // Every lane is that token but for ties, which go by id: lane 0 is asked.
+  vec::store(lanes, weights_of(law, vec::set(logit_at(law.row, v)), v));
+  return lanes[0];
+}
+inline double probability(const Law& law, int64_t v) {
+  return (double)weight_at(law, v) / law.mass;
+}
+
+// Mass of the tokens of a block; with kEntropy the sum of w x instead, 0 where w is 0.
+template <bool kEntropy = false>
+inline double block_sum(const Law& law, int64_t begin) {
+  float buffer[kBlock];
+  const float* raw = raw_block(law.row, begin, buffer);
+  vec::F32 acc[kStrandVectors];
+  for (vec::F32& a : acc) a = vec::set(0.0f);
+  for (int i = 0; i < kBlock; i += 64) {
+    for (int j = 0; j < kStrandVectors; ++j) {
+      const int at = i + j * vec::kLanes;
+      const vec::F32 x = vec::load(raw + at);
+      vec::F32 w = weights_of(law, x, begin + at);
+      if (kEntropy) {
+        const vec::F32 zero = vec::set(0.0f);
+        w = vec::select_bits(vec::greater_bits(w, zero), zero, vec::mul(w, shifted(law, x)));
+      }
+      acc[j] = vec::add(acc[j], w);
+    }
+  }
+  return strands_sum(acc);
+}
+
+template <bool kEntropy = false>
+inline double row_sum(const Law& law) {
+  double sum = 0.0;
+  for (int64_t begin = 0; begin < law.row.V; begin += kBlock)
+    sum += block_sum<kEntropy>(law, begin);
+  return sum;
+}
+
+// Sets the masses of the pieces and the whole.
+inline void sum_pieces(Law* law) {
+  const int64_t blocks = (law->row.V + kBlock - 1) / kBlock;
+  law->piece = (blocks + kMaxPieces - 1) / kMaxPieces * kBlock;
+  law->pieces = (int32_t)((law->row.V + law->piece - 1) / law->piece);
+  law->mass = 0.0;
+  for (int32_t p = 0; p < law->pieces; ++p) {
+    double sum = 0.0;
+    const int64_t end = (p + 1) * law->piece < law->row.V ? (p + 1) * law->piece : law->row.V;
+    for (int64_t begin = p * law->piece; begin < end; begin += kBlock) {
+      sum += block_sum(*law, begin);
+    }
+    law->sums[p] = sum;
+    law->mass += sum;
+  }
+}
+
+// The first token whose cumulative weight from `begin` on exceeds `target`; where rounding leaves
+// none, the last of `end` with any weight. At least one has.
+inline int64_t find_token(const Law& law, int64_t begin, int64_t end, double target) {
+  float w[kBlock];
+  int64_t last = -1;
+  double sum = 0.0;
+  for (int64_t b = begin; b < end; b += kBlock) {
+    fill_weights(law, b, w);
+    for (int i = 0; i < kBlock; ++i) {
+      if (!(w[i] > 0.0f)) continue;
+      last = b + i;
+      sum += (double)w[i];
+      if (sum > target) return last;
+    }
+  }
+  return last;
+}
+
+// The token at u in (0, 1) of the cumulative law, in the order of ids.
+inline int64_t draw(const Law& law, double u) {
+  double target = u * law.mass;
+  if (law.count >= 0) {
+    double sum = 0.0;
+    for (int i = 0; i < law.count; ++i) {
+      sum += (double)law.few.weights[i];
+      if (sum > target) return law.few.ids[i];
+    }
+    return law.few.ids[law.count - 1];
+  }
+  int32_t last = -1;
+  bool inside = false;
+  for (int32_t p = 0; p < law.pieces && !inside; ++p) {
+    if (!(law.sums[p] > 0.0)) continue;
+    last = p;
+    inside = target < law.sums[p];
+    if (!inside) target -= law.sums[p];
+  }
+  if (!inside) target = law.mass;  // by rounding past all pieces: the last token with a weight
+  const int64_t begin = last * law.piece;
+  const int64_t end = begin + law.piece < law.row.V ? begin + law.piece : law.row.V;
+  return find_token(law, begin, end, target);
+}
+
+}  // namespace
+}  // namespace fewstep::logits::FEWSTEP_ISA

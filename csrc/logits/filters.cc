@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "logits/filters.h"
+
+#include <cmath>
+
+namespace fewstep::logits {
+namespace {
+
+// Where a parameter may lie, and what a message says of it.
+struct Range {
+  const char* must;
+  bool (*allows)(double);
+};
+
+constexpr Range kTemperature = {"must be 0 or more and finite",
+                                [](double v) { return v >= 0.0 && std::isfinite(v); }};
+constexpr Range kCount = {"must be 0 or more", [](double v) { return v >= 0.0; }};
+constexpr Range kShare = {"must lie in (0, 1]", [](double v) { return v > 0.0 && v <= 1.0; }};
+constexpr Range kPart = {"must lie in [0, 1]", [](double v) { return v >= 0.0 && v <= 1.0; }};
+constexpr Range kBelowOne = {"must lie in [0, 1)", [](double v) { return v >= 0.0 && v < 1.0; }};
+
+// A message names the parameter, whichever way it was given.
+template <class T>
+PerRow<T> per_row(const char* name, T number_for_all, const fewstep_tensor* tensor, DType type,
+                  ShapePattern rows, Range range, ArgCheck& check) {
+  if (!tensor) {
+    if (!range.allows(double(number_for_all))) {
+      check.fail(name, range.must, number(double(number_for_all)));
+    }
+    return {nullptr, 0, number_for_all};
+  }
+  const View view = check.in(name, tensor, only(type), rows);
+  const T* values = view.as<const T>();
+  for (int64_t r = 0; r < view.rows; ++r) {
+    const double value = double(values[r * view.stride]);
+    if (range.allows(value)) continue;
+    check.fail(name, range.must,
+               number(value) + " at " + std::to_string(static_cast<long long>(r)));
+  }
+  return {values, view.stride, T(0)};
+}
+
+}  // namespace
+
+Filters check_filters(const fewstep_logits_filters& f, ShapePattern rows, ArgCheck& check) {
+  constexpr DType kF = DType::kF32;
+  Filters out{};
+  out.temperature =
+      per_row("temperature", f.temperature, f.temperatures, kF, rows, kTemperature, check);
+  out.top_k = per_row("top_k", f.top_k, f.top_ks, DType::kI32, rows, kCount, check);
+  out.top_p = per_row("top_p", f.top_p, f.top_ps, kF, rows, kShare, check);
+  out.min_p = per_row("min_p", f.min_p, f.min_ps, kF, rows, kPart, check);
+  out.typical = per_row("typical", f.typical, f.typicals, kF, rows, kShare, check);
+  out.eta = per_row("eta", f.eta, f.etas, kF, rows, kBelowOne, check);
+  return out;
+}
+
+void check_words(const fewstep_tensor* bitmask, int64_t V, const ArgCheck& check) {
+  const int64_t words = (V + 31) / 32;
+  if (!bitmask || bitmask->shape[1] == words) return;
+  check.fail("bitmask",
+             format("must have %lld words in a row, one bit for each token",
+                    static_cast<long long>(words)),
+             std::to_string(static_cast<long long>(bitmask->shape[1])));
+}
+
+}  // namespace fewstep::logits

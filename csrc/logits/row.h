@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace fewstep::logits {
+
+// Why a row of logits has no law. The numbers are those of fewstep_logits_status.
+enum RowStatus : int32_t { kRowFine = 0, kRowNaN = 1, kRowInfinite = 2, kRowEmpty = 3 };
+
+// Logits of one position and what is to become of them: divided by the temperature, then top-k,
+// top-p of what is left, min-p, typical, eta, in this order (that of transformers 5).
+struct RowSpec {
+  const void* logits;       // [V]
+  const uint32_t* bitmask;  // [ceil(V / 32)], bit v % 32 of word v / 32: allowed; or null
+  int64_t V;
+  DType dtype;
+  float temperature;  // 0: the best token alone
+  int32_t top_k;      // 0: off
+  float top_p;        // 1: off
+  float min_p;        // 0: off
+  float typical;      // 1: off
+  float eta;          // 0: off
+};
+
+// Per-row parameters as an op gets them: an array [rows], or one number for all rows.
+template <class T>
+struct PerRow {
+  const T* values;  // null: `value` holds for every row
+  int64_t stride;
+  T value;
+};
+template <class T>
+static inline T number_at(const PerRow<T>& numbers, int64_t row) {
+  return numbers.values ? numbers.values[row * numbers.stride] : numbers.value;
+}
+
+// Filters of rows, checked.
+struct Filters {
+  PerRow<float> temperature, top_p, min_p, typical, eta;
+  PerRow<int32_t> top_k;
+};
+
+static inline void put_filters(const Filters& f, int64_t row, RowSpec* spec) {
+  spec->temperature = number_at(f.temperature, row);
+  spec->top_k = number_at(f.top_k, row);
+  spec->top_p = number_at(f.top_p, row);
+  spec->min_p = number_at(f.min_p, row);
+  spec->typical = number_at(f.typical, row);
+  spec->eta = number_at(f.eta, row);
+}
+
+// Up to this many candidates a top-k needs no pass of its own.
+constexpr int kMaxCandidates = 1024;
+
+}  // namespace fewstep::logits

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of ``logits.sample``: vocabularies around vectors and blocks, all sorts of filters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Around the vectors (8, 16), the strands (64), the words of a mask (32) and the blocks (1024).
+VOCABULARIES = (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 1023, 1024, 1025, 2047, 2050, 5000)
+DTYPES = ("float32", "float16", "bfloat16")
+
+FILTERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "best": {"temperature": 0.0},
+    "warm": {"temperature": 1.7},
+    "cold": {"temperature": 0.3},
+    "top_k": {"top_k": 7},
+    "top_k_1": {"top_k": 1},
+    "top_k_many": {"top_k": 1500},
+    "top_p": {"top_p": 0.8},
+    "top_p_small": {"top_p": 1e-6},
+    "min_p": {"min_p": 0.07},
+    "min_p_1": {"min_p": 1.0},
+    "typical": {"typical": 0.6},
+    "eta": {"eta": 0.03},
+    "top_k_top_p": {"temperature": 0.9, "top_k": 50, "top_p": 0.9},
+    "few_of_all": {"top_k": 40, "top_p": 0.95, "min_p": 0.02, "typical": 0.9, "eta": 0.002},
+    "all_but_top_k": {"top_p": 0.95, "min_p": 0.01, "typical": 0.9, "eta": 0.002},
+    "many_typical": {"top_k": 1200, "typical": 0.5, "eta": 0.01},
+}
+
+
+def rows(count: int, tokens: int, seed: int = 0, spread: float = 2.5) -> np.ndarray:
+    """Random logits, some tokens at -inf."""
+    rng = np.random.default_rng([40, count, tokens, seed])
+    values = rng.normal(size=(count, tokens)) * spread
+    values[rng.random(values.shape) < 0.05] = -np.inf
+    values[:, 0] = np.where(np.isneginf(values).all(1), 0.0, values[:, 0])
+    return values.astype(np.float32)
+
+
+def bitmask(count: int, tokens: int, seed: int = 0) -> np.ndarray:
+    """Random masks that allow half of the tokens, the first always."""
+    rng = np.random.default_rng([41, count, tokens, seed])
+    words = rng.integers(0, 2**32, (count, -(-tokens // 32)), np.uint32)
+    words[:, 0] |= 1
+    return words
