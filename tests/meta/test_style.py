@@ -15,7 +15,9 @@ FILES = list(sources())
 MAX_LINES = 400
 MAX_COLUMNS = 100
 # Files that may be longer, each with its reason.
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "python/fewstep/_core.pyi": "one module has one stub",
+}
 # The library never prints and never aborts; it throws inside and returns a status outside.
 FORBIDDEN = re.compile(
     r"\b(?:v?f?printf|puts|fputs|abort|assert|exit|_exit|quick_exit|terminate)\s*\("
