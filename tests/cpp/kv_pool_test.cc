@@ -129,3 +129,26 @@ TEST_CASE("a pool refuses NULL and unknown sequences") {
   CHECK_THROWS_AS(pool.page_table(std::vector<int64_t>{1}, table, 2), fewstep::error);
   fewstep_kv_pool_destroy(nullptr);
 }
+
+TEST_CASE("int8 rows and messages are tensors of C++ too") {
+  std::vector<int8_t> keys{1, 2, 3, 4}, values{5, 6, 7, 8};
+  std::vector<float> scales(4, 1.0f);
+  std::vector<uint8_t> message(size_t(fewstep_kv_export_bytes(1, 2, 1, 1, 8)));
+  const fewstep::TensorRef k_ref(keys.data(), {1, 4, 1, 1}), v_ref(values.data(), {1, 4, 1, 1});
+  const fewstep::TensorRef scale_ref(scales.data(), {1, 4, 1}), out_ref(message);
+  const fewstep_tensor k_view = k_ref.view(), v_view = v_ref.view();
+  const fewstep_tensor scale_view = scale_ref.view(), out_view = out_ref.view();
+  // The caches are read here, so one tensor of scales may serve both.
+  fewstep_kv_export_tokens_args args = FEWSTEP_KV_EXPORT_TOKENS_ARGS_INIT;
+  args.caches = {1, &k_view, &v_view, &scale_view, &scale_view};
+  args.begin = 1;
+  args.end = 3;
+  args.out = &out_view;
+  REQUIRE(fewstep_kv_export_tokens(nullptr, &args) == FEWSTEP_OK);
+  CHECK(int(message[64]) == 2);
+  CHECK(int(message[65]) == 3);
+  fewstep_kv_header header{};
+  CHECK(fewstep_kv_read_header(message.data(), message.size(), &header) == FEWSTEP_OK);
+  CHECK(header.tokens == 2);
+  CHECK(header.dtype_bits == 8);
+}

@@ -97,6 +97,8 @@ consteval ElementType element_type() {
   if (std::is_same_v<T, float>) return {2, 32};
   if (std::is_same_v<T, float16>) return {2, 16};
   if (std::is_same_v<T, bfloat16>) return {4, 16};
+  if (std::is_same_v<T, int8_t>) return {0, 8};
+  if (std::is_same_v<T, uint8_t>) return {1, 8};
   if (std::is_same_v<T, int32_t>) return {0, 32};
   if (std::is_same_v<T, int64_t>) return {0, 64};
   if (std::is_same_v<T, uint64_t>) return {1, 64};
