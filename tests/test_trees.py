@@ -55,8 +55,11 @@ def test_build_on_any_number_of_threads(cpu_worker: Worker, name: str) -> None:
         assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
-trees = st.lists(st.integers(0, 2**16), max_size=70).map(
-    lambda draws: [-1] + [d % (i + 1) for i, d in enumerate(draws)]
+# The size first: lists alone are seldom longer than a word of bits.
+trees = (
+    st.integers(0, 75)
+    .flatmap(lambda n: st.lists(st.integers(0, 2**16), min_size=n, max_size=n))
+    .map(lambda draws: [-1] + [d % (i + 1) for i, d in enumerate(draws)])
 )
 
 
