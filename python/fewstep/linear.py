@@ -213,7 +213,7 @@ def run(
     instructions of AVX512-BF16 take for zeros. Sums in float32, in blocks of 512 inputs, rounded
     once to the result's dtype. With int8 and int4, x is rounded to 16 bits, relative to the largest
     of each 512 inputs, and products with the weights' integers are summed exactly. Weights are read
-    from memory once for up to 72 rows. Allocates nothing with `out` and `workspace`.
+    from memory once for up to 70 rows. Allocates nothing with `out` and `workspace`.
 
     References
     ----------

@@ -135,7 +135,7 @@ typedef struct fewstep_linear_run_args {
  *          contiguous
  * Alias    out may be residual; any other overlap with out or workspace is
  *          FEWSTEP_INVALID_ARGUMENT
- * Memory   allocates nothing; reads packed and up from memory once for up to 72 rows, x twice;
+ * Memory   allocates nothing; reads packed and up from memory once for up to 70 rows, x twice;
  *          workspace holds the prepared x, fewstep_linear_run_workspace_bytes; 18 KiB of stack
  * Order    CPU: done on return
  * Repeat   a row's result depends on nothing but the row: not on M, thread counts or batch

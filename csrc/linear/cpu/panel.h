@@ -38,7 +38,9 @@ inline Form form_of(Kind kind, bool x_is_bf16) {
 inline int64_t words_before(Form form, int64_t i) { return form == Form::kFloat ? i : i / 2; }
 
 inline int tile_rows(Kind kind) {
-  return kind == Kind::kInt4 ? Int4Format::kRows : F32Format::kRows;
+  if (kind == Kind::kInt4) return Int4Format::kRows;
+  if (kind == Kind::kInt8) return Int8Format::kRows;
+  return kind == Kind::kBF16 ? BF16Format::kRows : F32Format::kRows;
 }
 
 // Rows in tiles of nearly the same height.

@@ -5,9 +5,9 @@
 #include "core/cpu/parallel.h"
 #include "linear/cpu/prepare.h"
 
-// A thread takes panels of 32 outputs times up to 72 rows. It reads a panel's weights from memory
+// A thread takes panels of 32 outputs times up to 70 rows. It reads a panel's weights from memory
 // once, a block of inputs at a time, while they are multiplied with the rows tile by tile. More
-// than 72 rows are done one part after the other: what a part needs of x stays in the second cache,
+// than 70 rows are done one part after the other: what a part needs of x stays in the second cache,
 // and reading the weights again takes a tenth of the products' time. With `up`, a block of its
 // panel follows that of the gate's.
 //

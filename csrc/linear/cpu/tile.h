@@ -87,7 +87,7 @@ struct F16Format {
 // bfloat16 weights, float activations: the odd input of a pair first, as dot_bf16 has it.
 struct BF16Format {
   using Acc = vec::F32;
-  static constexpr int kRows = F32Format::kRows;
+  static constexpr int kRows = vec::kLanes == 8 ? 5 : F32Format::kRows;  // 6 run out of registers
   static constexpr int kBytes = 128, kInputs = 2, kWords = 2;
   template <int R>
   static inline void step(const char* w, const uint32_t* x, int part, Acc (&acc)[R][kVectors]) {
@@ -139,7 +139,11 @@ struct BF16PairFormat {
 
 struct Int8Format {
   using Acc = vec::I32;
+#if defined(__AVX512F__) && !defined(__AVX512VNNI__)
+  static constexpr int kRows = 8;  // with more, GCC 12 moves sums through memory
+#else
   static constexpr int kRows = F32Format::kRows;
+#endif
   static constexpr int kBytes = 64, kInputs = 2, kWords = 1;
   template <int R>
   static inline void step(const char* w, const uint32_t* x, int part, Acc (&acc)[R][kVectors]) {
