@@ -117,7 +117,9 @@ inline F32 load_i8(const int8_t* p) {
 }
 
 inline void stream_fence() { _mm_sfence(); }
-inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+// Into the second-level cache: asking the first for more than it holds costs a third of the
+// bandwidth on Zen 4.
+inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
 // kLanes doubles.
 struct F64 {

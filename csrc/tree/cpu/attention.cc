@@ -94,6 +94,7 @@ struct Scratch {
   float largest[kBlockRows];
   Block block;
   Running run;
+  Ahead ahead;
   TileRows rows[2];
 };
 
@@ -140,37 +141,38 @@ void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, 
   for (int i = 0; i < blocks; ++i) {
     s.block.rows = (task.rows - first + blocks - i - 1) / (blocks - i);
     find_queries<Cell>(p, task, first, s);
-    score<Cell>(s.block, words, panels, s.keys);
+    score<Cell>(s.block, words, panels, s.keys, s.ahead);
     if (masked) find_mask(p, task, first, begin, tile.count, s);
     s.run.largest = s.largest + first;
     s.run.sums = s.sums + first;
     weigh<Cell>(s.block, s.run, tile.count);
-    accumulate<Cell>(s.block, value_words, tile.v, s.run.factor, s.out + int64_t(first) * p.D, p.D);
+    accumulate<Cell>(s.block, value_words, tile.v, s.run.factor, s.out + int64_t(first) * p.D, p.D,
+                     s.ahead);
     first += s.block.rows;
   }
 }
 
 template <DType kType>
-void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, const TileRows& next,
-               int64_t begin, bool masked, Scratch& s) {
-  pack_keys<kType>(tile, next, p.D, p.q_type, s.keys);
-  pack_values<kType>(&tile, next, p.D, p.q_type, s.values);
+void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
+               bool masked, Scratch& s) {
+  pack_keys<kType>(tile, p.D, p.q_type, s.keys, s.ahead);
+  pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
   do_tile<Single>(p, task, tile, begin, masked, s);
 }
 
-void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, const TileRows& next,
-                 int64_t begin, bool masked, Scratch& s) {
+void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
+                 bool masked, Scratch& s) {
 #if defined(__AVX512BF16__)
   if (p.kv_type == DType::kBF16) {
-    pack_key_pairs(tile, next, p.D, s.keys);
-    pack_value_pairs(&tile, next, p.D, s.values);
+    pack_key_pairs(tile, p.D, s.keys, s.ahead);
+    pack_value_pairs(&tile, p.D, s.values, s.ahead);
     return do_tile<Pair>(p, task, tile, begin, masked, s);
   }
 #endif
-  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, next, begin, masked, s);
-  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, next, begin, masked, s);
-  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, next, begin, masked, s);
-  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, next, begin, masked, s);
+  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, masked, s);
+  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, masked, s);
+  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, masked, s);
+  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, masked, s);
 }
 
 // The first position that leaves the window of some row, and of every row, of a task.
@@ -233,8 +235,10 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     const int64_t behind = begin + tile->count;
     next->count = int(min_of(int64_t(kTileKeys), task.end - behind));
     if (next->count > 0) find_rows(p, task.b, task.g, behind, next);
+    s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), 0};
     const bool masked = behind > drafted || begin <= window.some;
-    do_any_tile(p, task, *tile, *next, begin, masked, s);
+    do_any_tile(p, task, *tile, begin, masked, s);
+    while (s.ahead.done < 2 * next->count) s.ahead.step();
     TileRows* done = tile;
     tile = next;
     next = done;

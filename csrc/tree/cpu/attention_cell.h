@@ -46,6 +46,23 @@ struct Pair {
 };
 #endif
 
+// Rows of the next tile, asked for one by one between the products of this one, which hide them:
+// packing alone would wait for the memory, and the products would leave it idle.
+struct Ahead {
+  const char* const* k;
+  const char* const* v;
+  int keys;   // of the next tile
+  int bytes;  // of a row
+  int done;   // rows, k's and then v's
+
+  void step() {
+    if (done >= 2 * keys) return;
+    const char* row = done < keys ? k[done] : v[done - keys];
+    for (int i = 0; i < bytes; i += 64) vec::prefetch(row + i);
+    ++done;
+  }
+};
+
 // What the products of one block of up to kRegisterRows rows and one tile of keys work on.
 struct Block {
   int rows;
@@ -56,7 +73,8 @@ struct Block {
 
 // scores[r][j] = q_r . k_j for the keys of one panel, packed as [words][kPanel].
 template <class Cell, int kRows>
-inline void score_panel(const char* const* q, int words, const float* panel, float* scores) {
+inline void score_panel(const char* const* q, int words, const float* panel, float* scores,
+                        Ahead& ahead) {
   F32 sum[kRows][kRegisterVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -68,6 +86,7 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
 #pragma GCC unroll 4
     for (int i = 0; i < kRegisterVectors; ++i) key[i] = vec::load(panel + i * kLanes);
     panel += kPanel;
+    ahead.step();
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32 a = Cell::set(q[r] + 4 * w);
@@ -88,7 +107,7 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
 // vectors of dims. weights: kTileKeys elements of Cell's kind a row.
 template <class Cell, int kRows, int kVectors>
 inline void add_values(const char* weights, int words, const char* const* values, int64_t offset,
-                       const float* factor, float* out, int D) {
+                       const float* factor, float* out, int D, Ahead& ahead) {
   constexpr int64_t kPitch = kTileKeys * 4 / Cell::kDepth;
   F32 sum[kRows][kVectors];
 #pragma GCC unroll 8
@@ -101,6 +120,7 @@ inline void add_values(const char* weights, int words, const char* const* values
   }
   for (int w = 0; w < words; ++w) {
     const float* row = (const float*)(values[w] + offset);
+    ahead.step();
     F32 v[kVectors];
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) v[i] = vec::load(row + i * kLanes);
@@ -121,16 +141,17 @@ inline void add_values(const char* weights, int words, const char* const* values
 }
 
 template <class Cell, int kRows>
-void score_rows(const Block& block, int words, int panels, const float* keys, float* scores) {
+void score_rows(const Block& block, int words, int panels, const float* keys, float* scores,
+                Ahead& ahead) {
   for (int i = 0; i < panels; ++i) {
     score_panel<Cell, kRows>(block.q, words, keys + int64_t(i) * words * kPanel,
-                             scores + i * kPanel);
+                             scores + i * kPanel, ahead);
   }
 }
 
 template <class Cell, int kRows>
 void value_rows(const char* weights, int words, const char* const* values, const float* factor,
-                float* out, int D) {
+                float* out, int D, Ahead& ahead) {
   const int vectors = D / kLanes;
   // As even as possible: five vectors are three and two, not four and one.
   const int groups = (vectors + kRegisterVectors - 1) / kRegisterVectors;
@@ -139,37 +160,39 @@ void value_rows(const char* weights, int words, const char* const* values, const
     const int count = (vectors - done + groups - i - 1) / (groups - i);
     float* o = out + done * kLanes;
     const int64_t offset = int64_t(done) * kLanes * 4;
-    if (count == 1) add_values<Cell, kRows, 1>(weights, words, values, offset, factor, o, D);
-    if (count == 2) add_values<Cell, kRows, 2>(weights, words, values, offset, factor, o, D);
+    if (count == 1) add_values<Cell, kRows, 1>(weights, words, values, offset, factor, o, D, ahead);
+    if (count == 2) add_values<Cell, kRows, 2>(weights, words, values, offset, factor, o, D, ahead);
     if constexpr (kRegisterVectors > 2) {
-      if (count == 3) add_values<Cell, kRows, 3>(weights, words, values, offset, factor, o, D);
-      if (count == 4) add_values<Cell, kRows, 4>(weights, words, values, offset, factor, o, D);
+      if (count == 3)
+        add_values<Cell, kRows, 3>(weights, words, values, offset, factor, o, D, ahead);
+      if (count == 4)
+        add_values<Cell, kRows, 4>(weights, words, values, offset, factor, o, D, ahead);
     }
     done += count;
   }
 }
 
 template <class Cell>
-void score(Block& block, int words, int panels, const float* keys) {
+void score(Block& block, int words, int panels, const float* keys, Ahead& ahead) {
   float* s = block.scores[0];
-  if (block.rows == 1) return score_rows<Cell, 1>(block, words, panels, keys, s);
-  if (block.rows == 2) return score_rows<Cell, 2>(block, words, panels, keys, s);
-  if (block.rows == 3) return score_rows<Cell, 3>(block, words, panels, keys, s);
-  if (block.rows == 4) return score_rows<Cell, 4>(block, words, panels, keys, s);
-  if (block.rows == 5) return score_rows<Cell, 5>(block, words, panels, keys, s);
-  return score_rows<Cell, 6>(block, words, panels, keys, s);
+  if (block.rows == 1) return score_rows<Cell, 1>(block, words, panels, keys, s, ahead);
+  if (block.rows == 2) return score_rows<Cell, 2>(block, words, panels, keys, s, ahead);
+  if (block.rows == 3) return score_rows<Cell, 3>(block, words, panels, keys, s, ahead);
+  if (block.rows == 4) return score_rows<Cell, 4>(block, words, panels, keys, s, ahead);
+  if (block.rows == 5) return score_rows<Cell, 5>(block, words, panels, keys, s, ahead);
+  return score_rows<Cell, 6>(block, words, panels, keys, s, ahead);
 }
 
 template <class Cell>
 void accumulate(const Block& block, int words, const char* const* values, const float* factor,
-                float* out, int D) {
+                float* out, int D, Ahead& ahead) {
   const char* w = Cell::kDepth == 1 ? (const char*)block.scores : (const char*)block.weights;
-  if (block.rows == 1) return value_rows<Cell, 1>(w, words, values, factor, out, D);
-  if (block.rows == 2) return value_rows<Cell, 2>(w, words, values, factor, out, D);
-  if (block.rows == 3) return value_rows<Cell, 3>(w, words, values, factor, out, D);
-  if (block.rows == 4) return value_rows<Cell, 4>(w, words, values, factor, out, D);
-  if (block.rows == 5) return value_rows<Cell, 5>(w, words, values, factor, out, D);
-  return value_rows<Cell, 6>(w, words, values, factor, out, D);
+  if (block.rows == 1) return value_rows<Cell, 1>(w, words, values, factor, out, D, ahead);
+  if (block.rows == 2) return value_rows<Cell, 2>(w, words, values, factor, out, D, ahead);
+  if (block.rows == 3) return value_rows<Cell, 3>(w, words, values, factor, out, D, ahead);
+  if (block.rows == 4) return value_rows<Cell, 4>(w, words, values, factor, out, D, ahead);
+  if (block.rows == 5) return value_rows<Cell, 5>(w, words, values, factor, out, D, ahead);
+  return value_rows<Cell, 6>(w, words, values, factor, out, D, ahead);
 }
 
 }  // namespace

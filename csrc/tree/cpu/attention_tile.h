@@ -71,42 +71,43 @@ inline F32 load_tile(const TileRows& rows, const char* const* row, const float* 
   return vec::mul(vec::load_i8((const int8_t*)row[j] + d), vec::set(scale[j]));
 }
 
-// Asks for the same rows of the tile that comes next, which hide behind this one's work.
-inline void prefetch_row(const char* row, int bytes) {
-  for (int i = 0; i < bytes; i += 64) vec::prefetch(row + i);
+// Packs keys as panels [D][kPanel] of floats; keys past the last are zero.
+template <DType kType, bool kFull>
+inline void pack_key_floats(const TileRows& rows, int first, int d, DType q_type, float* to) {
+  F32 z[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    z[i] = kFull || first + i < rows.count
+               ? load_tile<kType>(rows, rows.k, rows.k_scale, first + i, d, q_type)
+               : vec::set(0.0f);
+  }
+  vec::transpose(z);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) vec::store(to + int64_t(i) * kPanel, z[i]);
 }
 
-// Packs keys as panels [D][kPanel] of floats; keys past the last are zero.
 template <DType kType>
-void pack_keys(const TileRows& rows, const TileRows& next, int D, DType q_type, float* keys) {
-  const int bytes = D * bytes_of(kType);
+void pack_keys(const TileRows& rows, int D, DType q_type, float* keys, Ahead& ahead) {
   for (int first = 0; first < rounded_up(rows.count, kPanel); first += kLanes) {
     float* panel = keys + int64_t(first / kPanel) * D * kPanel + first % kPanel;
-    for (int i = first; i < min_of(first + kLanes, next.count); ++i) {
-      prefetch_row(next.k[i], bytes);
-    }
     for (int d = 0; d < D; d += kLanes) {
-      F32 z[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        const int j = first + i;
-        z[i] = j < rows.count ? load_tile<kType>(rows, rows.k, rows.k_scale, j, d, q_type)
-                              : vec::set(0.0f);
+      ahead.step();
+      float* to = panel + int64_t(d) * kPanel;
+      if (first + kLanes <= rows.count) {
+        pack_key_floats<kType, true>(rows, first, d, q_type, to);
+      } else {
+        pack_key_floats<kType, false>(rows, first, d, q_type, to);
       }
-      vec::transpose(z);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) vec::store(panel + int64_t(d + i) * kPanel, z[i]);
     }
   }
 }
 
 // Makes rows->v point to floats: to the cache's own, or to a copy in `values`.
 template <DType kType>
-void pack_values(TileRows* rows, const TileRows& next, int D, DType q_type, float* values) {
-  const int bytes = D * bytes_of(kType);
+void pack_values(TileRows* rows, int D, DType q_type, float* values, Ahead& ahead) {
   for (int j = 0; j < rows->count; ++j) {
-    if (j < next.count) prefetch_row(next.v[j], bytes);
     if (kType == DType::kF32) continue;
+    ahead.step();
     float* row = values + int64_t(j) * D;
     for (int d = 0; d < D; d += kLanes) {
       vec::store(row + d, load_tile<kType>(*rows, rows->v, rows->v_scale, j, d, q_type));
@@ -117,48 +118,67 @@ void pack_values(TileRows* rows, const TileRows& next, int D, DType q_type, floa
 
 #if defined(__AVX512BF16__)
 // The same in pairs: panels [D / 2][kPanel] of pairs of dims,
-void pack_key_pairs(const TileRows& rows, const TileRows& next, int D, float* keys) {
+template <bool kFull>
+inline void pack_key_words(const char* const* rows, int count, int d, bool half, float* to) {
+  F32 z[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (kFull) {
+      z[i] = vec::load((const float*)(rows[i] + 2 * d));
+    } else {
+      z[i] = i < count ? vec::load_pairs(rows[i] + 2 * d, half) : vec::set(0.0f);
+    }
+  }
+  vec::transpose(z);
+#pragma GCC unroll 8
+  for (int i = 0; i < kLanes / 2; ++i) vec::store(to + i * kPanel, z[i]);
+  if (!kFull && half) return;
+#pragma GCC unroll 8
+  for (int i = kLanes / 2; i < kLanes; ++i) vec::store(to + i * kPanel, z[i]);
+}
+
+void pack_key_pairs(const TileRows& rows, int D, float* keys, Ahead& ahead) {
   for (int first = 0; first < rounded_up(rows.count, kPanel); first += kLanes) {
     float* panel = keys + int64_t(first / kPanel) * (D / 2) * kPanel + first % kPanel;
-    for (int i = first; i < min_of(first + kLanes, next.count); ++i) {
-      prefetch_row(next.k[i], 2 * D);
-    }
+    const int count = rows.count - first;
     for (int d = 0; d < D; d += 2 * kLanes) {
-      const bool half = D - d < 2 * kLanes;
-      F32 z[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        const int j = first + i;
-        z[i] = j < rows.count ? vec::load_pairs(rows.k[j] + 2 * d, half) : vec::set(0.0f);
-      }
-      vec::transpose(z);
+      ahead.step();
       float* to = panel + int64_t(d / 2) * kPanel;
-#pragma GCC unroll 8
-      for (int i = 0; i < kLanes / 2; ++i) vec::store(to + i * kPanel, z[i]);
-      if (half) continue;
-#pragma GCC unroll 8
-      for (int i = kLanes / 2; i < kLanes; ++i) vec::store(to + i * kPanel, z[i]);
+      const bool half = D - d < 2 * kLanes;
+      if (count >= kLanes && !half) {
+        pack_key_words<true>(rows.k + first, count, d, half, to);
+      } else {
+        pack_key_words<false>(rows.k + first, count, d, half, to);
+      }
     }
   }
 }
 
 // and rows [D] of pairs of keys, the last of which may stand alone.
-void pack_value_pairs(TileRows* rows, const TileRows& next, int D, float* values) {
+void pack_value_pairs(TileRows* rows, int D, float* values, Ahead& ahead) {
   for (int j = 0; j < rows->count; j += 2) {
-    if (j < next.count) prefetch_row(next.v[j], 2 * D);
-    if (j + 1 < next.count) prefetch_row(next.v[j + 1], 2 * D);
+    ahead.step();
     float* row = values + int64_t(j / 2) * D;
     const bool alone = j + 1 == rows->count;
-    for (int d = 0; d < D; d += 2 * kLanes) {
+    const char *even = rows->v[j], *odd = rows->v[alone ? j : j + 1];
+    rows->v[j / 2] = (const char*)row;
+    int d = 0;
+    F32 low, high;
+    if (!alone) {
+      for (; d + 2 * kLanes <= D; d += 2 * kLanes) {
+        vec::interleave_rows(vec::load((const float*)(even + 2 * d)),
+                             vec::load((const float*)(odd + 2 * d)), &low, &high);
+        vec::store(row + d, low);
+        vec::store(row + d + kLanes, high);
+      }
+    }
+    for (; d < D; d += 2 * kLanes) {
       const bool half = D - d < 2 * kLanes;
-      const F32 even = vec::load_pairs(rows->v[j] + 2 * d, half);
-      const F32 odd = alone ? vec::set(0.0f) : vec::load_pairs(rows->v[j + 1] + 2 * d, half);
-      F32 low, high;
-      vec::interleave_rows(even, odd, &low, &high);
+      const F32 second = alone ? vec::set(0.0f) : vec::load_pairs(odd + 2 * d, half);
+      vec::interleave_rows(vec::load_pairs(even + 2 * d, half), second, &low, &high);
       vec::store(row + d, low);
       if (!half) vec::store(row + d + kLanes, high);
     }
-    rows->v[j / 2] = (const char*)row;
   }
 }
 #endif
