@@ -8,7 +8,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -77,3 +77,16 @@ class Stream:
     def timed_bypassing(self) -> None:
         """Run with stores that bypass the caches."""
         self._run(1)
+
+
+def reader(a: torch.Tensor, b: torch.Tensor, threads: int) -> Callable[[], float]:
+    """Return a call that reads two contiguous tensors of one size as memory allows."""
+    read = _library().fewstep_bench_read
+    read.restype = ctypes.c_float
+    count = ctypes.c_int64(a.numel() * a.element_size() // 4)
+    pointers = ctypes.c_void_p(a.data_ptr()), ctypes.c_void_p(b.data_ptr())
+
+    def call() -> float:
+        return float(read(*pointers, count, threads))
+
+    return call
