@@ -72,6 +72,22 @@ def decode(
     carry_out("decode", run, options, _target("decode", "cpu"), as_json, out, table)
 
 
+@app.command()
+def linear(
+    as_json: AsJson = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only what has a bar.")] = False,
+    case: Case = None,
+    threads: Threads = None,
+    out: Out = None,
+) -> None:
+    """Time linear layers of a few rows against torch and the machine's limits."""
+    need("linear", "torch")
+    from .linear import NAMES, run, table
+
+    options = options_of(check_cases(case, NAMES), threads, quick)
+    carry_out("linear", run, options, _target("linear", "cpu"), as_json, out, table)
+
+
 def _need(command: str, device: str) -> None:
     """Ask for rivals, but not on a GPU's machine: cut off from registries, the rest is measured."""
     need(command, "torch", *(() if device == "cuda" else ("diffusers",)))

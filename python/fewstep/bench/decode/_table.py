@@ -10,12 +10,12 @@ from rich.table import Table
 
 from ..report import bar, short
 
-SIZES = ("T", "L", "V", "B", "K", "Q", "GQA")  # keys of a row that are sizes
+SIZES = ("M", "I", "O", "T", "L", "V", "B", "K", "Q", "GQA")  # keys of a row that are sizes
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> Table:
+def table(rows: Iterable[Mapping[str, Any]], title: str = "fewstep bench decode") -> Table:
     """Return a table of the rows; what has a bar says whether it is met."""
-    out = Table(title="fewstep bench decode")
+    out = Table(title=title)
     for heading in ("op", "case", "sizes", "dtype"):
         out.add_column(heading)
     out.add_column("threads", justify="right")
