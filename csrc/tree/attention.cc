@@ -36,6 +36,7 @@ void check_options(const fewstep_tree_attention_args& a, const ArgCheck& check,
   p->draft = static_cast<Draft>(a.draft);
   p->softcap = static_cast<float>(a.softcap);
   p->window = a.window;
+  p->deterministic = a.deterministic != 0;
 }
 
 Tokens cache_of(const StridedView& v) {

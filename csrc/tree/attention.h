@@ -61,6 +61,7 @@ struct AttentionProblem {
   float* lse;  // null: not wanted
   int64_t lse_stride;
   Draft draft;
+  bool deterministic;
   float scale, softcap;  // softcap 0: none
   int64_t window;        // 0: none
   int64_t part;          // keys of a part, a multiple of kTileKeys

@@ -105,14 +105,14 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  *          workspace holds the parts' sums, fewstep_tree_attention_workspace_bytes
  * Order    CPU: done on return
  * Repeat   across runs, thread counts and ISAs but avx512_bf16 for bf16, bit for bit. The keys of
- *          a request are split into parts whose size depends on the batch; with deterministic = 1
- *          on nothing, so that a row has the same bits in every batch, and of a chain the same as
- *          if its rows were run one by one. Values that a row does not see but that lie in its
- *          request's cache or block are multiplied by zero, and have to be finite
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
- * Source   online softmax: Milakov, Gimelshein 2018, arXiv 1805.02867; tiles and split keys: Dao et
- *          al., arXiv 2205.14135, and Flash-Decoding; ancestor masks: Miao et al., arXiv
- * 2305.09781; sinks: gpt-oss, arXiv 2508.10925
+ *          a request are split into parts whose size depends on the batch, and avx512_bf16 sums
+ *          up to 4 rows of a KV head in an order of their own. Neither holds with
+ *          deterministic = 1, so that a row has the same bits in every batch, and of a chain the
+ *          same as if its rows were run one by one. Values that a row does not see but that lie in
+ * its request's cache or block are multiplied by zero, and have to be finite Errors
+ * FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED Source   online softmax: Milakov, Gimelshein 2018,
+ * arXiv 1805.02867; tiles and split keys: Dao et al., arXiv 2205.14135, and Flash-Decoding;
+ * ancestor masks: Miao et al., arXiv 2305.09781; sinks: gpt-oss, arXiv 2508.10925
  */
 FEWSTEP_API fewstep_status fewstep_tree_attention(const fewstep_context* ctx,
                                                   const fewstep_tree_attention_args* args);

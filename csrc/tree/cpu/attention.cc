@@ -83,6 +83,10 @@ void finish_row(const AttentionProblem& p, int64_t n, int h, const float* values
   }
 }
 
+// Rows up to which keys and values are used as they lie in the cache, by sums in another order; the
+// deterministic mode knows one order.
+constexpr int kFewRows = 4;
+
 // The scratch of one task, on the stack.
 struct Scratch {
   alignas(64) float keys[kTileKeys * kMaxHeadDim];
@@ -130,10 +134,19 @@ void find_mask(const AttentionProblem& p, const Task& task, int first, int64_t b
 }
 
 template <class Cell>
-void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
-             bool masked, Scratch& s) {
-  const int words = p.D / Cell::kDepth;
+void score_block(const AttentionProblem& p, const TileRows& tile, bool few, Scratch& s) {
+#if defined(__AVX512BF16__)
+  if (few) return score_few(s.block, p.D, tile.k, tile.count, s.block.scores[0], s.ahead);
+#else
+  (void)few;
+#endif
   const int panels = (tile.count + kPanel - 1) / kPanel;
+  score<Cell>(s.block, p.D / Cell::kDepth, panels, s.keys, s.ahead);
+}
+
+template <class Cell, class ValueCell = Cell>
+void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+             bool masked, bool few, Scratch& s) {
   const int value_words = (tile.count + Cell::kDepth - 1) / Cell::kDepth;
   const int blocks = (task.rows + kRegisterRows - 1) / kRegisterRows;
   s.run.masked = masked;
@@ -141,13 +154,13 @@ void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, 
   for (int i = 0; i < blocks; ++i) {
     s.block.rows = (task.rows - first + blocks - i - 1) / (blocks - i);
     find_queries<Cell>(p, task, first, s);
-    score<Cell>(s.block, words, panels, s.keys, s.ahead);
+    score_block<Cell>(p, tile, few, s);
     if (masked) find_mask(p, task, first, begin, tile.count, s);
     s.run.largest = s.largest + first;
     s.run.sums = s.sums + first;
     weigh<Cell>(s.block, s.run, tile.count);
-    accumulate<Cell>(s.block, value_words, tile.v, s.run.factor, s.out + int64_t(first) * p.D, p.D,
-                     s.ahead);
+    accumulate<ValueCell>(s.block, value_words, tile.v, s.run.factor, s.out + int64_t(first) * p.D,
+                          p.D, s.ahead);
     first += s.block.rows;
   }
 }
@@ -157,16 +170,24 @@ void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int6
                bool masked, Scratch& s) {
   pack_keys<kType>(tile, p.D, p.q_type, s.keys, s.ahead);
   pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
-  do_tile<Single>(p, task, tile, begin, masked, s);
+  do_tile<Single>(p, task, tile, begin, masked, false, s);
 }
 
 void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
                  bool masked, Scratch& s) {
 #if defined(__AVX512BF16__)
   if (p.kv_type == DType::kBF16) {
+    if (!p.deterministic && task.rows <= kFewRows && p.D % (4 * kLanes) == 0) {
+      // Keys that fill up a group are hidden later; a value without partner has a weight of zero.
+      for (int j = tile.count; j % kLanes; ++j) {
+        tile.k[j] = tile.k[j - 1];
+        tile.v[j] = tile.v[j - 1];
+      }
+      return do_tile<Pair, PairOfRows>(p, task, tile, begin, masked, true, s);
+    }
     pack_key_pairs(tile, p.D, s.keys, s.ahead);
     pack_value_pairs(&tile, p.D, s.values, s.ahead);
-    return do_tile<Pair>(p, task, tile, begin, masked, s);
+    return do_tile<Pair>(p, task, tile, begin, masked, false, s);
   }
 #endif
   if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, masked, s);

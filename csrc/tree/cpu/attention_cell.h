@@ -35,6 +35,12 @@ struct Single {
     memcpy(&x, p, 4);
     return vec::set(x);
   }
+  template <int kVectors>
+  static void load(const char* const* values, int w, int64_t offset, F32* v) {
+    const float* row = (const float*)(values[w] + offset);
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) v[i] = vec::load(row + i * kLanes);
+  }
 };
 
 #if defined(__AVX512BF16__)
@@ -43,6 +49,25 @@ struct Pair {
   static constexpr int kDepth = 2;
   static F32 dot(F32 sum, F32 a, F32 b) { return vec::dot_bf16(vec::bits(a), vec::bits(b), sum); }
   static F32 set(const char* p) { return vec::set_pair(p); }
+  template <int kVectors>
+  static void load(const char* const* values, int w, int64_t offset, F32* v) {
+    Single::load<kVectors>(values, w, offset, v);
+  }
+};
+
+// The same with values as they lie in the cache: few rows do not repay a packed copy. Takes an even
+// number of vectors; D is a multiple of 64.
+struct PairOfRows : Pair {
+  template <int kVectors>
+  static void load(const char* const* values, int w, int64_t offset, F32* v) {
+    const char *even = values[2 * w] + offset / 2, *odd = values[2 * w + 1] + offset / 2;
+#pragma GCC unroll 2
+    for (int i = 0; i + 1 < kVectors; i += 2) {
+      vec::interleave_rows(vec::load((const float*)even + i * kLanes / 2),
+                           vec::load((const float*)odd + i * kLanes / 2), v + i, v + i + 1);
+    }
+    if (kVectors % 2) v[kVectors - 1] = vec::set(0.0f);
+  }
 };
 #endif
 
@@ -103,6 +128,51 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
   }
 }
 
+#if defined(__AVX512BF16__)
+// The sums of the lanes of sixteen vectors, in their order.
+inline F32 lane_sums(F32 z[kLanes]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i += 4) {
+    vec::transpose_quads(z + i);
+    z[i / 4] = vec::add(vec::add(z[i], z[i + 1]), vec::add(z[i + 2], z[i + 3]));
+  }
+  // Lane 4 q + i of vector b is a quarter of the sum of vector 4 b + i.
+  const __m512 a = _mm512_shuffle_f32x4(z[0].v, z[1].v, 0x44);
+  const __m512 b = _mm512_shuffle_f32x4(z[0].v, z[1].v, 0xee);
+  const __m512 c = _mm512_shuffle_f32x4(z[2].v, z[3].v, 0x44);
+  const __m512 d = _mm512_shuffle_f32x4(z[2].v, z[3].v, 0xee);
+  const F32 low = {_mm512_add_ps(a, b)}, high = {_mm512_add_ps(c, d)};
+  return vec::add({_mm512_shuffle_f32x4(low.v, high.v, 0x88)},
+                  {_mm512_shuffle_f32x4(low.v, high.v, 0xdd)});
+}
+
+// Logits of a few rows straight from the cache's rows of keys, dims along the lanes: a packed copy
+// would cost more than the products. D is a multiple of 32; keys holds whole groups of kLanes.
+inline void score_few(const Block& block, int D, const char* const* keys, int count, float* scores,
+                      Ahead& ahead) {
+  for (int j = 0; j < count; j += kLanes) {
+    for (int r = 0; r < block.rows; ++r) {
+      F32 sum[kLanes];
+      const F32 first = vec::load((const float*)block.q[r]);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        sum[i] = Pair::dot(vec::set(0.0f), first, vec::load((const float*)keys[j + i]));
+      }
+      for (int d = 2 * kLanes; d < D; d += 2 * kLanes) {
+        const F32 q = vec::load((const float*)(block.q[r] + 2 * d));
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          sum[i] = Pair::dot(sum[i], q, vec::load((const float*)(keys[j + i] + 2 * d)));
+        }
+      }
+      vec::store(scores + r * kTileKeys + j, lane_sums(sum));
+      ahead.step();
+      ahead.step();
+    }
+  }
+}
+#endif
+
 // out[r] = out[r] * factor[r] + sum_j weight_rj v_j over `words` rows of words, for kVectors
 // vectors of dims. weights: kTileKeys elements of Cell's kind a row.
 template <class Cell, int kRows, int kVectors>
@@ -119,11 +189,9 @@ inline void add_values(const char* weights, int words, const char* const* values
     }
   }
   for (int w = 0; w < words; ++w) {
-    const float* row = (const float*)(values[w] + offset);
     ahead.step();
     F32 v[kVectors];
-#pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) v[i] = vec::load(row + i * kLanes);
+    Cell::template load<kVectors>(values, w, offset, v);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32 a = Cell::set(weights + r * kPitch + 4 * w);
