@@ -109,10 +109,11 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  *          up to 4 rows of a KV head in an order of their own. Neither holds with
  *          deterministic = 1, so that a row has the same bits in every batch, and of a chain the
  *          same as if its rows were run one by one. Values that a row does not see but that lie in
- * its request's cache or block are multiplied by zero, and have to be finite Errors
- * FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED Source   online softmax: Milakov, Gimelshein 2018,
- * arXiv 1805.02867; tiles and split keys: Dao et al., arXiv 2205.14135, and Flash-Decoding;
- * ancestor masks: Miao et al., arXiv 2305.09781; sinks: gpt-oss, arXiv 2508.10925
+ *          its request's cache or block are multiplied by zero, and have to be finite
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
+ * Source   online softmax: Milakov, Gimelshein 2018, arXiv 1805.02867; tiles and split keys: Dao et
+ *          al., arXiv 2205.14135, and Flash-Decoding; ancestor masks: Miao et al., arXiv 2305.09781;
+ *          sinks: gpt-oss, arXiv 2508.10925
  */
 FEWSTEP_API fewstep_status fewstep_tree_attention(const fewstep_context* ctx,
                                                   const fewstep_tree_attention_args* args);
