@@ -112,8 +112,8 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  *          its request's cache or block are multiplied by zero, and have to be finite
  * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
  * Source   online softmax: Milakov, Gimelshein 2018, arXiv 1805.02867; tiles and split keys: Dao et
- *          al., arXiv 2205.14135, and Flash-Decoding; ancestor masks: Miao et al., arXiv 2305.09781;
- *          sinks: gpt-oss, arXiv 2508.10925
+ *          al., arXiv 2205.14135, and Flash-Decoding; ancestor masks: Miao et al., arXiv
+ *          2305.09781; sinks: gpt-oss, arXiv 2508.10925
  */
 FEWSTEP_API fewstep_status fewstep_tree_attention(const fewstep_context* ctx,
                                                   const fewstep_tree_attention_args* args);
