@@ -133,6 +133,31 @@ inline void scale_sums(const Weights& weights, const char* panel, int64_t rows, 
   }
 }
 
+// Sets the sums of one tile of few rows; false where there are more, and for integers, which gain
+// nothing by it.
+inline bool light_sums(const Weights& weights, const char* panel, const Activations& x,
+                       const Tiles& tiles, float* sums) {
+  const Kind kind = weights.kind;
+  if (kind == Kind::kInt4 || kind == Kind::kInt8 || tiles.count != 1 || x.rows > light_rows(kind))
+    return false;
+  Block b = {};
+  b.inputs = padded_inputs(kind, weights.inputs, weights.group);
+  b.sums = sums;
+  const char* w = panel;
+  const int rows = (int)x.rows;
+  if (kind == Kind::kF32) tile_panel_of<F32Format>(rows, w, x.words, b);
+  if (kind == Kind::kF16) tile_panel_of<F16Format>(rows, w, x.words, b);
+  if (kind != Kind::kBF16) return true;
+#if defined(__AVX512BF16__)
+  if (x.form == Form::kBF16) {
+    tile_panel_of<BF16PairFormat>(rows, w, x.words, b);
+    return true;
+  }
+#endif
+  tile_panel_of<BF16Format>(rows, w, x.words, b);
+  return true;
+}
+
 // Sets sums[row - first row][output] to the products of tiles [begin, end), at most held_tiles of
 // them, with a whole panel.
 inline void panel_sums(const Weights& weights, int64_t panel, const Activations& x,
@@ -140,6 +165,7 @@ inline void panel_sums(const Weights& weights, int64_t panel, const Activations&
   const int64_t bytes = panel_bytes(weights.kind, weights.inputs, weights.group);
   const int64_t rows = tiles.begin(end) - tiles.begin(begin);
   const char* data = weights.data + panel * bytes;
+  if (light_sums(weights, data, x, tiles, sums)) return scale_sums(weights, data, rows, sums);
   memset(sums, 0, (size_t)(rows * kPanel) * sizeof(float));
   for (int64_t n = 0; n * kBlock < weights.inputs; ++n) {
     add_block(weights, data, n, x, tiles, begin, end, data + block_end(weights, n), sums);

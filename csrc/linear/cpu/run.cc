@@ -59,6 +59,10 @@ inline void finish(const Work& work, int64_t panel, int64_t row, int64_t rows, f
 // As panel_sums twice, block by block in turn: two streams of weights and one of activations.
 void gated_sums(const Work& work, int64_t panel, int64_t begin, int64_t end, float* sums,
                 float* up_sums) {
+  if (work.tiles.count == 1 && work.x.rows <= light_rows(work.gate.kind)) {
+    panel_sums(work.gate, panel, work.x, work.tiles, begin, end, sums);
+    return panel_sums(work.up, panel, work.x, work.tiles, begin, end, up_sums);
+  }
   const int64_t bytes = panel_bytes(work.gate.kind, work.gate.inputs, work.gate.group);
   const char* gate = work.gate.data + panel * bytes;
   const char* up = work.up.data + panel * bytes;

@@ -25,7 +25,8 @@ struct Block {
   float* sums;
 };
 
-constexpr int kVectors = 2;  // of a row of a tile
+constexpr int kLightRows = 4;  // of tile_panel at most
+constexpr int kVectors = 2;    // of a row of a tile
 constexpr int kParts = kPanel / (kVectors * vec::kLanes);
 
 // Vector v of part `part` of a panel begins at this output.
@@ -186,6 +187,45 @@ template <class F, int R>
       vec::store(sum, finished(acc[r][v], vec::load(sum), b.scales + r * b.scale_stride));
     }
   }
+}
+
+// R rows times one part of a whole panel, block after block with nothing in between: for so few
+// rows that the weights' way from memory is what takes the time. F is a format of floats.
+template <class F, int R>
+[[gnu::noinline]] void tile_panel(const char* w, const uint32_t* x, const Block& b, int part) {
+  vec::F32 total[R][kVectors];
+  clear_all(total);
+  for (int64_t left = b.inputs; left > 0; left -= kBlock) {
+    vec::F32 acc[R][kVectors];
+    clear_all(acc);
+    const int64_t inputs = left < kBlock ? left : kBlock;
+    for (int64_t i = 0; i < inputs; i += F::kInputs) {
+      F::template step<R>(w, x, part, acc);
+      w += F::kBytes;
+      x += F::kWords * R;
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 12
+      for (int v = 0; v < kVectors; ++v) {
+        total[r][v] = vec::add(total[r][v], acc[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 12
+    for (int v = 0; v < kVectors; ++v) {
+      vec::store(b.sums + r * kPanel + output_of(part, v), total[r][v]);
+    }
+  }
+}
+template <class F, int R = kLightRows>
+inline void tile_panel_of(int rows, const char* w, const uint32_t* x, const Block& b) {
+  if constexpr (R > 1) {
+    if (rows < R) return tile_panel_of<F, R - 1>(rows, w, x, b);
+  }
+  for (int part = 0; part < kParts; ++part) tile_panel<F, R>(w, x, b, part);
 }
 
 // int4 sums up h and l apart. With 8 times the activations' sum taken off the sum of l, weights
