@@ -165,8 +165,9 @@ inline Activations prepare(const ActivationsProblem& p, const Tiles& tiles, int3
   c.sums += scales;
   const int64_t row_words = form == Form::kBF16 ? size.words / 2 : size.words;
   c.x = {form, p.M, row_words, size.scales, size.sums, c.words, c.scales, c.sums};
-  // A row of 4096 takes 1 to 4 us: few rows are not worth a second meeting of the threads.
-  const int64_t grain = 1 + (1 << 17) / (p.I * (tiles.height + 1));
+  // A row of 4096 takes 1 to 4 us, a hundredth of its products: few rows are not worth a second
+  // meeting of the threads, one of which the scheduler may have taken away.
+  const int64_t grain = 1 + (1 << 19) / (p.I * (tiles.height + 1));
   parallel_for(threads, tiles.count, grain, &prepare_tiles, &c);
   return c.x;
 }
