@@ -1,10 +1,75 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "py_filters.h"
 #include "py_tensor.h"
 
 namespace py = pybind11;
 
 namespace fewstep::python {
+namespace {
 
-void bind_verify(py::module_&) {}
+constexpr const char* kFunction = "fewstep_tree_verify";
+
+// `inputs` is (parent, indptr, token, logits, seeds, positions, bitmask, draft, draft_ids,
+// draft_row, draw_indptr, draw_node), `outputs` (path, accepted, next_token, logprobs, status);
+// None where there is none.
+void verify(int32_t rule, int32_t law, const py::tuple& filters, const py::tuple& inputs,
+            const py::tuple& outputs) {
+  py::list arguments;
+  for (const py::handle value : inputs) arguments.append(value);
+  for (const py::handle value : outputs) arguments.append(value);
+  const py::handle all[] = {arguments};
+  CallStream stream(all);
+  const PyFilters f(filters, kFunction, &stream);
+  fewstep_tree_verify_args args = FEWSTEP_TREE_VERIFY_ARGS_INIT;
+  args.rule = rule;
+  args.law = law;
+  args.filters = f.filters;
+  const struct {
+    const char* name;
+    const fewstep_tensor** tensor;
+  } fields[] = {
+      {"parent", &args.parent},
+      {"indptr", &args.indptr},
+      {"token", &args.token},
+      {"logits", &args.logits},
+      {"seeds", &args.seeds},
+      {"positions", &args.positions},
+      {"bitmask", &args.bitmask},
+      {"draft", &args.draft},
+      {"draft_ids", &args.draft_ids},
+      {"draft_row", &args.draft_row},
+      {"draw_indptr", &args.draw_indptr},
+      {"draw_node", &args.draw_node},
+      {"path", &args.path},
+      {"accepted", &args.accepted},
+      {"next_token", &args.next_token},
+      {"logprobs", &args.logprobs},
+      {"status", &args.status},
+  };
+  constexpr size_t kFields = sizeof fields / sizeof fields[0];
+  Borrowed held[kFields];
+  for (size_t i = 0; i < kFields; ++i) {
+    const bool is_input = i < inputs.size();
+    const py::handle value = is_input ? inputs[i] : outputs[i - inputs.size()];
+    if (value.is_none()) continue;
+    held[i].borrow(value, kFunction, fields[i].name, is_input ? Borrowed::kRead : Borrowed::kWrite,
+                   &stream);
+    *fields[i].tensor = held[i].get();
+  }
+  const fewstep_context* ctx = stream.context(args.next_token, kFunction, "next_token");
+  fewstep_status result;
+  {
+    const py::gil_scoped_release release;
+    result = fewstep_tree_verify(ctx, &args);
+  }
+  check(result);
+}
+
+}  // namespace
+
+void bind_verify(py::module_& m) {
+  m.def("tree_verify", &verify, py::arg("rule"), py::arg("law"), py::arg("filters"),
+        py::arg("inputs"), py::arg("outputs"));
+}
 
 }  // namespace fewstep::python

@@ -115,6 +115,13 @@ def logits_sample(
     logprobs: object,
     status: object,
 ) -> None: ...
+def tree_verify(
+    rule: int,
+    law: int,
+    filters: tuple[Any, ...],
+    inputs: tuple[Any, ...],
+    outputs: tuple[Any, ...],
+) -> None: ...
 def noise_brownian(
     seeds: object,
     t0: object,

@@ -13,14 +13,18 @@ from fewstep._templates import TOKEN_RECYCLING, template
 from fewstep._tree_draws import Draws, Merged, merge_draws, sample_children
 from fewstep._tree_growth import Expansion, Kept, expand, rerank
 from fewstep._trees import Tree, build, from_template
+from fewstep._verify import LAWS, RULES, Verified, verify
 
 __all__ = [
+    "LAWS",
+    "RULES",
     "TOKEN_RECYCLING",
     "Draws",
     "Expansion",
     "Kept",
     "Merged",
     "Tree",
+    "Verified",
     "attention",
     "build",
     "expand",
@@ -30,4 +34,5 @@ __all__ = [
     "rerank",
     "sample_children",
     "template",
+    "verify",
 ]

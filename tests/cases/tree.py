@@ -2,7 +2,8 @@
 """Cases of ``tree.build``, ``tree.from_template``, ``tree.expand``, ``tree.rerank`` and
 ``tree.sample_children``.
 
-Those of ``tree.attention`` and ``tree.merge`` are in `cases.attention`.
+Those of ``tree.attention`` and ``tree.merge`` are in `cases.attention`, those of ``tree.verify`` in
+`cases.verify`.
 """
 
 from __future__ import annotations

@@ -8,3 +8,4 @@ from reference.tree_growth import expand as expand
 from reference.tree_growth import rerank as rerank
 from reference.trees import build as build
 from reference.trees import from_template as from_template
+from reference.verify import verify as verify

@@ -4,11 +4,114 @@
 
 #include "base.h"
 #include "context.h"
+#include "logits.h"
 #include "tensor.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* How a node's children came about. */
+typedef enum fewstep_draft_law {
+  FEWSTEP_LAW_DETERMINISTIC = 0,      /* chosen, such as the k best: they have no probability */
+  FEWSTEP_LAW_IID = 1,                /* drawn independently from the node's draft law */
+  FEWSTEP_LAW_WITHOUT_REPLACEMENT = 2 /* drawn one after the other, each from what is left */
+} fewstep_draft_law;
+
+/* How drafts are accepted. Every rule here is lossless: what it emits has the target's law. p is
+ * the target's law at a node, q the draft's. */
+typedef enum fewstep_verify_rule {
+  FEWSTEP_RULE_GREEDY = 0,      /* the child that is the target's best token. Any law */
+  FEWSTEP_RULE_MATCH = 1,       /* the child that is the token that plain sampling with the same
+                                   seed draws. Any law */
+  FEWSTEP_RULE_TARGET_ONLY = 2, /* a child with probability p, else p without it. Any law */
+  FEWSTEP_RULE_CHAIN = 3,       /* one draw a node: min(1, p / q), else max(p - q, 0). Any law */
+  FEWSTEP_RULE_RRS = 4,         /* the same draw after draw, p replaced by the residual law, and
+                                   without replacement q by what is left. IID or
+                                   WITHOUT_REPLACEMENT */
+  FEWSTEP_RULE_K_SEQ = 5        /* each draw with min(1, p / (rho q)), rho for their number. IID */
+} fewstep_verify_rule;
+
+typedef struct fewstep_tree_verify_args {
+  uint32_t size;                  /* sizeof(fewstep_tree_verify_args) */
+  int32_t rule;                   /* fewstep_verify_rule */
+  int32_t law;                    /* fewstep_draft_law */
+  fewstep_logits_filters filters; /* of the target's law; tensors are [B] */
+  const fewstep_tensor* parent;
+  const fewstep_tensor* indptr;
+  const fewstep_tensor* token;
+  const fewstep_tensor* logits;
+  const fewstep_tensor* bitmask;     /* or NULL */
+  const fewstep_tensor* draft;       /* or NULL where the rule needs none */
+  const fewstep_tensor* draft_ids;   /* or NULL: column s is token s */
+  const fewstep_tensor* draft_row;   /* or NULL: row i is that of node i */
+  const fewstep_tensor* draw_indptr; /* or NULL: each child was drawn once, in order */
+  const fewstep_tensor* draw_node;
+  const fewstep_tensor* seeds;
+  const fewstep_tensor* positions;
+  const fewstep_tensor* path;
+  const fewstep_tensor* accepted;
+  const fewstep_tensor* next_token;
+  const fewstep_tensor* logprobs; /* or NULL */
+  const fewstep_tensor* status;   /* or NULL */
+} fewstep_tree_verify_args;
+
+#define FEWSTEP_TREE_VERIFY_ARGS_INIT \
+  {sizeof(fewstep_tree_verify_args),  \
+   FEWSTEP_RULE_TARGET_ONLY,          \
+   FEWSTEP_LAW_DETERMINISTIC,         \
+   FEWSTEP_LOGITS_FILTERS_INIT,       \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL,                              \
+   NULL}
+
+/* Verifies draft trees against the target's logits: which path is accepted, which token follows.
+ *
+ * From the root on, the rule accepts one of a node's children, which is then the node, or none:
+ * then the next token is drawn from the residual law, after a node without children from the
+ * target's. A node whose token is negative is never accepted and no draw. Request b has nodes
+ * indptr[b] .. indptr[b + 1] - 1 (tree.h), row i of logits is the target's after node i; only rows
+ * of the path are read.
+ *
+ * Shapes   parent, token [N]  indptr [B + 1]  logits [N, V]  bitmask [N, ceil(V / 32)]
+ *          draft [M, S]  draft_ids [M, S] or [1, S]  draft_row [N]  draw_indptr [N + 1]
+ *          draw_node [K]  seeds, positions [B]  path [B, D], D at least the trees' depth
+ *          accepted, next_token, status [B]  logprobs [B, D + 1]
+ * Types    logits: f32 f16 bf16; draft: f32 probabilities, the law really drawn from; draft_ids:
+ *          i32, ascending in a row; seeds: i64 or u64; logprobs: f32; bitmask: i32 or u32; all
+ *          others: i32. Weights in f32, their sums and all decisions in f64
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads the visited rows of logits once from memory, and those of draft
+ *          once for each rejected draw (k_seq: some 50 times)
+ * Order    CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Random   52-bit uniform numbers, as in fewstep_logits_sample, of the request's seed at the
+ *          position of the token that is decided, positions[b] + depth: stream ACCEPT, draw =
+ *          number among the node's draws; RESIDUAL and BONUS, draw 0; match: SAMPLE, draw 0
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a pair of law and rule that is not
+ *          lossless is refused. A row without a law ends the path: next_token -1, its status
+ * Source   chain: Chen et al. 2023, arXiv 2302.01318, and Leviathan et al. 2023, arXiv
+ *          2211.17192; target_only: Li et al. 2024, EAGLE, arXiv 2401.15077; rrs: Miao et al.
+ *          2023, SpecInfer, arXiv 2305.09781, and Jeon et al. 2024, RSD, arXiv 2402.14160;
+ *          k_seq: Sun et al. 2023, SpecTr, arXiv 2310.15141, algorithm 2
+ */
+FEWSTEP_API fewstep_status fewstep_tree_verify(const fewstep_context* ctx,
+                                               const fewstep_tree_verify_args* args);
 
 #ifdef __cplusplus
 }

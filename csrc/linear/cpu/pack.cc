@@ -48,7 +48,8 @@ inline void pack_elements(const PackProblem& p, int64_t first, int pair, char* p
     const int64_t count = inputs - i < kInputs ? inputs - i : kInputs;
     T* to = (T*)panel + i * kPanel;
     for (int o = 0; o < kPanel; ++o) {
-      T values[kInputs] = {};
+      // Room for float32 whatever T is: narrow() is compiled for every type.
+      char values[kInputs * sizeof(float)] = {};
       const int64_t left = p.I - i < kInputs ? p.I - i : kInputs;
       if (p.type == stored && first + o < p.O) {  // every bit, NaN's too
         memcpy(values, p.weight + (first + o) * p.stride_bytes + i * (int64_t)sizeof(T),
@@ -56,10 +57,11 @@ inline void pack_elements(const PackProblem& p, int64_t first, int pair, char* p
       } else {
         float wide[kInputs];
         read_weights(p, first + o, i, wide);
-        narrow(stored, wide, kInputs, (char*)values);
+        narrow(stored, wide, kInputs, values);
       }
       for (int64_t k = 0; k < count; ++k) {
-        to[(k / pair * kPanel + o) * pair + k % pair] = values[k];
+        memcpy(to + (k / pair * kPanel + o) * pair + k % pair, values + k * (int64_t)sizeof(T),
+               sizeof(T));
       }
     }
   }

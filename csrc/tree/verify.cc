@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tree/verify.h"
+
+#include "core/check.h"
+#include "core/cpu/parallel.h"
+#include "fewstep/verify.h"
+#include "logits/filters.h"
+#include "tree/trees.h"
+
+namespace fewstep::tree {
+namespace {
+
+constexpr KernelSet<VerifyFn> kVerify = FEWSTEP_CPU_KERNELS(verify);
+constexpr const char* kFunction = "fewstep_tree_verify";
+constexpr const char* kRules[] = {"greedy", "match", "target_only", "chain", "rrs", "k_seq"};
+constexpr const char* kLaws[] = {"deterministic", "iid", "without_replacement"};
+
+// Which rules keep the target's law for drafts of a law.
+bool is_lossless(Rule rule, Law law) {
+  if (rule == Rule::kRrs) return law != Law::kDeterministic;
+  if (rule == Rule::kKSeq) return law == Law::kIid;
+  return true;
+}
+bool needs_draft(Rule rule, Law law) {
+  return rule == Rule::kRrs || rule == Rule::kKSeq ||
+         (rule == Rule::kChain && law != Law::kDeterministic);
+}
+
+void check_pair(const fewstep_tree_verify_args& args, const ArgCheck& check) {
+  if (args.rule < 0 || args.rule > int32_t(Rule::kKSeq)) {
+    check.fail("rule", "must be a fewstep_verify_rule", std::to_string(args.rule));
+  }
+  if (args.law < 0 || args.law > int32_t(Law::kWithoutReplacement)) {
+    check.fail("law", "must be a fewstep_draft_law", std::to_string(args.law));
+  }
+  if (is_lossless(Rule(args.rule), Law(args.law))) return;
+  std::string allowed;
+  for (int r = 0; r <= int(Rule::kKSeq); ++r) {
+    if (is_lossless(Rule(r), Law(args.law)))
+      allowed += (allowed.empty() ? "" : ", ") + std::string(kRules[r]);
+  }
+  check.fail("rule", "must be one of " + allowed + " for drafts of law " + kLaws[args.law],
+             kRules[args.rule]);
+}
+
+template <class T>
+Vector<T> vector_of(const View& v) {
+  return {v.as<T>(), v.stride};
+}
+
+// Tokens are below V; negative ones are nodes that nothing can accept.
+void check_tokens(const ArgCheck& check, Indices token, int64_t N, int64_t V) {
+  for (int64_t i = 0; i < N; ++i) {
+    if (token[i] < V) continue;
+    check.fail("token", format("must be below V=%lld", static_cast<long long>(V)),
+               format("%d at %lld", int(token[i]), static_cast<long long>(i)));
+  }
+}
+
+void check_depths(const ArgCheck& check, const VerifyProblem& p, Indices parent, Indices indptr) {
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int64_t begin = indptr[b], size = indptr[b + 1] - begin;
+    for (int64_t i = 1; i < size; ++i) {
+      int64_t depth = 0;
+      for (int64_t at = i; at > 0; at = parent[begin + at]) ++depth;
+      if (depth <= p.D) continue;
+      check.fail("path",
+                 format("must have a column for each level of the trees, %lld or more",
+                        static_cast<long long>(depth)),
+                 std::to_string(p.D));
+    }
+  }
+}
+
+// A row of ids ascends within the vocabulary, so that kernels walk it once.
+void check_ids(const ArgCheck& check, const View& ids, int64_t S, int64_t V) {
+  for (int64_t r = 0; r < ids.rows; ++r) {
+    const int32_t* id = ids.as<const int32_t>() + r * ids.stride;
+    for (int64_t s = 0; s < S; ++s) {
+      if (id[s] > (s > 0 ? id[s - 1] : -1) && id[s] < V) continue;
+      check.fail("draft_ids", format("must ascend within [0, %lld)", static_cast<long long>(V)),
+                 format("%d at [%lld, %lld]", int(id[s]), static_cast<long long>(r),
+                        static_cast<long long>(s)));
+    }
+  }
+}
+
+// The list of draws names children of the node that it belongs to.
+void check_draws(const ArgCheck& check, const VerifyProblem& p, int64_t N, int64_t K,
+                 Indices parent, Indices indptr) {
+  const Indices begin = [&] {
+    Indices i;
+    i.data = p.draw_indptr.data;
+    i.stride = p.draw_indptr.stride;
+    return i;
+  }();
+  check_indptr(check, begin, N, K, 'K');
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int64_t first = indptr[b], size = indptr[b + 1] - first;
+    for (int64_t i = 0; i < size; ++i) {
+      for (int64_t d = begin[first + i]; d < begin[first + i + 1]; ++d) {
+        const int32_t child = p.draw_node.data[d * p.draw_node.stride];
+        if (child > 0 && child < size && parent[first + child] == i) continue;
+        check.fail("draw_node", format("must be a child of node %d of request %d", int(i), int(b)),
+                   format("%d at %lld", int(child), static_cast<long long>(d)));
+      }
+    }
+  }
+}
+
+void check_one_draw(const ArgCheck& check, const VerifyProblem& p, Indices parent, Indices indptr) {
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int64_t first = indptr[b], size = indptr[b + 1] - first;
+    for (int64_t i = 2; i < size; ++i) {
+      for (int64_t j = 1; j < i; ++j) {
+        if (parent[first + i] != parent[first + j]) continue;
+        check.fail("parent", "must give a node one child at most for rule chain",
+                   format("nodes %d and %d of request %d", int(j), int(i), int(b)));
+      }
+    }
+  }
+}
+
+void take_draft(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyProblem* p) {
+  if (!needs_draft(p->rule, p->law)) return;
+  const View draft = check.in("draft", args.draft, only(DType::kF32), "M S");
+  p->draft = draft.as<const float>();
+  p->draft_stride = draft.stride;
+  p->S = check.dim('S');
+  if (args.draft_ids) {
+    const View ids = check.in("draft_ids", args.draft_ids, only(DType::kI32), "1|M S");
+    check_ids(check, ids, p->S, p->V);
+    p->draft_ids = ids.as<const int32_t>();
+    p->draft_ids_stride = ids.rows > 1 ? ids.stride : 0;
+  } else if (p->S != p->V) {
+    check.fail("draft",
+               format("must have V=%lld columns without draft_ids", static_cast<long long>(p->V)),
+               std::to_string(p->S));
+  }
+  const int64_t M = check.dim('M'), N = check.dim('N');
+  if (!args.draft_row) {
+    if (M < N)
+      check.fail("draft",
+                 format("must have a row for each of N=%lld nodes without draft_row",
+                        static_cast<long long>(N)),
+                 std::to_string(M));
+    return;
+  }
+  const View rows = check.in("draft_row", args.draft_row, only(DType::kI32), "N");
+  p->draft_row = vector_of<const int32_t>(rows);
+  for (int64_t i = 0; i < N; ++i) {
+    const int32_t row = p->draft_row.data[i * p->draft_row.stride];
+    if (row >= 0 && row < M) continue;
+    check.fail("draft_row", format("must lie in [0, M=%lld)", static_cast<long long>(M)),
+               format("%d at %lld", int(row), static_cast<long long>(i)));
+  }
+}
+
+void run_verify(const fewstep_context* ctx, const fewstep_tree_verify_args* args) {
+  ArgCheck check(kFunction, ctx);
+  if (!args) check.fail("args", "must be given", "NULL");
+  if (args->size < sizeof(*args)) {
+    check.fail("args", "must have its size set by FEWSTEP_TREE_VERIFY_ARGS_INIT",
+               std::to_string(args->size));
+  }
+  check_pair(*args, check);
+  const DTypeSet index = only(DType::kI32);
+  VerifyProblem p{};
+  p.rule = Rule(args->rule);
+  p.law = Law(args->law);
+  const View parent = check.in("parent", args->parent, index, "N");
+  const View indptr = check.in("indptr", args->indptr, index, "B+1");
+  const View token = check.in("token", args->token, index, "N");
+  const View logits = check.in("logits", args->logits, kFloating, "N V");
+  const View seeds = check.in("seeds", args->seeds, kSeeds, "B");
+  const View positions = check.in("positions", args->positions, index, "B");
+  p.B = check.dim('B');
+  p.V = check.dim('V');
+  const int64_t N = check.dim('N');
+  if (args->bitmask) {
+    const View mask = check.in("bitmask", args->bitmask, kBitWords, "N W");
+    p.bitmask = mask.as<const uint32_t>();
+    p.bitmask_stride = mask.stride;
+  }
+  logits::check_words(args->bitmask, p.V, check);
+  const logits::Filters filters = logits::check_filters(args->filters, "B", check);
+  p.filters = &filters;
+  p.parent = vector_of<const int32_t>(parent);
+  p.indptr = vector_of<const int32_t>(indptr);
+  p.token = vector_of<const int32_t>(token);
+  p.logits = logits.as<const char>();
+  p.logits_pitch = logits.stride * size_of(logits.dtype);
+  p.dtype = logits.dtype;
+  p.seeds = vector_of<const uint64_t>(seeds);
+  p.positions = vector_of<const int32_t>(positions);
+  take_draft(*args, check, &p);
+  const View path = check.out("path", args->path, index, "B D");
+  p.path = path.as<int32_t>();
+  p.path_stride = path.stride;
+  p.D = check.dim('D');
+  p.accepted = vector_of<int32_t>(check.out("accepted", args->accepted, index, "B"));
+  p.next_token = vector_of<int32_t>(check.out("next_token", args->next_token, index, "B"));
+  if (args->status) p.status = vector_of<int32_t>(check.out("status", args->status, index, "B"));
+  if (args->logprobs) {
+    const View l = check.out("logprobs", args->logprobs, only(DType::kF32), "B E");
+    if (check.dim('E') != p.D + 1) {
+      check.fail("logprobs",
+                 format("must have D + 1 = %lld columns", static_cast<long long>(p.D + 1)),
+                 std::to_string(check.dim('E')));
+    }
+    p.logprobs = l.as<float>();
+    p.logprobs_stride = l.stride;
+  }
+  const Indices parents(parent), ptr(indptr);
+  check_indptr(check, ptr, p.B, N, 'N');
+  check_parents(check, parents, ptr, p.B);
+  check_tokens(check, Indices(token), N, p.V);
+  check_depths(check, p, parents, ptr);
+  if (!args->draw_indptr != !args->draw_node) {
+    check.fail("draw_node", "must be given together with draw_indptr", "one of them");
+  }
+  if (args->draw_indptr) {
+    p.draw_indptr =
+        vector_of<const int32_t>(check.in("draw_indptr", args->draw_indptr, index, "N+1"));
+    p.draw_node = vector_of<const int32_t>(check.in("draw_node", args->draw_node, index, "K"));
+    check_draws(check, p, N, check.dim('K'), parents, ptr);
+  }
+  if (p.rule == Rule::kChain) check_one_draw(check, p, parents, ptr);
+  check.no_overlap();
+  check_thread_settings();
+  VerifyFn& kernel = kVerify.pick(check.device(), kFunction);
+  p.threads = execution_of(ctx).threads;
+  if (p.B > 0) kernel(p);
+}
+
+}  // namespace
+}  // namespace fewstep::tree
+
+extern "C" fewstep_status fewstep_tree_verify(const fewstep_context* ctx,
+                                              const fewstep_tree_verify_args* args) {
+  return fewstep::guard([&] { fewstep::tree::run_verify(ctx, args); });
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "core/kernel_set.h"
+#include "logits/row.h"
+
+namespace fewstep::tree {
+
+enum class Law : int32_t { kDeterministic = 0, kIid = 1, kWithoutReplacement = 2 };
+enum class Rule : int32_t { kGreedy = 0, kMatch, kTargetOnly, kChain, kRrs, kKSeq };
+
+// A strided vector of the problem.
+template <class T>
+struct Vector {
+  T* data = nullptr;
+  int64_t stride = 1;
+};
+
+struct VerifyProblem {
+  int64_t B, V, D, S;
+  Rule rule;
+  Law law;
+  const logits::Filters* filters;  // rows are requests
+  Vector<const int32_t> parent, indptr, token;
+  const char* logits;    // [N, V] dtype
+  int64_t logits_pitch;  // bytes between rows
+  DType dtype;
+  const uint32_t* bitmask;  // [N, ceil(V / 32)] or null
+  int64_t bitmask_stride;
+  const float* draft;  // [M, S] or null
+  int64_t draft_stride;
+  const int32_t* draft_ids;  // [M or 1, S] or null
+  int64_t draft_ids_stride;  // 0: one row for all
+  Vector<const int32_t> draft_row, draw_indptr, draw_node;
+  Vector<const uint64_t> seeds;
+  Vector<const int32_t> positions;
+  int32_t* path;  // [B, D]
+  int64_t path_stride;
+  Vector<int32_t> accepted, next_token, status;
+  float* logprobs;  // [B, D + 1] or null
+  int64_t logprobs_stride;
+  int32_t threads;
+};
+using VerifyFn = void(const VerifyProblem&);
+FEWSTEP_DECLARE_KERNELS(VerifyFn, verify)
+
+}  // namespace fewstep::tree

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verification rules in float64, every decision taken by whoever runs them.
+
+A rule asks `Choices` for each decision, so the same code draws with given random numbers, to be
+compared with the kernel, and walks through all outcomes, to sum up exact laws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from reference.logits import uniform
+
+ACCEPT, RESIDUAL, BONUS, SAMPLE = 5, 6, 7, 8
+Law = np.ndarray
+Draw = tuple[int, int]  # node, token
+
+
+class Choices(Protocol):
+    """Takes decisions."""
+
+    def accepts(self, chance: float, depth: int, draw: int) -> bool:
+        """Whether something of this chance happens."""
+
+    def token(self, p: Law, depth: int, stream: int) -> int:
+        """A token of a law, which need not be normalised."""
+
+
+def k_seq_rho(p: Law, q: Law, k: int) -> tuple[float, float]:
+    """SpecTr's rho, from above, and what an accepted token's law is divided by."""
+
+    def ratio(rho: float) -> float:
+        beta = np.minimum(q, p / rho).sum()
+        return float((1 - (1 - beta) ** k) / beta) if beta > 0 else 0.0
+
+    low, high = 1.0, float(k)
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (low, middle) if ratio(middle) <= middle else (middle, high)
+    return high, ratio(high)
+
+
+def decide(
+    rule: str, law: str, p: Law, q: Law | None, draws: Sequence[Draw], depth: int, by: Choices
+) -> tuple[int, int]:
+    """The accepted node, or -1, and the next token if there is none."""
+    if rule in ("greedy", "match"):
+        wanted = int(np.argmax(p)) if rule == "greedy" else by.token(p, depth, SAMPLE)
+        return next((node for node, token in draws if token == wanted), -1), wanted
+    if not draws:
+        return -1, by.token(p, depth, BONUS)
+    if rule == "target_only" or law == "deterministic":
+        left = p.copy()
+        for i, (node, token) in enumerate(draws):
+            if by.accepts(left[token] / left.sum() if left.sum() > 0 else 0.0, depth, i):
+                return node, -1
+            left[token] = 0.0
+        return -1, by.token(left, depth, RESIDUAL)
+    assert q is not None
+    if rule == "k_seq":
+        rho, g = k_seq_rho(p, q, len(draws))
+        for i, (node, token) in enumerate(draws):
+            if by.accepts(min(1.0, p[token] / (rho * q[token])), depth, i):
+                return node, -1
+        return -1, by.token(np.maximum(p - g * np.minimum(q, p / rho), 0.0), depth, RESIDUAL)
+    left, drawn = p.copy(), q.copy()
+    for i, (node, token) in enumerate(draws):
+        if by.accepts(min(1.0, left[token] / drawn[token]), depth, i):
+            return node, -1
+        left = np.maximum(left - drawn, 0.0)
+        left /= left.sum()
+        if law == "without_replacement":
+            drawn = drawn.copy()
+            drawn[token] = 0.0
+            drawn /= drawn.sum() or 1.0
+    return -1, by.token(left, depth, RESIDUAL)
+
+
+def verify(
+    rule: str,
+    law: str,
+    p_of: Callable[[int], Law],
+    q_of: Callable[[int], Law | None],
+    draws_of: Callable[[int], Sequence[Draw]],
+    by: Choices,
+) -> tuple[list[int], int]:
+    """Walk from node 0; return the accepted nodes and the next token."""
+    node, path = 0, []
+    while True:
+        draws = [draw for draw in draws_of(node) if draw[1] >= 0]
+        child, token = decide(rule, law, p_of(node), q_of(node), draws, len(path), by)
+        if child < 0:
+            return path, token
+        path.append(child)
+        node = child
+
+
+class Uniforms:
+    """The random numbers of one request; keeps how close the closest decision was."""
+
+    def __init__(self, seed: int, position: int) -> None:
+        self.seed, self.position, self.margin = seed, position, 1.0
+
+    def accepts(self, chance: float, depth: int, draw: int) -> bool:
+        u = uniform(self.seed, self.position + depth, ACCEPT, draw)
+        self.margin = min(self.margin, abs(u - chance))
+        return u < chance
+
+    def token(self, p: Law, depth: int, stream: int) -> int:
+        u = uniform(self.seed, self.position + depth, stream)
+        steps = np.cumsum(p) / p.sum()
+        self.margin = min(self.margin, float(np.abs(steps - u).min()))
+        return int(np.searchsorted(steps, u, side="right"))
+
+
+class Script:
+    """Follows given outcomes, then the first possible one; notes the alternatives it passed."""
+
+    def __init__(self, outcomes: Sequence[int]) -> None:
+        self.outcomes, self.at = list(outcomes), 0
+        self.chance = 1.0
+        self.others: list[list[int]] = []
+
+    def _take(self, chances: Sequence[float]) -> int:
+        possible = [i for i, c in enumerate(chances) if c > 0]
+        if self.at == len(self.outcomes):
+            self.others += [[*self.outcomes, i] for i in possible[1:]]
+            self.outcomes.append(possible[0])
+        outcome = self.outcomes[self.at]
+        self.at += 1
+        self.chance *= chances[outcome]
+        return outcome
+
+    def accepts(self, chance: float, depth: int, draw: int) -> bool:
+        return self._take([chance, 1.0 - chance]) == 0
+
+    def token(self, p: Law, depth: int, stream: int) -> int:
+        return self._take((p / p.sum()).tolist())
+
+
+def outcomes(run: Callable[[Script], Any]) -> Iterator[tuple[float, Any]]:
+    """Run something with every sequence of decisions; yield chances and results."""
+    waiting: list[list[int]] = [[]]
+    while waiting:
+        script = Script(waiting.pop())
+        result = run(script)
+        yield script.chance, result
+        waiting += script.others

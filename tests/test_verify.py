@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verification of draft trees: the kernel decides as the reference, and nothing else matters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import fewstep
+from cases import verify as cases
+from harness import Worker
+from reference import logits as laws
+from reference import verify as reference
+
+CLOSE = 2e-5  # decisions that rounding may turn
+
+
+def given(t: cases.Trees, rule: str, law: str, dtype: str = "float32") -> dict[str, Any]:
+    """Arguments of the harness for a batch."""
+    requests, nodes = len(t.indptr) - 1, len(t.parent)
+    inputs: dict[str, Any] = {
+        "parent": (t.parent, "int32"),
+        "indptr": (t.indptr, "int32"),
+        "token": (t.token, "int32"),
+        "logits": (t.logits, dtype),
+        "seeds": (np.arange(requests) + 11, "int64"),
+        "positions": (np.arange(requests) % 5, "int32"),
+        "draw_indptr": (t.draw_indptr, "int32"),
+        "draw_node": (t.draw_node, "int32"),
+    }
+    if rule in ("rrs", "k_seq", "chain"):
+        inputs["draft"] = (t.draft, "float32")
+    assert nodes == len(t.draft)
+    outputs = {
+        "path": ((requests, 4), "int32"),
+        "accepted": ((requests,), "int32"),
+        "next_token": ((requests,), "int32"),
+        "logprobs": ((requests, 5), "float32"),
+        "status": ((requests,), "int32"),
+    }
+    return {"op": "tree.verify", "inputs": inputs, "outputs": outputs}
+
+
+def wanted(
+    t: cases.Trees, b: int, rule: str, law: str, filters: dict[str, Any]
+) -> tuple[list[int], int, float, list[float]]:
+    """The reference's path, next token, closest margin and log-probabilities."""
+    begin = int(t.indptr[b])
+    memory: dict[int, np.ndarray] = {}
+
+    def p_of(node: int) -> np.ndarray:
+        if node not in memory:
+            memory[node] = laws.law(t.logits[begin + node], filters)
+        return memory[node]
+
+    def draws_of(node: int) -> list[reference.Draw]:
+        i = begin + node
+        nodes = t.draw_node[t.draw_indptr[i] : t.draw_indptr[i + 1]]
+        return [(int(n), int(t.token[begin + n])) for n in nodes]
+
+    by = reference.Uniforms(b + 11, b % 5)
+    q = t.draft.astype(np.float64)
+    path, token = reference.verify(rule, law, p_of, lambda n: q[begin + n], draws_of, by)
+    chances = [p_of(a)[t.token[begin + c]] for a, c in zip([0, *path], path, strict=False)]
+    chances.append(p_of(path[-1] if path else 0)[token])
+    with np.errstate(divide="ignore"):
+        return path, token, by.margin, np.log(chances).tolist()
+
+
+def check(found: dict[str, Any], t: cases.Trees, rule: str, law: str, **filters: Any) -> int:
+    """Compare all requests; return how many rounding may have turned."""
+    close = 0
+    for b in range(len(t.indptr) - 1):
+        path, token, margin, logs = wanted(t, b, rule, law, filters)
+        got = found["path"][b, : found["accepted"][b]].tolist()
+        assert (found["path"][b, found["accepted"][b] :] == -1).all()
+        assert found["status"][b] == 0
+        if (got, int(found["next_token"][b])) != (path, token):
+            assert margin < CLOSE, (b, got, path, int(found["next_token"][b]), token)
+            close += 1
+            continue
+        assert found["logprobs"][b, : len(logs)] == pytest.approx(logs, abs=2e-4)
+        assert np.isnan(found["logprobs"][b, len(logs) :]).all()
+    return close
+
+
+def sizes(rule: str) -> tuple[int, int]:
+    """Draws at a node and levels of the trees."""
+    return (1, 4) if rule == "chain" else (3, 3)
+
+
+@pytest.mark.parametrize(("rule", "law"), cases.LEGAL)
+@pytest.mark.parametrize("V", [2, 7, 40, 1030])
+def test_decisions_are_the_reference(cpu_worker: Worker, rule: str, law: str, V: int) -> None:
+    requests = 60 if V < 1000 else 6
+    t = cases.trees(requests, V, law, *sizes(rule), seed=V)
+    found = cpu_worker.run(**given(t, rule, law), options={"rule": rule, "law": law})
+    assert check(found, t, rule, law) <= 1
+
+
+@pytest.mark.parametrize(
+    "filters", [{"temperature": 0.7, "top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}]
+)
+@pytest.mark.parametrize(("rule", "law"), cases.LEGAL)
+def test_the_target_is_filtered(
+    cpu_worker: Worker, rule: str, law: str, filters: dict[str, Any]
+) -> None:
+    t = cases.trees(40, 30, law, *sizes(rule), seed=1)
+    options = {"rule": rule, "law": law, **filters}
+    found = cpu_worker.run(**given(t, rule, law), options=options, gap=3)
+    assert check(found, t, rule, law, **filters) <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("rule", "law"), [("rrs", "iid"), ("greedy", "deterministic")])
+def test_types(cpu_worker: Worker, rule: str, law: str, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    t = cases.trees(40, 30, law, 3, 3, seed=2)
+    stored = torch.from_numpy(t.logits).to(getattr(torch, dtype)).float().numpy()
+    found = cpu_worker.run(**given(t, rule, law, dtype), options={"rule": rule, "law": law})
+    t.logits = stored
+    assert check(found, t, rule, law) <= 1
+
+
+@pytest.mark.parametrize(("rule", "law"), [("rrs", "iid"), ("rrs", "without_replacement")])
+def test_a_compact_draft_is_the_whole_one(rule: str, law: str) -> None:
+    """Columns with ids, in rows of their own or shared, against all columns."""
+    t = cases.trees(30, 20, law, 3, 3, seed=3)
+    ids = np.flatnonzero(np.random.default_rng(0).random(20) < 0.6).astype(np.int32)
+    keep = np.isin(np.arange(20), ids)
+    t.draft[:, ~keep] = 0.0
+    arguments = (t.parent, t.indptr, t.token, t.logits, np.arange(30), np.zeros(30, np.int32))
+    common = {"rule": rule, "law": law, "draw_indptr": t.draw_indptr, "draw_node": t.draw_node}
+    whole = fewstep.tree.verify(*arguments, draft=t.draft, **common)
+    rows = np.arange(len(t.parent), dtype=np.int32)[::-1].copy()
+    compact = np.ascontiguousarray(t.draft[::-1][:, ids])
+    for shared in (True, False):
+        given_ids = ids[None] if shared else np.tile(ids, (len(rows), 1))
+        found = fewstep.tree.verify(
+            *arguments, draft=compact, draft_ids=given_ids, draft_row=rows, **common
+        )
+        for a, b in zip(found, whole, strict=True):
+            assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(("rule", "law"), cases.LEGAL)
+def test_batch_threads_and_instruction_sets_do_not_matter(
+    workers: dict[str, Worker], rule: str, law: str
+) -> None:
+    t = cases.trees(16, 200, law, *sizes(rule), seed=4)
+    options = {"rule": rule, "law": law}
+    first = workers["scalar"].run(**given(t, rule, law), options=options)
+    for isa in fewstep.info()["cpu"]["available"]:
+        for threads in (1, 3):
+            found = workers[isa].run(**given(t, rule, law), options=options, threads=threads)
+            for key, values in first.items():
+                assert np.array_equal(found[key], values, equal_nan=True), (isa, key)
+    for b in (0, 7, 15):  # alone
+        part = slice(t.indptr[b], t.indptr[b + 1])
+        draws = t.draw_node[t.draw_indptr[part.start] : t.draw_indptr[part.stop]]
+        begins = t.draw_indptr[part.start : part.stop + 1] - t.draw_indptr[part.start]
+        alone = fewstep.tree.verify(
+            t.parent[part], np.array([0, part.stop - part.start], np.int32), t.token[part],
+            t.logits[part], [b + 11], b % 5, draft=t.draft[part], draw_indptr=begins,
+            draw_node=draws, path=np.zeros((1, 4), np.int32), **options,
+        )  # fmt: skip
+        assert np.array_equal(alone.path[0], first["path"][b])
+        assert alone.next_token[0] == first["next_token"][b]
+
+
+def test_match_is_plain_sampling() -> None:
+    """Token by token what `logits.sample` draws with the same seed, whatever was drafted."""
+    t = cases.trees(200, 12, "iid", 3, 3, seed=5)
+    found = fewstep.tree.verify(
+        t.parent, t.indptr, t.token, t.logits, np.arange(200), 3, rule="match", top_k=9
+    )
+    for b in range(200):
+        begin, node = int(t.indptr[b]), 0
+        path = found.path[b, : found.accepted[b]].tolist()
+        emitted = [*t.token[begin + np.array(path, int)].tolist(), int(found.next_token[b])]
+        for depth, token in enumerate(emitted):
+            row = t.logits[begin + node : begin + node + 1]
+            assert fewstep.logits.sample(row, [b], 3 + depth, top_k=9)[0] == token
+            node = path[depth] if depth < len(path) else -1
+
+
+def test_a_row_without_a_law_ends_the_path() -> None:
+    parent = np.array([-1, 0, 1, -1, -1], np.int32)
+    indptr = np.array([0, 3, 4, 4, 5], np.int32)
+    token = np.array([0, 1, 1, 0, 0], np.int32)
+    logits = np.full((5, 3), -1e4, np.float32)
+    logits[0, 1] = 0.0
+    logits[1] = np.nan
+    logits[3] = -np.inf
+    logits[4, 2] = np.inf
+    for rule in ("greedy", "match", "target_only", "chain"):
+        status = np.full(4, 9, np.int32)
+        found = fewstep.tree.verify(
+            parent, indptr, token, logits, np.arange(4), 0, rule=rule, status=status
+        )
+        assert status.tolist() == [1, 3, 0, 2]
+        assert found.accepted.tolist() == [1, 0, 0, 0]
+        assert found.path.tolist() == [[1, -1], [-1, -1], [-1, -1], [-1, -1]]
+        assert found.next_token.tolist() == [-1] * 4
+
+
+def test_a_node_without_a_token_is_never_accepted() -> None:
+    parent, indptr = np.array([-1, 0, 0], np.int32), np.array([0, 3], np.int32)
+    token = np.array([0, -1, 2], np.int32)
+    logits = np.array([[-1e4, -1e4, 0.0]] * 3, np.float32)
+    for rule in ("greedy", "match", "target_only"):
+        found = fewstep.tree.verify(parent, indptr, token, logits, [1], 0, rule=rule)
+        assert found.path.tolist() == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("rule", "law"), [("chain", "iid"), ("rrs", "iid"), ("rrs", "without_replacement")]
+)
+def test_frequencies_at_a_large_vocabulary(rule: str, law: str) -> None:
+    """The emitted token's law at V = 32,000, chi-square over pooled tokens."""
+    V, requests, rounds = 32000, 1024, 24
+    rng = np.random.default_rng(21)
+    p_logits = (rng.normal(size=V) * 2).astype(np.float32)
+    p = laws.law(p_logits, {})
+    q = laws.law(p_logits + rng.normal(size=V).astype(np.float32), {}).astype(np.float32)
+    q /= q.sum(dtype=float)
+    k = 1 if rule == "chain" else 2
+    parent = np.tile(np.array([-1] + [0] * k, np.int32), requests)
+    indptr = (np.arange(requests + 1) * (k + 1)).astype(np.int32)
+    rows = np.lib.stride_tricks.as_strided(p_logits, (len(parent), V), (0, 4))
+    counts = np.zeros(V)
+    for part in range(rounds):
+        if law == "iid":
+            drawn = rng.choice(V, (requests, k), p=q.astype(float) / q.sum(dtype=float))
+        else:
+            keys = np.log(q + 1e-30) + rng.gumbel(size=(requests, V)).astype(np.float32)
+            drawn = np.argpartition(-keys, k, axis=1)[:, :k]
+            order = np.argsort(-np.take_along_axis(keys, drawn, 1), axis=1)
+            drawn = np.take_along_axis(drawn, order, 1)
+        token = np.concatenate([np.zeros((requests, 1), int), drawn], 1).astype(np.int32).ravel()
+        seeds = np.arange(part * requests, (part + 1) * requests)
+        found = fewstep.tree.verify(
+            parent, indptr, token, rows, seeds, 0, rule=rule, law=law, draft=q[None],
+            draft_row=np.zeros(len(parent), np.int32),
+        )  # fmt: skip
+        first = np.where(found.accepted > 0, 0, found.next_token)
+        took = found.accepted > 0
+        nodes = indptr[:-1][took] + found.path[took, 0]
+        first[took] = token[nodes]
+        counts += np.bincount(first, minlength=V)
+    order = np.argsort(-p)
+    expected, observed = p[order] * counts.sum(), counts[order]
+    cells = np.unique(np.cumsum(expected) // 25.0, return_inverse=True)[1]
+    e, o = np.bincount(cells, expected), np.bincount(cells, observed)
+    statistic = ((o - e) ** 2 / e)[e > 5].sum()
+    assert stats.chi2.sf(statistic, (e > 5).sum() - 1) > 1e-4

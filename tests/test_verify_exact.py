@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every legal pair of rule and draft law emits the target's law, by enumeration of all outcomes.
+
+The kernel takes the reference's decisions (test_verify.py); here the reference's are summed up:
+over all drafts that the law can draw, repeats among independent draws included, on trees of two
+levels, with targets and drafts that depend on what came before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+
+import numpy as np
+import pytest
+
+from cases import verify as cases
+from reference import verify as reference
+
+V, DEPTH = 3, 2
+
+
+@cache
+def law_after(kind: str, prefix: tuple[int, ...], seed: int) -> np.ndarray:
+    """A random law that depends on the tokens before."""
+    rng = np.random.default_rng([60, seed, kind == "q", len(prefix), *prefix])
+    return rng.dirichlet(np.ones(V))
+
+
+def drafts(law: str, q: np.ndarray, k: int) -> list[tuple[float, tuple[int, ...]]]:
+    """Every sequence of draws at a node with its chance."""
+    if law == "deterministic":
+        return [(1.0, tuple(np.argsort(-q)[:k].tolist()))]
+    found = []
+    for tokens in itertools.product(range(V), repeat=k):
+        chance, rest = 1.0, 1.0
+        for i, t in enumerate(tokens):
+            if law == "without_replacement":
+                if t in tokens[:i]:
+                    chance = 0.0
+                    break
+                chance *= q[t] / rest
+                rest -= q[t]
+            else:
+                chance *= q[t]
+        if chance > 0:
+            found.append((chance, tokens))
+    return found
+
+
+def emitted_law(rule: str, law: str, k: int, seed: int, merge: bool = True) -> dict:
+    """The law of the first DEPTH + 1 tokens that are emitted, the target's own after the next."""
+    total: dict[tuple[int, ...], float] = {}
+
+    def run(by: reference.Script) -> tuple[int, ...]:
+        # Nodes are prefixes; a node's draws are drawn when the walk comes there, which is the same
+        # as before: they depend on nothing else.
+        prefixes: list[tuple[int, ...]] = [()]
+
+        def draws_of(node: int) -> list[reference.Draw]:
+            prefix = prefixes[node]
+            if len(prefix) == DEPTH:
+                return []
+            choices = drafts(law, law_after("q", prefix, seed), k)
+            chosen = by.token(np.array([c for c, _ in choices]), 0, 0)
+            nodes: dict[int, int] = {}
+            listed = []
+            for t in choices[chosen][1]:
+                if t not in nodes:
+                    nodes[t] = len(prefixes)
+                    prefixes.append((*prefix, t))
+                    listed.append((nodes[t], t))
+                elif merge:
+                    listed.append((nodes[t], t))
+            return listed
+
+        path, token = reference.verify(
+            rule,
+            law,
+            lambda n: law_after("p", prefixes[n], seed),
+            lambda n: law_after("q", prefixes[n], seed),
+            draws_of,
+            by,
+        )
+        return (*(prefixes[path[-1]] if path else ()), token)
+
+    for chance, tokens in reference.outcomes(run):
+        for rest in itertools.product(range(V), repeat=DEPTH + 1 - len(tokens)):
+            weight, all_tokens = chance, tokens
+            for t in rest:
+                weight *= law_after("p", all_tokens, seed)[t]
+                all_tokens = (*all_tokens, t)
+            total[all_tokens] = total.get(all_tokens, 0.0) + weight
+    return total
+
+
+def distance(found: dict, seed: int) -> float:
+    """Total variation to the target's own law."""
+    sum_of = 0.0
+    for tokens in itertools.product(range(V), repeat=DEPTH + 1):
+        chance = 1.0
+        for i, t in enumerate(tokens):
+            chance *= law_after("p", tokens[:i], seed)[t]
+        sum_of += abs(found.get(tokens, 0.0) - chance)
+    return sum_of / 2
+
+
+PAIRS = [
+    (rule, law, k)
+    for rule, law in cases.LEGAL
+    if rule != "greedy"
+    for k in ((1,) if rule == "chain" else (1, 2, 3) if law == "iid" else (1, 2))
+]
+
+
+@pytest.mark.parametrize(("rule", "law", "k"), PAIRS)
+def test_legal_pairs_keep_the_target(rule: str, law: str, k: int) -> None:
+    seeds = (0,) if k == 3 else (0, 1, 2)
+    for seed in seeds:
+        assert distance(emitted_law(rule, law, k, seed), seed) < 1e-12
+
+
+@pytest.mark.parametrize(("rule", "law"), cases.ILLEGAL)
+def test_refused_pairs_would_not(rule: str, law: str) -> None:
+    """What is refused is refused for a reason: run as the nearest legal law, it is biased."""
+    worst = 0.0
+    for seed in range(3):
+        q_law = {"deterministic": "iid", "without_replacement": "iid"}[law]
+        # The rule believes in independent draws; the drafts come from the other law.
+        worst = max(worst, distance(_mismatched(rule, q_law, law, seed), seed))
+    assert worst > 0.01
+
+
+def _mismatched(rule: str, believed: str, real: str, seed: int) -> dict:
+    original = drafts
+    try:
+        globals()["drafts"] = lambda _, q, k: original(real, q, k)
+        return emitted_law(rule, believed, 2, seed)
+    finally:
+        globals()["drafts"] = original
+
+
+@pytest.mark.parametrize("rule", ["rrs", "k_seq"])
+def test_repeats_must_be_listed(rule: str) -> None:
+    """Independent draws that fall on one node count as often as they were drawn."""
+    assert max(distance(emitted_law(rule, "iid", 2, s, merge=False), s) for s in range(3)) > 1e-3
