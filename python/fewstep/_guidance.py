@@ -50,7 +50,28 @@ class Guidance:
             Conditional first; each row sums to 1. One row serves all without an interval.
         """
         guided = [self.scale, 1.0 - self.scale]
-        return _outside(plan, self.interval, np.array([guided]))
+        return outside(plan, self.interval, np.array([guided]))
+
+    def plan(self, plan: Plan) -> Plan:
+        """Return a plan with this guidance, for `fewstep.solver.step` or a `Guide`.
+
+        Parameters
+        ----------
+        plan : Plan
+            Without guidance.
+
+        Returns
+        -------
+        Plan
+            Rows at which the conditional output alone counts combine one output.
+        """
+        weights = np.broadcast_to(self.weights(plan), (len(plan), self.n))
+        alone = (weights[:, 0] == 1.0) & (weights[:, 1:] == 0.0).all(1)
+        rows = [
+            row.replace(gamma=(1.0,)) if one and row.evaluates else row
+            for row, one in zip(plan.with_guidance(weights).rows, alone, strict=True)
+        ]
+        return type(plan).from_rows(rows, plan.name)
 
     @property
     def needs_gram(self) -> bool:
@@ -78,22 +99,6 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class RenoisedGuidance(Guidance):
-    """CFG++; made by `cfg_pp`."""
-
-    def weights(self, plan: Plan) -> NDArray[np.float64]:
-        """Return the weights of each row; see `cfg_pp`.
-
-        Raises
-        ------
-        ValueError
-            A row is not a one-node step.
-        """
-        guided = np.array([_renoised(row, self.scale, i) for i, row in enumerate(plan.rows)])
-        return _outside(plan, self.interval, guided)
-
-
-@dataclass(frozen=True)
 class ComposedGuidance(Guidance):
     """Fixed weights over up to 4 outputs; made by `compose` and `instruct`.
 
@@ -107,7 +112,7 @@ class ComposedGuidance(Guidance):
 
     def weights(self, plan: Plan) -> NDArray[np.float64]:
         """Return `fixed`, or the first output alone outside the interval."""
-        return _outside(plan, self.interval, np.array([self.fixed]))
+        return outside(plan, self.interval, np.array([self.fixed]))
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class ClassifierGuidance(Guidance):
             known = row.evaluates and row.alpha != 0.0 and row.q != 0.0
             gain = self.strength * row.sigma**2 / (row.alpha * row.q) if known else 0.0
             rows.append([*first, gain])
-        return _outside(plan, self.interval, np.array(rows))
+        return outside(plan, self.interval, np.array(rows))
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ class GramGuidance(Guidance):
         guided = np.zeros((1, self.n))
         guided[0, :2] = self.scale, 1.0 - self.scale
         weights = np.array(
-            np.broadcast_to(_outside(plan, self.interval, guided), (len(plan), self.n))
+            np.broadcast_to(outside(plan, self.interval, guided), (len(plan), self.n))
         )
         weights[np.array([row.step for row in plan.rows]) < self.zero_init] = 0.0
         return weights
@@ -199,7 +204,7 @@ class GramGuidance(Guidance):
         return weights
 
 
-def _outside(
+def outside(
     plan: Plan, interval: tuple[float, float] | None, guided: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the weights, with the first output alone at rows outside an interval."""
@@ -212,38 +217,6 @@ def _outside(
     alone = np.zeros(guided.shape[1])
     alone[0] = 1.0
     return np.where(inside[:, None], guided, alone)
-
-
-# fewstep_operand and fewstep_role of fewstep/plan.h.
-_SAMPLE, _GUIDED, _CONVERTED = 0, 16, 21
-_STATE, _INPUT = 0, 3
-
-
-def _renoised(row: Row, scale: float, number: int) -> tuple[float, float]:
-    """Return the weights with which a one-node row denoises guided and renoises unguided.
-
-    With ``x' = a x + b x0`` the signal after the row is ``A = a alpha + b`` and the noise
-    ``a sigma``, so CFG++'s ``x' = A x0_w + a sigma e_u`` is the row with
-    ``b x0 = A x0_w - a alpha x0_u``.
-    """
-    allowed = {_SAMPLE, _GUIDED, _CONVERTED}
-    if not (row.evaluates and set(row.input) <= allowed and set(row.role) <= {_STATE, _INPUT}):
-        raise ValueError(
-            "cfg_pp: 'plan' must take one model output per step and keep none (euler, ddim, ddpm, "
-            f"euler_ancestral, flow_euler), got another solver's row {number}"
-        )
-    state = row.a[row.role.index(_STATE)]
-    a = b = 0.0
-    for operand, weight in zip(row.input, state, strict=True):
-        if operand == _SAMPLE:
-            a += weight
-        elif operand == _CONVERTED:
-            b += weight
-        else:  # the raw output is (x0 - p x) / q
-            a -= weight * row.p / row.q
-            b += weight / row.q
-    weight = scale * (a * row.alpha + b) / b if b else scale
-    return weight, 1.0 - weight
 
 
 def checked(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:

@@ -114,16 +114,7 @@ class Guide:
         Plan
             Rows outside the guidance's interval combine one output, the conditional one.
         """
-        if self.guidance is None:
-            return plan
-        weights = np.broadcast_to(self.guidance.weights(plan), (len(plan), self.guidance.n))
-        guided = plan.with_guidance(weights)
-        alone = (weights[:, 0] == 1.0) & (weights[:, 1:] == 0.0).all(1)
-        rows = [
-            row.replace(gamma=(1.0,)) if one and row.evaluates else row
-            for row, one in zip(guided.rows, alone, strict=True)
-        ]
-        return type(plan).from_rows(rows, plan.name)
+        return plan if self.guidance is None else self.guidance.plan(plan)
 
     def restart(self) -> None:
         """Forget the running difference: a trajectory begins."""

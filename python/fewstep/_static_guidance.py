@@ -9,10 +9,10 @@ from ._guidance import (
     ClassifierGuidance,
     ComposedGuidance,
     Guidance,
-    RenoisedGuidance,
     checked,
     checked_interval,
 )
+from ._renoised import RenoisedGuidance
 
 
 def cfg(scale: float, interval: tuple[float, float] | None = None) -> Guidance:
@@ -58,7 +58,8 @@ def cfg_pp(scale: float, interval: tuple[float, float] | None = None) -> Guidanc
     """CFG++: denoise with the guided output, renoise with the unconditional one.
 
     ``x' = alpha' x0_w + sigma' e_u`` with ``x0_w = scale * x0_c + (1 - scale) * x0_u``. For a step
-    that takes one output this is classifier-free guidance whose scale follows the plan.
+    that takes one output this is classifier-free guidance whose scale follows the plan. A multistep
+    solver remembers unconditional outputs, and what these leave of the new sample's signal is x0_w's.
 
     Parameters
     ----------
@@ -70,7 +71,9 @@ def cfg_pp(scale: float, interval: tuple[float, float] | None = None) -> Guidanc
     Returns
     -------
     Guidance
-        For plans of ``euler``, ``ddim``, ``ddpm``, ``euler_ancestral`` and ``flow_euler``.
+        For first-order and multistep solvers without corrector (``euler``, ``ddim``, ``ddpm``,
+        ``euler_ancestral``, ``flow_euler``, ``dpmpp_2m``, ``dpmpp_3m``, their ``_sde`` forms,
+        ``ipndm``, ...), and ``dpmpp_2s`` at half steps.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def cfg_pp(scale: float, interval: tuple[float, float] | None = None) -> Guidanc
     References
     ----------
     .. [1] Chung et al., "CFG++: manifold-constrained classifier free guidance for diffusion
-       models", arXiv 2406.08070, algorithm 2.
+       models", arXiv 2406.08070, algorithm 2; the authors' code has the second-order solvers.
 
     Examples
     --------
@@ -89,6 +92,9 @@ def cfg_pp(scale: float, interval: tuple[float, float] | None = None) -> Guidanc
     >>> cfg_pp(0.5).weights(plan)  # half of the noise is renewed, then all
     array([[1. , 0. ],
            [0.5, 0.5]])
+    >>> plan = fewstep.solver.plan("dpmpp_2m", steps=6, schedule=fewstep.schedules.karras(0.1, 10.0))
+    >>> cfg_pp(0.5).plan(plan).rows[2].gamma  # remembers unconditional outputs
+    (0.0, 1.0)
     """
     return RenoisedGuidance(checked("cfg_pp.scale", scale), checked_interval("cfg_pp", interval))
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from .solver import Plan, Row
 
 # fewstep_operand, fewstep_role and fewstep_frame of fewstep/plan.h.
-_SAMPLE, _CONVERTED, _SLOTS = 0, 21, 16
+_SAMPLE, _GUIDED, _CONVERTED, _SLOTS = 0, 16, 21, 16
 _STATE, _HISTORY, _ANCHOR, _INPUT = range(4)
 _X0, _EPSILON, _VELOCITY = range(3)
 
@@ -109,7 +109,8 @@ def _first_order(row: Row, number: int) -> Row:
         _ANCHOR: (1.0, 0.0),
         _INPUT: (row.next_scale * state[0], row.next_scale * state[1]),
     }
-    if any(role not in formula for role in row.role):
+    single = any(_GUIDED < operand < _CONVERTED for operand in row.input)
+    if single or any(role not in formula for role in row.role):
         raise ValueError(
             "Sampler: 'start' must leave every row the slots it reads; make the plan with "
             f"plan(..., start=...), got a plan whose row {number} reads an earlier row's"

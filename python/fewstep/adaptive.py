@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ._batch import Batch, conditions_of, joined_conditions
 from ._run import Model, checked_output
 from .guidance import Guidance
-from .sampler import guided_plan
 from .schedules import Schedule
 from .solver import Plan, Row, error_norm, plan, step
 
@@ -267,7 +266,7 @@ class AdaptiveSampler:
             values = [r / (1 + r) for r in ratios] if flow else ratios
             schedule = schedules.sigmas(values, process=self.schedule.process)
         made = plan(self.solver, schedule=schedule, **self._options)
-        return made if self.guidance is None else guided_plan(made, self.guidance)
+        return made if self.guidance is None else self.guidance.plan(made)
 
 
 class _Run:

@@ -76,7 +76,7 @@ class Sampler:
                 f"got {type(guidance).__name__}"
             )
         if guidance is not None:
-            plans = tuple(guided_plan(p, guidance) for p in plans)
+            plans = tuple(map(guidance.plan, plans))
         if thresholding is not None and not all(map(_clamps, plans)):
             raise ValueError(
                 "Sampler: 'thresholding' must be None for plans made without clip, "
@@ -241,16 +241,3 @@ class Sampler:
 def _clamps(plan: Plan) -> bool:
     return any(row.clip < np.inf for row in plan.rows)
 
-
-def guided_plan(plan: Plan, guidance: Guidance) -> Plan:
-    """Return the plan with guidance; rows of the conditional output alone ask for no other."""
-    weights = guidance.weights(plan)
-    guided = plan.with_guidance(weights)
-    alone = np.broadcast_to((weights[:, 0] == 1) & (weights[:, 1:] == 0).all(1), len(plan))
-    if not alone.any():
-        return guided
-    rows = [
-        row.replace(gamma=(1.0,)) if one and row.evaluates else row
-        for row, one in zip(guided.rows, alone, strict=True)
-    ]
-    return Plan.from_rows(rows, plan.name)
