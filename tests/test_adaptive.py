@@ -168,8 +168,6 @@ def test_errors() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             AdaptiveSampler(RANGE, **options)
-    with pytest.raises(ValueError, match="'guidance' must have weights that the plan decides"):
-        AdaptiveSampler(RANGE, guidance=fewstep.guidance.apg(3.0))
     with pytest.raises(ValueError, match="'schedule' must begin with signal"):
         AdaptiveSampler(schedules.flow())
     sampler = AdaptiveSampler(RANGE, prediction="x0", max_calls=30)

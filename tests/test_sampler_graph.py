@@ -119,6 +119,15 @@ def test_one_graph_serves_every_choice_among_plans():
     )
 
 
+@pytest.mark.parametrize("made", [apg(4.0, momentum=-0.5), None])
+def test_one_graph_guides_every_choice_among_plans(made, monkeypatch):
+    monkeypatch.setattr("fewstep._gram_weights._in_host_memory", lambda tensor: False)
+    plans = [make("heun", 3, clip=1.0), make("unipc", 5, clip=1.0)]
+    sampler = sampler_of(plans, made, Thresholding(0.6, maximum=2.0))
+    given = {"cond": {"mean": tensor(1, 3)}, "uncond": {"mean": tensor(2, 1)}} if made else {}
+    check(sampler, [{"plan_index": index, **given} for index in ([0, 1, 0], [1, 1, 0], [1, 1, 1])])
+
+
 def test_starts_of_each_sample_are_data_too():
     sampler = sampler_of(make("euler", 6))
     x0 = tensor(0, *SHAPE)

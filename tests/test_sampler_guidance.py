@@ -142,12 +142,81 @@ def test_sampler_guidance_errors() -> None:
         three(one, SHAPE, cond={"y": LABELS}, uncond={"y": EMPTY})
     with pytest.raises(ValueError, match=r"^Sampler: 'cond\[1\]' must have the keys \['y'\]"):
         three(one, SHAPE, cond=[{"y": LABELS}, {}], uncond={"y": EMPTY})
-    several = fewstep.Sampler([plan, solver.plan("euler", schedule=SCHEDULE)],
-                              guidance=guidance.apg(5.0))  # fmt: skip
-    with pytest.raises(ValueError, match="'plan_index' and 'start' must be the same for all"):
-        several(one, SHAPE, cond={"y": LABELS}, uncond={"y": EMPTY}, plan_index=[0, 1, 0])
 
 
-def test_adaptive_sampler_refuses_what_looks_at_the_outputs() -> None:
-    with pytest.raises(ValueError, match="AdaptiveSampler: 'guidance' must have weights that"):
-        fewstep.AdaptiveSampler(SCHEDULE, guidance=guidance.apg(5.0))
+PLANS = [
+    solver.plan("ddim", schedule=SCHEDULE, clip=1.5),
+    solver.plan("dpmpp_2m", schedule=schedules.karras(0.1, 9.0, process="vp"), steps=6, clip=1.5),
+    solver.plan("heun", schedule=schedules.karras(0.1, 9.0, process="vp"), steps=2, clip=1.5),
+]
+MIXED: dict[str, Any] = {
+    **{name: made for name, (made, _) in CASES.items()},
+    "momentum": guidance.apg(5.0, momentum=-0.5, interval=(0.3, 5.0)),
+    "cfg": guidance.cfg(5.0, interval=(0.3, 5.0)),
+}
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("thresholds", [False, True], ids=["", "threshold"])
+@pytest.mark.parametrize("name", MIXED)
+def test_a_sample_among_others_is_as_alone(name: str, thresholds: bool, kind: str) -> None:
+    """Whatever plan the others follow: the same bits."""
+    thresholding = guidance.Thresholding(0.8) if thresholds else None
+    options = {"device": "cpu"} if kind == "torch" else {}
+    together = fewstep.Sampler(PLANS, MIXED[name], thresholding)(
+        one, SHAPE, seeds=SEEDS, cond={"y": LABELS}, uncond={"y": EMPTY}, plan_index=[0, 1, 2],
+        **options,
+    )  # fmt: skip
+    for b, plan in enumerate(PLANS):
+        alone = fewstep.Sampler(plan, MIXED[name], thresholding)(
+            one, (1, SHAPE[1]), seeds=SEEDS[b : b + 1], cond={"y": LABELS[b : b + 1]},
+            uncond={"y": EMPTY}, **options,
+        )  # fmt: skip
+        assert np.array_equal(np.asarray(alone[0]), np.asarray(together[b]))
+
+
+def test_samples_that_start_apart_are_guided_as_alone() -> None:
+    sampler = fewstep.Sampler(PLANS[1], MIXED["momentum"])
+    x0 = np.random.default_rng(3).normal(size=SHAPE).astype(np.float32)
+    together = sampler(
+        one, x0=x0, seeds=SEEDS, cond={"y": LABELS}, uncond={"y": EMPTY}, start=[0, 4, 2]
+    )
+    for b, start in enumerate([0, 4, 2]):
+        alone = sampler(
+            one, x0=x0[b : b + 1], seeds=SEEDS[b : b + 1], cond={"y": LABELS[b : b + 1]},
+            uncond={"y": EMPTY}, start=start,
+        )  # fmt: skip
+        assert np.array_equal(alone[0], together[b])
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("name", ["cfg_rescale", "apg_interval", "tcfg", "cfg"])
+def test_adaptive_sampler_guides(name: str, kind: str) -> None:
+    """As with a model that combines its outputs itself."""
+    combine = {**CASES, "cfg": (None, lambda i, c, u: reference.cfg(c, u, 5.0))}[name][1]
+    made = guidance.cfg(5.0) if name == "cfg" else CASES[name][0]
+
+    def combined(x: Any, t: Any) -> Any:
+        c, u = (one(x, t, np.broadcast_to(y, len(x))).astype(np.float64) for y in (LABELS, EMPTY))
+        level = np.interp(t, times[::-1], levels[::-1])
+        inside = (level > 0.5) & (level <= 4.0) if name == "apg_interval" else np.ones(len(t))
+        return np.where(inside[:, None], combine(1, c, u), c).astype(np.float32)
+
+    schedule = schedules.karras(0.05, 8.0)
+    nodes = schedule.nodes(1000)
+    times, levels = nodes.t, nodes.sigma
+    options = {"device": "cpu"} if kind == "torch" else {}
+    wanted, plain_report = fewstep.AdaptiveSampler(schedule)(combined, SHAPE, seeds=SEEDS)
+    got, report = fewstep.AdaptiveSampler(schedule, guidance=made)(
+        one, SHAPE, seeds=SEEDS, cond={"y": LABELS}, uncond={"y": EMPTY}, **options
+    )
+    assert np.array_equal(report.calls, plain_report.calls)
+    np.testing.assert_allclose(np.asarray(got), wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_adaptive_sampler_refuses_what_counts_steps() -> None:
+    message = r"^AdaptiveSampler: 'guidance' must have momentum 0, got -0\.5$"
+    with pytest.raises(ValueError, match=message):
+        fewstep.AdaptiveSampler(SCHEDULE, guidance=guidance.apg(5.0, momentum=-0.5))
+    with pytest.raises(ValueError, match=r"'guidance' must have zero_init 0, got 1$"):
+        fewstep.AdaptiveSampler(SCHEDULE, guidance=guidance.cfg_zero_star(5.0))

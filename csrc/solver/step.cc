@@ -64,6 +64,7 @@ class StepCall {
     } else {
       models_needed_ = n_models_;  // which rows are in use is known on the device alone
     }
+    check_clip();
     if (p_.B == 0 || p_.N == 0) return;
     check_model_count();
     set_table(device);
@@ -166,12 +167,7 @@ class StepCall {
     const int32_t last_model = std::bit_width((row->needed & kModels) >> FEWSTEP_MODEL);
     models_needed_ =
         std::max({models_needed_, plan_row.evaluates ? plan_row.n_guidance : 0, last_model});
-    if (args_->clip && !row->clamped) {
-      check_.fail(
-          "clip",
-          "must be left out for rows that do not clamp (their plan was made without 'clip')",
-          "one with row " + std::to_string(i));
-    }
+    (row->clamped ? clamped_row_ : unclamped_row_) = i;
     const uint32_t missing = row->needed & ~p_.given & ~kModels;
     if (!missing) return;
     const int32_t operand = std::countr_zero(missing);
@@ -219,6 +215,14 @@ class StepCall {
     if (!active) models_needed_ = n_models_;  // nobody says how many there should be
   }
 
+  // Samples may be at rows that clamp and at rows that do not, which the limits leave alone.
+  void check_clip() const {
+    if (!args_->clip || clamped_row_ >= 0 || unclamped_row_ < 0) return;
+    check_.fail("clip",
+                "must be left out for rows that do not clamp (their plan was made without 'clip')",
+                "one with row " + std::to_string(unclamped_row_));
+  }
+
   void check_model_count() const {
     if (n_models_ != models_needed_) {
       check_.fail("models",
@@ -242,6 +246,7 @@ class StepCall {
   uint32_t slots_ = 0;  // bit i: slot i is given
   int32_t n_models_ = 0;
   int32_t models_needed_ = 0;
+  int32_t clamped_row_ = -1, unclamped_row_ = -1;  // rows in use, if any
 };
 
 }  // namespace

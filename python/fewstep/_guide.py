@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,7 @@ class Guide:
         self._plan: Plan | None = None
         self._rows: tuple[Row, ...] = ()
         self._stepped: Plan | None = None  # with a weight for the running difference
+        self._table: Any = None  # rows' own weights and whether they follow from the outputs
         self._looks: Plan | None = None  # rows that write the predicted sample
         self._made: Any = None
         self._gram: Any = None
@@ -121,15 +123,16 @@ class Guide:
         if self._average is not None:
             self._average[...] = 0.0
 
-    def step(self, plan: Plan, row: int, state: Any, model_output: Any, **operands: Any) -> Any:
+    def step(self, plan: Plan, row: Any, state: Any, model_output: Any, **operands: Any) -> Any:
         """Take a step.
 
         Parameters
         ----------
         plan : Plan
             From `plan`.
-        row : int
-            The same for all samples.
+        row : int or array, shape (B,), int32
+            As for `fewstep.solver.step`. With an array, `model_output` holds as many outputs as the
+            row in use that combines most of them.
         state : array, shape (S, B, ...), or sequence of S arrays, shape (B, ...); float32
             As for `fewstep.solver.step`.
         model_output : array, tuple of arrays, or None
@@ -143,41 +146,57 @@ class Guide:
             `state`.
         """
         if plan is not self._plan:
-            self._plan, self._rows, self._looks = plan, plan.rows, None
+            self._plan, self._rows = plan, plan.rows
+            self._looks = self._table = None
             self._stepped = _with_average(plan) if self._momentum != 0.0 else plan
         assert self._stepped is not None
-        fields = self._rows[row]
         outputs = model_output if isinstance(model_output, (list, tuple)) else (model_output,)
-        weights = None
-        if self._weighs(fields):
-            weights, outputs = self._weigh(fields, state[0], tuple(outputs))
+        rows = self._rows if _several(row) else (self._rows[row],)
+        weights = weighed = None
+        if self._weighs(rows, state[0], outputs):
+            weights, weighed, outputs = self._weigh(row, rows, state[0], tuple(outputs))
         given = None if model_output is None else outputs
-        if self.thresholding is not None and _clamps(fields):
+        if self.thresholding is not None and given is not None and any(map(_clamps, rows)):
             operands["clip"] = self._limits(row, state[0], given, weights)
         step(self._stepped, row, state, given, guidance=weights, **operands)
-        if weights is not None and self._average is not None:  # of a row that was guided
-            # m <- c - u + momentum m
-            step(_average_plan(self._momentum), 0, [self._average], outputs[:-1])
+        if weights is not None and self._average is not None:
+            # m <- c - u + momentum m, of the samples that were guided
+            step(_average_plan(self._momentum), weighed, [self._average], outputs[:-1])
         return state
 
     @property
     def _momentum(self) -> float:
         return self.guidance.momentum if isinstance(self.guidance, GramGuidance) else 0.0
 
-    def _weighs(self, row: Row) -> bool:
-        """Whether a row's weights follow from its outputs: not outside an interval."""
-        guided = self.guidance is not None and self.guidance.needs_gram
-        return bool(guided and _combines(row))
+    def _weighs(self, rows: Sequence[Row], x: Any, outputs: Any) -> bool:
+        """Whether weights may follow from the outputs: not where only conditional ones came."""
+        if self.guidance is None or not self.guidance.needs_gram or outputs[0] is None:
+            return False
+        several = sum(int(output.shape[0]) for output in outputs) > int(x.shape[0])
+        return several and any(map(_combines, rows))
 
-    def _weigh(self, row: Row, x: Any, outputs: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-        """Return the weights [B, n], and the arrays that they belong to."""
+    def _weigh(
+        self, row: Any, rows: Sequence[Row], x: Any, outputs: tuple[Any, ...]
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        """Return the weights [B, n], row 0 or -1 of `_average_plan`, and the arrays weighed."""
         assert self.guidance is not None
         self._prepare(x, self.guidance.n + (self._momentum != 0.0))
         if self._average is not None:
             outputs = (*outputs, self._average)
         out, workspace = self._gram
         gram(outputs, out=out, workspace=workspace)
-        return self.guidance.weigh(out, row), outputs
+        weights = self.guidance.weigh(out, next(filter(_combines, rows)))
+        if not _several(row):
+            return weights, 0, outputs
+        if self._table is None:
+            self._table = _row_weights(self._rows, int(weights.shape[1]), x)
+        own, follows = self._table
+        xp: Any = _library(x)
+        at = xp.clip(row, 0, None).astype(np.int64) if xp is np else xp.clip(row, 0, None).long()
+        weighed = follows[at] & (row >= 0)
+        weights = xp.where(weighed[:, None], weights, own[at])
+        none = xp.zeros_like(row)
+        return weights, xp.where(weighed, none, none - 1), outputs
 
     def _prepare(self, x: Any, n: int) -> None:
         """Allocate the memory of gram and of the running difference for samples like x."""
@@ -190,7 +209,7 @@ class Guide:
         self._gram = (_zeros((batch, n + 1, n + 1), "float64", x), _zeros((needed,), "int64", x))
         self._average = _zeros(tuple(x.shape), "float32", x) if self._momentum != 0.0 else None
 
-    def _limits(self, row: int, x: Any, outputs: Any, weights: Any) -> Any:
+    def _limits(self, row: Any, x: Any, outputs: Any, weights: Any) -> Any:
         """Return the limits and factors [B, 2] of dynamic thresholding."""
         assert self.thresholding is not None
         assert self._stepped is not None
@@ -230,6 +249,11 @@ def _average_plan(momentum: float) -> Plan:
     return Plan.from_rows([row], "running difference")
 
 
+def _several(row: Any) -> bool:
+    """Whether each sample has a row of its own."""
+    return not isinstance(row, (int, np.integer))
+
+
 def _combines(row: Row) -> bool:
     return bool(row.evaluates and any(row.gamma[1:]))
 
@@ -238,9 +262,28 @@ def _clamps(row: Row) -> bool:
     return math.isfinite(row.clip) and _CONVERTED in row.input
 
 
+def _row_weights(rows: Sequence[Row], count: int, like: Any) -> tuple[Any, Any]:
+    """Return each row's weights [R, count] and whether they follow from the outputs [R]."""
+    own = np.zeros((len(rows), count), np.float32)
+    for line, row in zip(own, rows, strict=True):
+        line[: len(row.gamma)] = row.gamma
+    follows = np.array([_combines(row) for row in rows])
+    if not is_torch(like):
+        return own, follows
+    xp = _library(like)
+    return xp.from_numpy(own).to(like.device), xp.from_numpy(follows).to(like.device)
+
+
+def _library(like: Any) -> Any:
+    if not is_torch(like):
+        return np
+    import torch
+
+    return torch
+
+
 def _zeros(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
     if is_torch(like):
-        import torch
-
+        torch = _library(like)
         return torch.zeros(shape, dtype=getattr(torch, dtype), device=like.device)
     return np.zeros(shape, dtype)

@@ -9,6 +9,7 @@ carry, and that much of it is exchanged for ``x0_w``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +64,7 @@ class RenoisedGuidance(Guidance):
         on = outside(plan, self.interval, np.array([[0.0, 1.0]]))[:, 0] == 0.0
         on = np.broadcast_to(on, len(plan))
         rows = plan.rows
-        ends = [a.step != b.step for a, b in zip(rows, rows[1:], strict=False)] + [True]
+        ends = [a.step != b.step for a, b in pairwise(rows)] + [True]
         memory = _Memory()
         made = []
         for number, row in enumerate(rows):

@@ -66,7 +66,9 @@ class Run:
         self.slots = [arrays.zeros(batch.shape, "float32") for _ in range(slots)]
         self.model_input = arrays.zeros((max(course.outputs) * count, *rest), dtype)
         turns = len(course.rows)
-        self.guide = _guide_of(batch, course)
+        looks = batch.guidance is not None and batch.guidance.needs_gram
+        guided = looks or batch.thresholding is not None
+        self.guide = Guide(batch.guidance, batch.thresholding) if guided else None
         self.path = arrays.zeros((turns + 1, *batch.shape), "float32") if keep else None
         # The arguments of a model call that gives n outputs; views, so that the loop makes none.
         self.calls = {
@@ -124,19 +126,6 @@ class Run:
     def _keep(self, number: int) -> None:
         if self.path is not None:
             self.batch.arrays.copy(self.path[number], self.slots[0])
-
-
-def _guide_of(batch: Batch, course: Course) -> Guide | None:
-    """Return what takes the steps where they look at the outputs first."""
-    looks = batch.guidance is not None and batch.guidance.needs_gram
-    if not looks and batch.thresholding is None:
-        return None
-    if not course.uniform:
-        raise ValueError(
-            "Sampler: 'plan_index' and 'start' must be the same for all samples with guidance that "
-            "looks at the outputs and with thresholding, got several"
-        )
-    return Guide(batch.guidance, batch.thresholding)
 
 
 def _first(conditions: dict[str, Any], rows: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def cfg_pp(scale: float, interval: tuple[float, float] | None = None) -> Guidanc
 
     ``x' = alpha' x0_w + sigma' e_u`` with ``x0_w = scale * x0_c + (1 - scale) * x0_u``. For a step
     that takes one output this is classifier-free guidance whose scale follows the plan. A multistep
-    solver remembers unconditional outputs, and what these leave of the new sample's signal is x0_w's.
+    solver remembers unconditional outputs; what these leave of the new sample's signal is x0_w's.
 
     Parameters
     ----------
@@ -92,7 +92,8 @@ def cfg_pp(scale: float, interval: tuple[float, float] | None = None) -> Guidanc
     >>> cfg_pp(0.5).weights(plan)  # half of the noise is renewed, then all
     array([[1. , 0. ],
            [0.5, 0.5]])
-    >>> plan = fewstep.solver.plan("dpmpp_2m", steps=6, schedule=fewstep.schedules.karras(0.1, 10.0))
+    >>> schedule = fewstep.schedules.karras(0.1, 10.0)
+    >>> plan = fewstep.solver.plan("dpmpp_2m", steps=6, schedule=schedule)
     >>> cfg_pp(0.5).plan(plan).rows[2].gamma  # remembers unconditional outputs
     (0.0, 1.0)
     """

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._batch import Batch, conditions_of, joined_conditions
+from ._guidance import GramGuidance
 from ._run import Model, checked_output
-from .guidance import Guidance
+from .guidance import Guidance, Guide
 from .schedules import Schedule
 from .solver import Plan, Row, error_norm, plan, step
 
@@ -138,7 +139,7 @@ class AdaptiveSampler:
     controller : PID, optional
         How steps follow from errors.
     guidance : Guidance, optional
-        As of `fewstep.Sampler`, of weights that do not follow from the outputs.
+        As of `fewstep.Sampler`, without momentum and steps of zero output.
     steps : int, optional
         With how many steps the schedule is asked for its ends; only spacings of a training grid
         depend on it.
@@ -185,11 +186,16 @@ class AdaptiveSampler:
         for name, value in (("atol", atol), ("rtol", rtol), ("first_step", first_step)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"AdaptiveSampler: '{name}' must be above 0, got {value}")
-        if guidance is not None and guidance.needs_gram:
-            raise ValueError(
-                "AdaptiveSampler: 'guidance' must have weights that the plan decides, "
-                f"got {type(guidance).__name__}"
-            )
+        if isinstance(guidance, GramGuidance):
+            for name in (
+                "momentum",
+                "zero_init",
+            ):  # of a plan's steps, none of which is tried twice
+                if getattr(guidance, name):
+                    raise ValueError(
+                        f"AdaptiveSampler: 'guidance' must have {name} 0, "
+                        f"got {getattr(guidance, name)}"
+                    )
         nodes = schedule.nodes(steps or schedule.default_steps or 16)
         if nodes.alpha[0] == 0:
             raise ValueError(
@@ -266,7 +272,7 @@ class AdaptiveSampler:
             values = [r / (1 + r) for r in ratios] if flow else ratios
             schedule = schedules.sigmas(values, process=self.schedule.process)
         made = plan(self.solver, schedule=schedule, **self._options)
-        return made if self.guidance is None else self.guidance.plan(made)
+        return made if self.guidance is None else made.with_guidance(self.guidance.weights(made))
 
 
 class _Run:
@@ -280,6 +286,8 @@ class _Run:
         self.slots = [
             batch.arrays.zeros(batch.shape, "float32") for _ in range(_ORDER[sampler.solver] + 2)
         ]
+        looks = sampler.guidance is not None and sampler.guidance.needs_gram
+        self.take = Guide(sampler.guidance).step if looks else step
         self.model_input = batch.arrays.zeros((self.outputs * count, *rest), dtype)
         width = min(sampler.first_step, sampler._end - sampler._begin)
         first = sampler._interval(sampler._begin, sampler._begin + width)
@@ -316,7 +324,7 @@ class _Run:
                 made.prepare(self.batch.arrays.device)
         # A table must outlive the work enqueued with it, which is done when errors have been read.
         self.plans.append(made)
-        step(
+        self.take(
             made, which, self.slots, output,
             seeds=self.batch.seeds, model_input=self.model_input,
         )  # fmt: skip

@@ -240,4 +240,3 @@ class Sampler:
 
 def _clamps(plan: Plan) -> bool:
     return any(row.clip < np.inf for row in plan.rows)
-
