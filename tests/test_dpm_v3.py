@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from fewstep import Sampler, schedules
+from fewstep import Sampler, guidance, schedules
 from fewstep.dpm_v3 import DPMSolverV3, Statistics
 from fewstep.solver import plan
 
@@ -147,3 +147,37 @@ def test_torch_equals_numpy_and_errors() -> None:
         Statistics([1.0, 0.0], np.ones((2, 1)), np.ones((2, 1)), np.ones((2, 1)))
     with pytest.raises(ValueError, match="'s' must have 2 finite rows"):
         Statistics([0.0, 1.0], np.ones((2, 1)), np.ones((3, 1)), np.ones((2, 1)))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    "made", [guidance.cfg(3.0, interval=(0.1, 5.0)), guidance.apg(4.0, momentum=-0.5)]
+)
+def test_guided_as_dpm_solver_pp(made: Any, kind: str) -> None:
+    """With l = 1 and s = b = 0 the guided samples of DPM-Solver++."""
+    schedule = schedules.log_snr(0.05, 20.0, process="vp")
+    options = {"device": "cpu"} if kind == "torch" else {}
+
+    def model(x: Any, t: Any, mean: Any) -> Any:
+        return mean[:, None] + 0.1 * x
+
+    call: dict[str, Any] = {
+        "seeds": [4, 5],
+        "cond": {"mean": np.array([0.5, -0.3], np.float32)},
+        "uncond": {"mean": np.zeros(1, np.float32)},
+    }
+    v3 = DPMSolverV3(
+        constant(1.0, 0.0, 0.0), schedule, steps=8, order=2, prediction="x0", guidance=made
+    )
+    wanted = Sampler(
+        plan("dpmpp_2m", schedule=schedule, steps=8, prediction="x0", variant="heun"), made
+    )
+    for _ in range(2):
+        got = v3(model, SHAPE, **call, **options)
+        assert np.asarray(got) == pytest.approx(wanted(model, SHAPE, **call), abs=2e-5)
+
+
+def test_refuses_guidance_of_the_noise() -> None:
+    message = "^DPMSolverV3: 'guidance' must change the prediction alone, got cfg_pp$"
+    with pytest.raises(ValueError, match=message):
+        DPMSolverV3(constant(1.0, 0.0, 0.0), OPEN, steps=4, guidance=guidance.cfg_pp(0.5))

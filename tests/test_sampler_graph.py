@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fewstep import Sampler, schedules, solver
-from fewstep.guidance import Thresholding, apg, cfg, cfg_rescale, tcfg
+from fewstep.guidance import Thresholding, TimeShift, apg, cfg, cfg_rescale, tcfg
 
 torch = pytest.importorskip("torch")
 
@@ -110,6 +110,16 @@ def test_weights_are_computed_in_the_graph(guidance, monkeypatch):
 def test_limits_are_computed_in_the_graph():
     sampler = sampler_of(make("dpmpp_2m", 6, clip=1.0), None, Thresholding(0.6, maximum=2.0))
     check(sampler, [{"seeds": [k, 1, 2], "x0": 3 * tensor(k, *SHAPE)} for k in range(3)])
+
+
+def test_times_follow_the_samples_in_the_graph():
+    nodes = schedules.vp_linear().nodes(100)
+    shift = TimeShift(nodes.t, nodes.sigma**2, window=100)
+    plan = solver.plan("ddim", steps=6, schedule=schedules.vp_linear())
+    check(sampler_of(plan, cfg(3.0), None, shift), [
+        {"seeds": [k, 1, 2], "cond": {"mean": tensor(k, 3)}, "uncond": {"mean": tensor(9, 1)}}
+        for k in range(3)
+    ])  # fmt: skip
 
 
 def test_one_graph_serves_every_choice_among_plans():

@@ -221,3 +221,42 @@ def test_guidance_says_what_it_needs() -> None:
     gram = fewstep.solver.gram(np.full((2, 4), np.nan, np.float32), split=2)
     assert (made.weigh(gram, plan.rows[1]) == 0.0).all()
     assert np.isnan(made.weigh(gram, plan.rows[2])).any()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_sampler_shifts_times(kind: str) -> None:
+    """The loop of arXiv 2305.15583, algorithm 2, for plans that differ from sample to sample."""
+    nodes = schedules.vp_linear().nodes(200)
+    shift = guidance.TimeShift(nodes.t, nodes.sigma**2, window=90, cutoff=250)
+    plans = [solver.plan("ddim", schedule=schedules.vp_linear(), steps=n) for n in (6, 9)]
+    seen: list[np.ndarray] = []
+
+    def model(x: Any, t: Any) -> Any:
+        seen.append(np.asarray(t).copy())
+        return 0.8 * x
+
+    options = {"device": "cpu"} if kind == "torch" else {}
+    sampler = fewstep.Sampler(plans, time_shift=shift)
+    got = sampler(model, shape=(2, 400), seeds=[1, 2], trajectory=True, **options)[1]
+    moved = 0
+    for number, (plan, b) in enumerate(zip(plans, (0, 1), strict=True)):
+        for turn, row in enumerate(plan.rows):
+            wanted = row.t
+            if turn and row.t > 250:
+                variance = np.asarray(got[turn][b], np.float64).var(ddof=1)
+                near = np.abs(nodes.t - row.t) <= 45
+                distance = np.where(near, np.abs(variance - nodes.sigma**2), np.inf)
+                wanted = nodes.t[distance.argmin()]
+                moved += wanted != row.t
+            assert seen[turn][number] == np.float32(wanted)
+    assert moved > 4
+
+
+def test_time_shift_refuses() -> None:
+    for arguments, message in (
+        (([1.0], [[2.0]], 3.0), r"'variances' must be a row of finite numbers, got shape \[1, 1\]"),
+        (([1.0], [2.0, 3.0], 3.0), "'variances' must have 1 numbers like 'times', got 2"),
+        (([1.0], [2.0], 0.0), "'window' must be above 0, got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=f"^TimeShift: {message}$"):
+            guidance.TimeShift(*arguments)

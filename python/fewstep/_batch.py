@@ -11,7 +11,7 @@ import numpy as np
 
 from ._arrays import Arrays, is_array, is_torch
 from ._tail import first_row
-from .guidance import Guidance, Thresholding
+from .guidance import Guidance, Thresholding, TimeShift
 from .solver import Plan
 
 _PRIOR = 3  # FEWSTEP_PROCESS_PRIOR
@@ -29,6 +29,7 @@ class Batch:
     mask: Any
     guidance: Guidance | None = None
     thresholding: Thresholding | None = None
+    time_shift: TimeShift | None = None
 
     @classmethod
     def prepare(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,7 +186,7 @@ def threshold(quantiles: Any, *, minimum: float = 1.0, maximum: float = math.inf
 
 
 def shifted_times(
-    gram: Any, time: float, times: Any, variances: Any, *, window: float, cutoff: float = 0.0
+    gram: Any, time: Any, times: Any, variances: Any, *, window: float, cutoff: float = 0.0
 ) -> Any:
     """Find for each sample the time at which its variance is right.
 
@@ -197,7 +198,7 @@ def shifted_times(
     ----------
     gram : array, shape (B, 2, 2), float64
         `fewstep.solver.gram` of the samples.
-    time : float
+    time : float or array, shape (B,)
         The nominal time of the next model call.
     times, variances : array, shape (T,)
         The schedule: times and the noise's variance sigma**2 at them; for data of another variance
@@ -230,18 +231,80 @@ def shifted_times(
         import torch
 
         xp = torch
-        times = torch.as_tensor(times, dtype=torch.float64, device=gram.device)
-        variances = torch.as_tensor(variances, dtype=torch.float64, device=gram.device)
+        times, variances, time = (
+            torch.as_tensor(v, dtype=torch.float64, device=gram.device)
+            for v in (times, variances, time)
+        )
     else:
-        times, variances = np.asarray(times, np.float64), np.asarray(variances, np.float64)
+        times, variances, time = (np.asarray(v, np.float64) for v in (times, variances, time))
     count, total = gram[:, 0, 0], gram[:, 0, 1]
     variance = (gram[:, 1, 1] - total * total / count) / (count - 1.0)  # [B]
-    near = xp.abs(times - time) <= 0.5 * window  # [T]
-    distance = xp.abs(variance[:, None] - variances[None, :])  # [B, T]
-    distance = xp.where(near[None, :], distance, xp.full_like(distance, math.inf))
+    time = time + xp.zeros_like(variance)
+    near = xp.abs(times - time[:, None]) <= 0.5 * window  # [B, T]
+    distance = xp.abs(variance[:, None] - variances[None, :])
+    distance = xp.where(near, distance, xp.full_like(distance, math.inf))
     best = times[xp.argmin(distance, -1)]
-    usable = near.any() & (variance == variance)
-    if time <= cutoff:
-        usable = usable & False
-    shifted = xp.where(usable, best, xp.full_like(best, time))
+    usable = near.any(-1) & (variance == variance) & (time > cutoff)
+    shifted = xp.where(usable, best, time)
     return shifted.astype(np.float32) if xp is np else shifted.float()
+
+
+@dataclass(frozen=True, eq=False)
+class TimeShift:
+    """Model times that follow each sample's own variance, for `fewstep.Sampler`.
+
+    After each step `shifted_times` finds the time of the next call.
+
+    Attributes
+    ----------
+    times, variances : array, shape (T,)
+        The schedule: times that the model knows, and sigma**2 at them; for data of another variance
+        than 1 that of the noised samples.
+    window : float
+        Width of the search.
+    cutoff : float
+        At nominal times up to this nothing is shifted.
+
+    Raises
+    ------
+    ValueError
+        `times` and `variances` are not two equally long rows of finite numbers, or `window` is not
+        above 0.
+
+    References
+    ----------
+    .. [1] Li et al., "Alleviating exposure bias in diffusion models through sampling with shifted
+       time steps", arXiv 2305.15583, algorithm 2.
+
+    Examples
+    --------
+    >>> schedule = fewstep.schedules.vp_linear()
+    >>> nodes = schedule.nodes(1000)
+    >>> shift = TimeShift(nodes.t, nodes.sigma**2, window=40, cutoff=200)
+    >>> plan = fewstep.solver.plan("ddim", schedule=schedule, steps=10)
+    >>> sampler = fewstep.Sampler(plan, time_shift=shift)
+    >>> sampler(lambda x, t: 0.9 * x, shape=(2, 8), seeds=[1, 2]).shape
+    (2, 8)
+    """
+
+    times: Any
+    variances: Any
+    window: float
+    cutoff: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("times", "variances"):
+            values = np.asarray(getattr(self, name), np.float64)
+            if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+                raise ValueError(
+                    f"TimeShift: '{name}' must be a row of finite numbers, "
+                    f"got shape {list(values.shape)}"
+                )
+            object.__setattr__(self, name, values)
+        if len(self.times) != len(self.variances):
+            raise ValueError(
+                f"TimeShift: 'variances' must have {len(self.times)} numbers like 'times', "
+                f"got {len(self.variances)}"
+            )
+        if not self.window > 0.0:
+            raise ValueError(f"TimeShift: 'window' must be above 0, got {self.window}")

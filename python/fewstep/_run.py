@@ -7,6 +7,7 @@ host or makes an array.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _core
 from ._arrays import is_array
 from ._batch import Batch
+from ._corrections import shifted_times
 from ._course import Course, Tables
 from ._guide import Guide
-from .solver import step
+from .solver import gram, step
 
 Model = Callable[..., Any]
 
@@ -69,10 +72,11 @@ class Run:
         looks = batch.guidance is not None and batch.guidance.needs_gram
         guided = looks or batch.thresholding is not None
         self.guide = Guide(batch.guidance, batch.thresholding) if guided else None
+        self.shift = None if batch.time_shift is None else _Shift(batch)
         self.path = arrays.zeros((turns + 1, *batch.shape), "float32") if keep else None
         # The arguments of a model call that gives n outputs; views, so that the loop makes none.
         self.calls = {
-            n: (self.model_input[: n * count], _first(conditions, n * count))
+            n: (self.model_input[: n * count], first_rows(conditions, n * count))
             for n in set(course.outputs)
         }
         most = max(course.outputs)
@@ -108,6 +112,8 @@ class Run:
                 seeds=seeds, known=known, mask=mask, model_input=model_input,
             )  # fmt: skip
             self._keep(turn + 1)
+            if self.shift is not None and turn + 1 < total:
+                self.shift.follow(slots[0], self.tables.times[turn + 1])
             if bar is not None and output is not None:
                 bar.update()
             if callback is not None:
@@ -128,7 +134,34 @@ class Run:
             self.batch.arrays.copy(self.path[number], self.slots[0])
 
 
-def _first(conditions: dict[str, Any], rows: int) -> dict[str, Any]:
+class _Shift:
+    """Writes the times of a model call that fit the samples before it."""
+
+    def __init__(self, batch: Batch) -> None:
+        assert batch.time_shift is not None
+        self._settings = batch.time_shift
+        arrays, (self._count, *rest) = batch.arrays, batch.shape
+        self._schedule = [
+            arrays.convert(getattr(batch.time_shift, name), name=f"time_shift.{name}")
+            for name in ("times", "variances")
+        ]
+        needed = _core.solver_gram_workspace_bytes(self._count, math.prod(rest), 1) // 8
+        self._gram = arrays.zeros((self._count, 2, 2), "float64")
+        self._workspace = arrays.zeros((needed,), "int64")
+
+    def follow(self, x: Any, times: Any) -> None:
+        """Replace times [n * B], which are the nominal ones, n times the same."""
+        if not self._count:
+            return
+        gram([x], out=self._gram, workspace=self._workspace)
+        shifted = shifted_times(
+            self._gram, times[: self._count], *self._schedule,
+            window=self._settings.window, cutoff=self._settings.cutoff,
+        )  # fmt: skip
+        times.reshape(-1, self._count)[...] = shifted
+
+
+def first_rows(conditions: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return the conditions of the first model outputs."""
     return {k: v[:rows] if is_array(v) and v.ndim else v for k, v in conditions.items()}
 

@@ -17,7 +17,7 @@ Reference: Zheng et al. 2023, "DPM-Solver-v3", arXiv 2310.13268, equations 11 to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -26,8 +26,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import solver
-from ._batch import Batch
-from ._run import checked_output
+from ._batch import Batch, conditions_of, joined_conditions
+from ._corrections import prediction_plan
+from ._guide import Guide
+from ._renoised import RenoisedGuidance
+from ._run import checked_output, first_rows
+from .guidance import Guidance
 from .schedules import Schedule
 
 __all__ = ["DPMSolverV3", "Statistics"]
@@ -177,6 +181,8 @@ class DPMSolverV3:
         Lower the order towards the end.
     prediction : str
         What the model tells, as of `fewstep.solver.plan`.
+    guidance : Guidance, optional
+        From `fewstep.guidance`, other than `cfg_pp`.
 
     Raises
     ------
@@ -205,11 +211,17 @@ class DPMSolverV3:
         pseudo_corrector: bool = False,
         lower_order_final: bool = True,
         prediction: str = "epsilon",
+        guidance: Guidance | None = None,
     ) -> None:
         if order not in (1, 2, 3):
             raise ValueError(f"DPMSolverV3: 'order' must be 1, 2 or 3, got {order}")
-        self.statistics = statistics
+        if isinstance(guidance, RenoisedGuidance):
+            raise ValueError("DPMSolverV3: 'guidance' must change the prediction alone, got cfg_pp")
+        self.statistics, self.guidance = statistics, guidance
         self.plan = solver.plan("ddim", schedule=schedule, steps=steps, prediction=prediction)
+        if guidance is not None:
+            self.plan = guidance.plan(self.plan)
+        self._predictions = prediction_plan(self.plan)
         nodes = schedule.nodes(steps)
         lam = [float(v) for v in nodes.lam]
         grid = np.asarray(statistics.lam)
@@ -267,22 +279,28 @@ class DPMSolverV3:
         shape: Sequence[int],
         *,
         seeds: Iterable[int] | None = None,
-        cond: dict[str, Any] | None = None,
+        cond: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        uncond: Mapping[str, Any] | None = None,
         device: Any = None,
     ) -> Any:
         """Draw a batch of samples.
 
         Parameters
         ----------
-        model, shape, seeds, cond, device
-            As of `fewstep.Sampler`, without guidance.
+        model, shape, seeds, cond, uncond, device
+            As of `fewstep.Sampler`.
 
         Returns
         -------
         array, shape (B, N...), float32
         """
-        batch = Batch.prepare(shape, None, None, None, seeds, (cond,), model, device, "float32")
-        x = batch.arrays.zeros(batch.shape, "float32")
+        conds = conditions_of(cond)
+        batch = Batch.prepare(
+            shape, None, None, None, seeds, (*conds, uncond), model, device, "float32"
+        )
+        conditions = joined_conditions(batch, self.guidance, conds, uncond)
+        x, x0 = (batch.arrays.zeros(batch.shape, "float32") for _ in range(2))
+        guide = Guide(self.guidance)
         solver.step(self.plan.start(), 0, [x], None, seeds=batch.seeds)
 
         def apply(maps: _Maps, start: Any, history: dict[int, Any], at: Sequence[int]) -> Any:
@@ -295,10 +313,11 @@ class DPMSolverV3:
         before = x
         with batch.arrays.without_gradients():
             for i, row in enumerate(self.plan.rows):
-                t = batch.arrays.convert(np.full(batch.shape[0], row.t, np.float32))
-                told = x * row.scale
-                g = checked_output(model(told, t, **(cond or {})), told)
-                x0 = row.p * x + row.q * g
+                rows = row.n_guidance * batch.shape[0]
+                t = batch.arrays.convert(np.full(rows, row.t, np.float32))
+                told = batch.arrays.concatenate([x * row.scale] * row.n_guidance)
+                output = checked_output(model(told, t, **first_rows(conditions, rows)), told)
+                guide.step(self._predictions, i, [x, x0], output)
                 weight = self.statistics.at(self._lam[i])[0]
                 history[i] = self._of(batch, (1 - weight) / self._alpha[i]) * x - x0
                 corrector, predictor = self.correctors[i], self.predictors[i]

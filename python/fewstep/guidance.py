@@ -8,6 +8,7 @@ guidance whose weights follow from the outputs adds one pass that reads them.
 
 from __future__ import annotations
 
+from ._corrections import TimeShift as TimeShift
 from ._corrections import epsilon_scaled as epsilon_scaled
 from ._corrections import prediction_plan as prediction_plan
 from ._corrections import shifted_times as shifted_times
@@ -35,6 +36,7 @@ __all__ = [
     "Guidance",
     "Guide",
     "Thresholding",
+    "TimeShift",
     "apg",
     "apg_weights",
     "cfg",

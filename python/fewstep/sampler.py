@@ -17,7 +17,7 @@ from ._batch import Batch, conditions_of, joined_conditions, legs_of
 from ._course import TableCache
 from ._graph import Graphs
 from ._run import Model, Progress, Run
-from .guidance import Guidance, Thresholding
+from .guidance import Guidance, Thresholding, TimeShift
 from .solver import Plan
 
 __all__ = ["Progress", "Sampler"]
@@ -40,6 +40,8 @@ class Sampler:
         for the conditional one alone at rows where guidance is off.
     thresholding : Thresholding, optional
         Dynamic thresholding, for plans made with ``clip``.
+    time_shift : TimeShift, optional
+        Model times that follow each sample's variance.
 
     Raises
     ------
@@ -63,6 +65,7 @@ class Sampler:
         plan: Plan | Sequence[Plan],
         guidance: Guidance | None = None,
         thresholding: Thresholding | None = None,
+        time_shift: TimeShift | None = None,
     ) -> None:
         plans = (plan,) if isinstance(plan, Plan) else tuple(plan)
         if not plans:
@@ -85,12 +88,13 @@ class Sampler:
         self.plans: tuple[Plan, ...] = plans
         self.guidance = guidance
         self.thresholding = thresholding
+        self.time_shift = time_shift
         self._tables = TableCache()
         self._graphs = Graphs()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to this process's devices."""
-        names = ("plans", "guidance", "thresholding")
+        names = ("plans", "guidance", "thresholding", "time_shift")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -215,7 +219,12 @@ class Sampler:
             shape, x0, known, mask, seeds, (*conds, uncond), model, device, dtype,
             prior=prior, initial=initial, plans=self.plans,
         )  # fmt: skip
-        batch = replace(batch, guidance=self.guidance, thresholding=self.thresholding)
+        batch = replace(
+            batch,
+            guidance=self.guidance,
+            thresholding=self.thresholding,
+            time_shift=self.time_shift,
+        )
         legs = legs_of(self.plans, batch.shape[0], plan_index, start, strength, x0 is not None)
         course, packed = self._tables.get(
             batch.arrays,
