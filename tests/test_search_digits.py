@@ -7,10 +7,13 @@ solution.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from fewstep import search
+from fewstep.search._nodes import kl_costs
 from fewstep.solver import Plan
 
 from .cases import digits
@@ -49,6 +52,31 @@ def test_boss_and_gits_on_digits() -> None:
         found = problem.plan("euler", schedule=make(problem, 5))
         before, after = report(name, start, found)
         assert after < 0.85 * before
+
+
+def test_ays_on_digits() -> None:
+    """Ten steps on digits that it has not seen: the bound, and how far the samples are from real."""
+    train, held_out = digits.problem(TRAIN, 1000), digits.problem(TRAIN, 0)
+    found = search.ays(train, 10)
+    levels, cost = kl_costs(held_out, seed=1)
+
+    def bound(schedule: Any) -> float:
+        nodes = schedule.nodes(10).sigma
+        path = np.abs(levels[:, None] - nodes).argmin(0)  # the nearest of the teacher's levels
+        return float(cost[path[:-1], path[1:]].sum())
+
+    bounds = {name: bound(schedule) for name, schedule in digits.SCHEDULES.items()}
+    print(
+        f"\nays: bound {bound(found):.3f}, others "
+        + str({k: round(v, 3) for k, v in bounds.items()})
+    )
+    assert bound(found) < 0.9 * min(bounds.values())
+
+    start = held_out.plan("euler_ancestral", 10, schedule=digits.SCHEDULES["beta"])
+    before = digits.frechet_distance(start)
+    after = digits.frechet_distance(held_out.plan("euler_ancestral", schedule=found))
+    print(f"ten ancestral steps, Frechet distance {before:.3f} (beta) -> {after:.3f}")
+    assert after < 0.75 * before
 
 
 @pytest.mark.parametrize(("order", "schedule"), [(2, "kl_optimal"), (3, "exponential")])

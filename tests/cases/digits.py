@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fewstep import schedules, solver
+from fewstep import Sampler, schedules, solver
+from fewstep.demo import frechet
 from fewstep.demo.compare import TRACKED, Settings, exact
 from fewstep.demo.network import Denoiser
 from fewstep.demo.problem import SIGMA_MAX, SIGMA_MIN, conditions
@@ -46,6 +47,16 @@ def judge() -> Problem:
     held_out = problem(TRACKED, 0)
     held_out.reference = np.asarray(exact(Settings(seed=0)))
     return held_out
+
+
+def frechet_distance(plan: Plan, samples: int = 1500) -> float:
+    """Distance of guided digits from real ones."""
+    net = Denoiser.shared()
+    cond, uncond = conditions(samples, True)
+    images = Sampler(plan, cfg(2.0))(
+        lambda x, t, label: net(x, t, label), (samples, 64), cond=cond, uncond=uncond
+    )
+    return frechet.to_real(images)
 
 
 @cache

@@ -222,6 +222,33 @@ def ays(problem: Problem, steps: int, *, seed: int = 0, progress: bool = False) 
     >>> len(fewstep.search.ays(problem, 5).nodes().t)
     6
     """
+    levels, cost = kl_costs(problem, seed=seed, progress=progress)
+    return problem.schedule_at(levels[best_path(cost, steps)])
+
+
+def kl_costs(problem: Problem, *, seed: int = 0, progress: bool = False) -> tuple[Array, Array]:
+    """Estimate the bound's part of every interval between the teacher's levels.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its reference samples are the data.
+    seed : int, default 0
+        Of the noise.
+    progress : bool, default False
+
+    Returns
+    -------
+    levels : array, shape (n,)
+    cost : array, shape (n, n)
+        ``cost[i, j]`` of the step from level i to level j > i; a schedule's bound is the sum over
+        its steps.
+
+    Raises
+    ------
+    ValueError
+        The problem begins without signal.
+    """
     levels = problem.levels
     if not np.isfinite(levels[0]):
         raise ValueError("fewstep.search.ays: 'problem' must begin with signal, got alpha = 0")
@@ -249,4 +276,4 @@ def ays(problem: Problem, steps: int, *, seed: int = 0, progress: bool = False) 
         cost[i, i : len(ends)] = np.concatenate([[0.0], np.cumsum(area)])
         if len(levels) > len(ends):
             cost[i, -1] = cost[i, len(ends) - 1]
-    return problem.schedule_at(levels[best_path(cost, steps)])
+    return levels, cost
