@@ -55,7 +55,7 @@ def test_boss_and_gits_on_digits() -> None:
 
 
 def test_ays_on_digits() -> None:
-    """Ten steps on digits that it has not seen: the bound, and how far the samples are from real."""
+    """Ten steps on unseen digits: the bound, and how far the samples are from real ones."""
     train, held_out = digits.problem(TRAIN, 1000), digits.problem(TRAIN, 0)
     found = search.ays(train, 10)
     levels, cost = kl_costs(held_out, seed=1)
