@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Solver steps that torch differentiates: losses of a trajectory's end, gradients at its start.
+"""Solver steps that torch differentiates, and linear layers of torch models on packed weights.
 
-A row is linear in the samples, the kept history and the model's outputs, so its backward pass is
-again a row: the transposed weights over the incoming gradients, run by the same kernel. Only a
-clamp of x0 is not linear; its gradient is zero where it holds. Needs torch.
+For losses of a trajectory's end and gradients at its start: a row is linear in the samples, the
+kept history and the model's outputs, so its backward pass is again a row, the transposed weights
+over the incoming gradients, run by the same kernel. Only a clamp of x0 is not linear; its gradient
+is zero where it holds. `pack_linears` makes a model decode with `fewstep.linear`. Needs torch.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 import torch
 
 from ._autograd import MODEL_INPUT, Call, Step
+from ._torch_linear import Linear as Linear
+from ._torch_swap import Swapped as Swapped
+from ._torch_swap import pack_linears as pack_linears
 from .solver import Plan
 
-__all__ = ["sample", "step"]
+__all__ = ["Linear", "Swapped", "pack_linears", "sample", "step"]
 
 
 def step(

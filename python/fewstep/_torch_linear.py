@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A linear layer of torch on packed weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from ._torch_weight import PackedWeight, exchange, packed_parameter, unfit
+from .linear import Packed, run
+
+QUANTISED = ("int8", "int4")
+_BLOCK = 256  # rows of a call: more take longer a row, and more than unpacking saves
+
+
+@torch.library.custom_op("fewstep::linear", mutates_args=())
+def linear_op(
+    x: torch.Tensor,
+    octets: torch.Tensor,
+    bias: torch.Tensor | None,
+    outputs: int,
+    kind: str,
+    group: int,
+) -> torch.Tensor:
+    """Apply a packed weight to rows, shape (M, I)."""
+    return _rows(x, Packed(octets, kind, group, (outputs, x.shape[1])), bias)
+
+
+@linear_op.register_fake
+def _(
+    x: torch.Tensor,
+    octets: torch.Tensor,
+    bias: torch.Tensor | None,
+    outputs: int,
+    kind: str,
+    group: int,
+) -> torch.Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
+def _rows(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return x @ W.T + bias, in blocks of rows."""
+    if x.stride(1) != 1 and x.shape[1] > 1:
+        x = x.contiguous()
+    x = x.detach() if x.requires_grad else x  # ops take no tensor that wants a gradient
+    bias = bias.detach() if bias is not None and bias.requires_grad else bias
+    count = x.shape[0]
+    if count <= _BLOCK:
+        y: torch.Tensor = run(x, packed, bias=bias)
+        return y
+    y = x.new_empty(count, packed.shape[0])
+    for first in range(0, count, _BLOCK):
+        some = slice(first, first + _BLOCK)
+        run(x[some], packed, bias=bias, out=y[some])
+    return y
+
+
+class Linear(torch.nn.Linear):
+    """`torch.nn.Linear` on a packed weight, for the few rows of decoding and verification.
+
+    Same constructor, parameters, initial values and state dict. The parameter `weight` has the
+    shape, dtype and values of the matrix, and packed memory: it is unpacked for whatever but this
+    layer's own call reads it, and packed again by whatever writes it as a whole (a state dict, an
+    initialiser, an optimiser). Views of it are copies.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        I and O.
+    bias : bool, default True
+    device, dtype : optional
+        As for `torch.nn.Linear`. On another device than the CPU, or in another dtype than float32,
+        float16 and bfloat16, the layer is a plain one.
+
+    Notes
+    -----
+    ``layer(input)`` maps (..., I) to (..., O) in input's dtype, which must be the weight's. A row
+    has the same bits alone and with any others; 256 rows go at a time. Where a gradient is wanted
+    (of the input, the weight or the bias), under autocast and in a plain layer, the call is
+    `torch.nn.functional.linear` on the unpacked weight, with its results, gradients and errors;
+    unpacking costs more than the product of a few rows, so decode under `torch.no_grad`, and
+    freeze the weights of a layer in front of what is trained.
+
+    A quantised weight takes no gradients; the input gets those of the weight that it stands for.
+    Its state dict holds that weight in the original dtype, and loading quantises again.
+
+    Under `torch.compile` the call is the op ``fewstep::linear``, without a break of the graph.
+
+    Examples
+    --------
+    >>> import torch, fewstep.torch
+    >>> layer = fewstep.torch.Linear(64, 32)
+    >>> with torch.no_grad():
+    ...     y = layer(torch.ones(3, 64))
+    >>> y.shape, sorted(layer.state_dict())
+    (torch.Size([3, 32]), ['bias', 'weight'])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        if unfit(self.weight) is None:
+            self.weight = packed_parameter(self.weight, None)
+
+    @classmethod
+    def from_linear(cls, module: torch.nn.Linear, dtype: str | None = None) -> Linear:
+        """Return a packed layer with the weight of another one, which stays as it is.
+
+        Parameters
+        ----------
+        module : torch.nn.Linear
+            On the CPU; float32 | float16 | bfloat16.
+        dtype : {"int8", "int4"}, optional
+            Quantise the weight; kept as it is when left out.
+
+        Returns
+        -------
+        Linear
+            With the module's own bias, its training flag and none of its hooks.
+
+        Raises
+        ------
+        ValueError
+            The weight cannot be packed, or `dtype` is another.
+        TypeError
+            `module` is no `torch.nn.Linear`.
+
+        Examples
+        --------
+        >>> plain = torch.nn.Linear(64, 32)
+        >>> layer = fewstep.torch.Linear.from_linear(plain, "int8")
+        >>> layer
+        Linear(in_features=64, out_features=32, bias=True, packed=int8)
+        """
+        function = "fewstep.torch.Linear.from_linear"
+        if not isinstance(module, torch.nn.Linear):
+            raise TypeError(
+                f"{function}: 'module' must be a torch.nn.Linear, got {type(module).__name__}"
+            )
+        check_kind(function, dtype)
+        fault = unfit(module.weight)
+        if fault:
+            raise ValueError(f"{function}: 'module' must have a weight {fault[0]}, got {fault[1]}")
+        made = cls.__new__(cls)
+        torch.nn.Module.__init__(made)
+        made.in_features, made.out_features = module.in_features, module.out_features
+        made.weight = packed_parameter(plain(module.weight), dtype)
+        made.register_parameter("bias", module.bias)
+        return made.train(module.training)
+
+    @property
+    def kind(self) -> str | None:
+        """How the weight is stored, one of `fewstep.linear.KINDS`; None where it is not packed."""
+        weight = self.weight
+        return weight.packed.kind if isinstance(weight, PackedWeight) else None
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return ``input @ weight.T + bias``."""
+        parameters = self._parameters
+        weight, bias = parameters["weight"], parameters["bias"]
+        if not isinstance(weight, PackedWeight) or torch.is_autocast_enabled("cpu"):
+            return functional.linear(input, plain(weight), bias)
+        packed, shape = weight.packed, input.shape
+        outputs, inputs = packed.shape
+        if input.dtype is not weight.dtype or not input.is_cpu or shape[-1:] != (inputs,):
+            _refuse(input, weight)
+        if torch.is_grad_enabled() and (
+            input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+        ):
+            return functional.linear(input, weight, bias)
+        rows = input if len(shape) == 2 else input.reshape(-1, inputs)
+        if _traced(rows):
+            out = linear_op(rows, weight.octets, bias, outputs, packed.kind, packed.group)
+        else:
+            out = _rows(rows, packed, bias)
+        return out if len(shape) == 2 else out.view(*shape[:-1], outputs)
+
+    def extra_repr(self) -> str:
+        """Return the sizes and how the weight is stored."""
+        return f"{super().extra_repr()}, packed={self.kind}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if unfit(self.weight) is None and self.kind is None:  # back from where it was plain
+            exchange(self.weight, packed_parameter(self.weight, None).detach())
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        kind = self.kind
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.kind is None and unfit(self.weight) is None:  # load_state_dict(assign=True)
+            self.weight = packed_parameter(self.weight, kind)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not keep_vars:
+            destination[f"{prefix}weight"] = plain(destination[f"{prefix}weight"])
+
+
+def _traced(x: torch.Tensor) -> bool:
+    """Tell whether torch records what is computed: it sees ops of its own registry alone."""
+    recorded: bool = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return recorded or type(x) is not torch.Tensor
+
+
+def plain(weight: Any) -> torch.Tensor:
+    """Return a weight as an ordinary tensor."""
+    return weight.plain() if isinstance(weight, PackedWeight) else weight
+
+
+def check_kind(function: str, dtype: object) -> None:
+    """Refuse a form that no linear layer has."""
+    if dtype is not None and dtype not in QUANTISED:
+        raise ValueError(f"{function}: 'dtype' must be None, 'int8' or 'int4', got {dtype!r}")
+
+
+def _refuse(input: torch.Tensor, weight: PackedWeight) -> None:
+    """Say what is wrong with an input."""
+    if not input.is_cpu:
+        must, got = "be on cpu", str(input.device)
+    elif input.dtype is not weight.dtype:
+        must = f"have the weight's dtype {str(weight.dtype).removeprefix('torch.')}"
+        got = str(input.dtype).removeprefix("torch.")
+    else:
+        must, got = f"have shape [..., I={weight.shape[1]}]", str(list(input.shape))
+    raise ValueError(f"fewstep.torch.Linear: 'input' must {must}, got {got}")
