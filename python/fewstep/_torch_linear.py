@@ -165,8 +165,9 @@ class Linear(torch.nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return ``input @ weight.T + bias``."""
         parameters = self._parameters
-        weight, bias = parameters["weight"], parameters["bias"]
-        if not isinstance(weight, PackedWeight) or torch.is_autocast_enabled("cpu"):
+        weight: Any = parameters["weight"]
+        bias = parameters["bias"]
+        if type(weight) is not PackedWeight or torch.is_autocast_enabled("cpu"):
             return functional.linear(input, plain(weight), bias)
         packed, shape = weight.packed, input.shape
         outputs, inputs = packed.shape
@@ -177,6 +178,7 @@ class Linear(torch.nn.Linear):
         ):
             return functional.linear(input, weight, bias)
         rows = input if len(shape) == 2 else input.reshape(-1, inputs)
+        out: torch.Tensor
         if _traced(rows):
             out = linear_op(rows, weight.octets, bias, outputs, packed.kind, packed.group)
         else:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .linear import Packed, pack, unpack
+from .linear import Packed, aligned, pack, unpack
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _PANEL = 32  # outputs of a panel; panels lie one after the other and are read one by one
@@ -178,7 +179,14 @@ def _written(schema: Any, args: Any, kwargs: Any) -> list[PackedWeight]:
 
 
 def _rebuilt(packed: Packed, dtype: torch.dtype, requires_grad: bool) -> Any:
-    return torch.nn.Parameter(PackedWeight(packed, dtype), requires_grad)
+    return torch.nn.Parameter(PackedWeight(_copied(packed), dtype), requires_grad)
+
+
+def _copied(packed: Packed) -> Packed:
+    """Return a copy in memory of the kind that `pack` takes."""
+    data = packed.data
+    real = type(data) is torch.Tensor and data.is_cpu
+    return replace(packed, data=aligned(len(data), data).copy_(data) if real else data.clone())
 
 
 def _store(weight: PackedWeight, values: torch.Tensor) -> None:
@@ -191,8 +199,7 @@ def _detach(weight: PackedWeight) -> PackedWeight:
 
 
 def _clone(weight: PackedWeight, *, memory_format: Any = None) -> PackedWeight:
-    p = weight.packed
-    return PackedWeight(Packed(p.data.clone(), p.kind, p.group, p.shape), weight.dtype)
+    return PackedWeight(_copied(weight.packed), weight.dtype)
 
 
 def _copy(weight: PackedWeight, source: torch.Tensor, non_blocking: bool = False) -> PackedWeight:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fewstep import _core
+from fewstep._arena import ARENA
 from fewstep._arrays import empty, is_torch, shape_of
 
 __all__ = ["KINDS", "Packed", "pack", "run", "unpack"]
@@ -18,7 +19,6 @@ KINDS = ("float32", "float16", "bfloat16", "int8", "int4")
 _INDEX = {kind: index for index, kind in enumerate(KINDS)}
 _KEPT = 1 << 19  # elements of scratch that a thread keeps at most: 4 MiB
 _scratch = threading.local()
-_ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def pack(weight: Any, *, kind: str | None = None, group: int = 32, out: Any = No
             f"fewstep.linear.pack: 'kind' must be one of {', '.join(KINDS)}, got {kind!r}"
         )
     if out is None:
-        out = _aligned(_core.linear_packed_bytes(outputs, inputs, index, group), weight)
+        out = aligned(_core.linear_packed_bytes(outputs, inputs, index, group), weight)
     _core.linear_pack(weight, index, group, out)
     return Packed(out, kind, group, (outputs, inputs))
 
@@ -268,13 +268,15 @@ def run(
 
 def _workspace(count: int, like: Any) -> Any:
     """Return scratch, the thread's own where it is not large: decoding asks for it every time."""
-    if count > _KEPT or (is_torch(like) and not like.is_cpu):
+    torch = is_torch(like)
+    if count > _KEPT or (torch and not like.is_cpu):
         return empty((count,), "int64", like)
-    kind = "torch" if is_torch(like) else "numpy"
-    kept = getattr(_scratch, kind, None)
-    if kept is None or kept.shape[0] < count:
-        kept = empty((max(count, _KEPT // 16),), "int64", like)
-        setattr(_scratch, kind, kept)
+    name = "torch" if torch else "numpy"
+    held, kept = getattr(_scratch, name, (0, None))  # asking an array for its size costs more
+    if held < count:
+        held = max(count, _KEPT // 16)
+        kept = empty((held,), "int64", like)
+        setattr(_scratch, name, (held, kept))
     return kept
 
 
@@ -311,15 +313,14 @@ def _check_out(function: str, out: Any, wanted: tuple[int, int]) -> None:
         raise ValueError(f"{function}: 'out' must have shape {list(wanted)}, got {list(shape)}")
 
 
-def _aligned(count: int, like: Any) -> Any:
+def aligned(count: int, like: Any) -> Any:
     """Make `count` uninitialised bytes that begin a cache line, in huge pages where they fill some.
 
     NumPy asks for huge pages, torch does not: a row alone is read a tenth to a quarter sooner.
     """
     if is_torch(like) and not like.is_cpu:
         return empty((count,), "uint8", like)
-    store = np.empty(count + _ALIGNMENT, np.uint8)
-    data = store[-store.__array_interface__["data"][0] % _ALIGNMENT :][:count]
+    data = ARENA.take(count)
     if not is_torch(like):
         return data
     import torch
