@@ -272,7 +272,7 @@ def _workspace(count: int, like: Any) -> Any:
     if count > _KEPT or (torch and not like.is_cpu):
         return empty((count,), "int64", like)
     name = "torch" if torch else "numpy"
-    held, kept = getattr(_scratch, name, (0, None))  # asking an array for its size costs more
+    held, kept = getattr(_scratch, name, (-1, None))  # asking an array for its size costs more
     if held < count:
         held = max(count, _KEPT // 16)
         kept = empty((held,), "int64", like)
