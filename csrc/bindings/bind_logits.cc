@@ -41,9 +41,48 @@ void sample(py::handle logits, py::handle seeds, py::handle positions, py::handl
   check(result);
 }
 
+// `history` is (tokens, indptr, counts), `bias` (ids, values, indptr); None where there is none.
+void penalise(py::handle logits, const py::tuple& history, const py::tuple& bias,
+              const py::tuple& penalties, py::handle out) {
+  constexpr const char* kFunction = "fewstep_logits_penalise";
+  const py::handle arguments[] = {logits, history, bias, out};
+  CallStream stream(arguments);
+  fewstep_logits_penalise_args args = FEWSTEP_LOGITS_PENALISE_ARGS_INIT;
+  const PyPenalties numbers(penalties, kFunction, &stream);
+  const bool in_place = out.is(logits);
+  const Borrowed l(logits, kFunction, "logits", in_place ? Borrowed::kWrite : Borrowed::kRead,
+                   &stream);
+  const Optional tokens(history[0], kFunction, "tokens", Borrowed::kRead, &stream);
+  const Optional indptr(history[1], kFunction, "indptr", Borrowed::kRead, &stream);
+  const Optional counts(history[2], kFunction, "counts", Borrowed::kRead, &stream);
+  const Optional ids(bias[0], kFunction, "bias_ids", Borrowed::kRead, &stream);
+  const Optional values(bias[1], kFunction, "bias_values", Borrowed::kRead, &stream);
+  const Optional bias_indptr(bias[2], kFunction, "bias_indptr", Borrowed::kRead, &stream);
+  Borrowed other;
+  if (!in_place) other.borrow(out, kFunction, "out", Borrowed::kWrite, &stream);
+  args.penalties = numbers.penalties;
+  args.logits = l.get();
+  args.tokens = tokens.get();
+  args.indptr = indptr.get();
+  args.counts = counts.get();
+  args.bias_ids = ids.get();
+  args.bias_values = values.get();
+  args.bias_indptr = bias_indptr.get();
+  args.out = in_place ? l.get() : other.get();
+  const fewstep_context* ctx = stream.context(args.out, kFunction, "out");
+  fewstep_status result;
+  {
+    const py::gil_scoped_release release;
+    result = fewstep_logits_penalise(ctx, &args);
+  }
+  check(result);
+}
+
 }  // namespace
 
 void bind_logits(py::module_& m) {
+  m.def("logits_penalise", &penalise, py::arg("logits"), py::arg("history"), py::arg("bias"),
+        py::arg("penalties"), py::arg("out"));
   m.def("logits_sample", &sample, py::arg("logits"), py::arg("seeds"), py::arg("positions"),
         py::arg("bitmask"), py::arg("filters"), py::arg("stream"), py::arg("draw"), py::arg("out"),
         py::arg("logprobs"), py::arg("status"));

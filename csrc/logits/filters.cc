@@ -3,14 +3,10 @@
 
 #include <cmath>
 
+#include "logits/numbers.h"
+
 namespace fewstep::logits {
 namespace {
-
-// Where a parameter may lie, and what a message says of it.
-struct Range {
-  const char* must;
-  bool (*allows)(double);
-};
 
 constexpr Range kTemperature = {"must be 0 or more and finite",
                                 [](double v) { return v >= 0.0 && std::isfinite(v); }};
@@ -18,27 +14,6 @@ constexpr Range kCount = {"must be 0 or more", [](double v) { return v >= 0.0; }
 constexpr Range kShare = {"must lie in (0, 1]", [](double v) { return v > 0.0 && v <= 1.0; }};
 constexpr Range kPart = {"must lie in [0, 1]", [](double v) { return v >= 0.0 && v <= 1.0; }};
 constexpr Range kBelowOne = {"must lie in [0, 1)", [](double v) { return v >= 0.0 && v < 1.0; }};
-
-// A message names the parameter, whichever way it was given.
-template <class T>
-PerRow<T> per_row(const char* name, T number_for_all, const fewstep_tensor* tensor, DType type,
-                  ShapePattern rows, Range range, ArgCheck& check) {
-  if (!tensor) {
-    if (!range.allows(double(number_for_all))) {
-      check.fail(name, range.must, number(double(number_for_all)));
-    }
-    return {nullptr, 0, number_for_all};
-  }
-  const View view = check.in(name, tensor, only(type), rows);
-  const T* values = view.as<const T>();
-  for (int64_t r = 0; r < view.rows; ++r) {
-    const double value = double(values[r * view.stride]);
-    if (range.allows(value)) continue;
-    check.fail(name, range.must,
-               number(value) + " at " + std::to_string(static_cast<long long>(r)));
-  }
-  return {values, view.stride, T(0)};
-}
 
 }  // namespace
 

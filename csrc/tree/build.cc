@@ -79,7 +79,7 @@ void run_build(const fewstep_context* ctx, const fewstep_tree_build_args* args) 
   p.B = check.dim('B');
   p.N = check.dim('N');
   BuildFn& kernel = kBuild.pick(check.device(), kFunction);
-  const int64_t largest = check_indptr(check, indptr, p.B, p.N, 'N');
+  const int64_t largest = check_indptr(check, "indptr", indptr, p.B, p.N, 'N');
   if (args->bits && largest > 32 * p.W) {
     check.fail("bits",
                format("must have %lld words per node or more, a bit for each node of a request",

@@ -73,7 +73,7 @@ void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args
     check.fail("logits", "must have less than 2^31 per row", std::to_string(p.V));
   }
   ExpandFn& kernel = kExpand.pick(check.device(), kFunction);
-  check_indptr(check, indptr, p.B, p.R, 'R');
+  check_indptr(check, "indptr", indptr, p.B, p.R, 'R');
   p.cum_logp = cum.as<float>();
   p.cum_logp_stride = cum.stride;
   p.logits = logits.as<char>();

@@ -57,7 +57,7 @@ void run_rerank(const fewstep_context* ctx, const fewstep_tree_rerank_args* args
     check.fail("workspace", "must be contiguous", "a strided layout");
   }
   RerankFn& kernel = kRerank.pick(check.device(), kFunction);
-  check_indptr(check, indptr, p.B, p.M, 'M');
+  check_indptr(check, "indptr", indptr, p.B, p.M, 'M');
   check_parents(check, parent, indptr, p.B);
   const int64_t most = check_budgets(check, budget, indptr, p.B);
   if (p.N < most) {

@@ -136,7 +136,7 @@ void run_sample_children(const fewstep_context* ctx,
     check.fail("logits", "must have less than 2^31 per row", std::to_string(p.V));
   }
   SampleChildrenFn& kernel = kSampleChildren.pick(check.device(), kFunction);
-  check_indptr(check, indptr, p.B, p.R, 'R');
+  check_indptr(check, "indptr", indptr, p.B, p.R, 'R');
   check_temperatures(check, p);
   p.indptr = indptr.data;
   p.indptr_stride = indptr.stride;

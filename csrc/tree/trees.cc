@@ -23,24 +23,6 @@ namespace {
 
 }  // namespace
 
-int64_t check_indptr(const ArgCheck& check, Indices indptr, int64_t B, int64_t N, char letter) {
-  if (indptr[0] != 0) check.fail("indptr", "must begin with 0", std::to_string(indptr[0]));
-  int64_t largest = 0;
-  for (int64_t b = 0; b < B; ++b) {
-    const int64_t size = int64_t(indptr[b + 1]) - indptr[b];
-    if (size < 0) {
-      check.fail("indptr", format("must ascend, so be %d or more at %d", indptr[b], int(b + 1)),
-                 std::to_string(indptr[b + 1]));
-    }
-    largest = size > largest ? size : largest;
-  }
-  if (indptr[B] != N) {
-    check.fail("indptr", format("must end with %c=%lld", letter, static_cast<long long>(N)),
-               std::to_string(indptr[B]));
-  }
-  return largest;
-}
-
 void check_parents(const ArgCheck& check, Indices parent, Indices indptr, int64_t B) {
   for (int64_t b = 0; b < B; ++b) {
     const int64_t begin = indptr[b], size = indptr[b + 1] - begin;

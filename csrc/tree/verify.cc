@@ -94,7 +94,7 @@ void check_draws(const ArgCheck& check, const VerifyProblem& p, int64_t N, int64
     i.stride = p.draw_indptr.stride;
     return i;
   }();
-  check_indptr(check, begin, N, K, 'K');
+  check_indptr(check, "draw_indptr", begin, N, K, 'K');
   for (int64_t b = 0; b < p.B; ++b) {
     const int64_t first = indptr[b], size = indptr[b + 1] - first;
     for (int64_t i = 0; i < size; ++i) {
@@ -212,7 +212,7 @@ void run_verify(const fewstep_context* ctx, const fewstep_tree_verify_args* args
     p.logprobs_stride = l.stride;
   }
   const Indices parents(parent), ptr(indptr);
-  check_indptr(check, ptr, p.B, N, 'N');
+  check_indptr(check, "indptr", ptr, p.B, N, 'N');
   check_parents(check, parents, ptr, p.B);
   check_tokens(check, Indices(token), N, p.V);
   check_depths(check, p, parents, ptr);

@@ -103,6 +103,13 @@ def linear_run(
 ) -> None: ...
 def linear_run_workspace_bytes(M: int, I: int, kind: int, group: int) -> int: ...
 def linear_unpack(packed: object, kind: int, group: int, out: object) -> None: ...
+def logits_penalise(
+    logits: object,
+    history: tuple[Any, ...],
+    bias: tuple[Any, ...],
+    penalties: tuple[Any, ...],
+    out: object,
+) -> None: ...
 def logits_sample(
     logits: object,
     seeds: object,

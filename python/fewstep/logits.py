@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from fewstep._penalties import penalise as penalise
 from fewstep._sampling import sample as sample
 
-__all__ = ["sample"]
+__all__ = ["penalise", "sample"]

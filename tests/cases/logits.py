@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of ``logits.sample``: vocabularies around vectors and blocks, all sorts of filters."""
+"""Cases of the logits family: vocabularies around vectors and blocks, all sorts of filters.
+
+``logits.sample`` has both, ``logits.penalise`` histories of all lengths.
+"""
 
 from __future__ import annotations
 
@@ -47,3 +50,17 @@ def bitmask(count: int, tokens: int, seed: int = 0) -> np.ndarray:
     words = rng.integers(0, 2**32, (count, -(-tokens // 32)), np.uint32)
     words[:, 0] |= 1
     return words
+
+
+# Lengths of histories; the table of a row's tokens takes 3072 of them at once.
+HISTORIES = (0, 1, 3, 100, 3071, 3072, 3073, 13000)
+
+
+def histories(tokens: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and where each row's begin: one row of each length, some ids often, some padding."""
+    rng = np.random.default_rng([42, tokens, seed])
+    ids = rng.integers(0, tokens, sum(HISTORIES))
+    often = rng.random(len(ids)) < 0.3
+    ids[often] = ids[often] % 7 % tokens
+    ids[rng.random(len(ids)) < 0.05] = -1
+    return ids.astype(np.int32), np.cumsum([0, *HISTORIES]).astype(np.int32)

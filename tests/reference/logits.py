@@ -95,3 +95,21 @@ def allowed_of(bitmask: np.ndarray, count: int) -> np.ndarray:
     """Bits of words as booleans."""
     words = np.asarray(bitmask).view(np.uint32)
     return np.array([words[v // 32] >> np.uint32(v % 32) & 1 for v in range(count)], bool)
+
+
+def penalise(
+    logits: np.ndarray,
+    counts: Mapping[int, int],
+    bias: Mapping[int, float],
+    repetition: float = 1.0,
+    presence: float = 0.0,
+    frequency: float = 0.0,
+) -> np.ndarray:
+    """One row with a bias by id, and penalised by the counts of its history's ids."""
+    x = np.asarray(logits, np.float64).copy()
+    for v, value in bias.items():
+        x[v] += value
+    for v, count in counts.items():
+        x[v] = x[v] / repetition if x[v] > 0 else x[v] * repetition
+        x[v] -= frequency * count + presence * (count > 0)
+    return x

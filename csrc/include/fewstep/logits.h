@@ -97,6 +97,72 @@ typedef struct fewstep_logits_sample_args {
 FEWSTEP_API fewstep_status fewstep_logits_sample(const fewstep_context* ctx,
                                                  const fewstep_logits_sample_args* args);
 
+/* What becomes of the logits of tokens that a history names. A tensor, where given, holds a number
+ * for each row and stands for the number before it. */
+typedef struct fewstep_logits_penalties {
+  float repetition;                  /* above 0; 1: off */
+  float presence;                    /* 0: off */
+  float frequency;                   /* 0: off */
+  const fewstep_tensor* repetitions; /* f32, as the others */
+  const fewstep_tensor* presences;
+  const fewstep_tensor* frequencies;
+} fewstep_logits_penalties;
+
+#define FEWSTEP_LOGITS_PENALTIES_INIT {1.0f, 0.0f, 0.0f, NULL, NULL, NULL}
+
+typedef struct fewstep_logits_penalise_args {
+  uint32_t size; /* sizeof(fewstep_logits_penalise_args) */
+  fewstep_logits_penalties penalties;
+  const fewstep_tensor* logits;
+  const fewstep_tensor* tokens;      /* or NULL: no history */
+  const fewstep_tensor* indptr;      /* with tokens */
+  const fewstep_tensor* counts;      /* or NULL: each token counts once */
+  const fewstep_tensor* bias_ids;    /* or NULL: no bias */
+  const fewstep_tensor* bias_values; /* with bias_ids */
+  const fewstep_tensor* bias_indptr; /* or NULL: the bias is every row's */
+  const fewstep_tensor* out;
+} fewstep_logits_penalise_args;
+
+#define FEWSTEP_LOGITS_PENALISE_ARGS_INIT \
+  {sizeof(fewstep_logits_penalise_args),  \
+   FEWSTEP_LOGITS_PENALTIES_INIT,         \
+   NULL,                                  \
+   NULL,                                  \
+   NULL,                                  \
+   NULL,                                  \
+   NULL,                                  \
+   NULL,                                  \
+   NULL,                                  \
+   NULL}
+
+/* Adds a sparse bias and penalises the tokens of a history; other logits stay, bit for bit.
+ *
+ *   x      = logits[r, v] + the sum of v's biases, in their order
+ *   x      = x > 0 ? x / repetition : x * repetition     for v in the history
+ *   out[r, v] = (x - frequency count(v)) - presence      the latter where count(v) > 0
+ *
+ * A token's count is how often row r's history names it, or the sum of its counts; one that counts
+ * 0 times is penalised for repetition alone, as a prompt's tokens are.
+ *
+ * Shapes   logits [R, V]  tokens, counts [T]  indptr [R+1]  bias_ids, bias_values [M]
+ *          bias_indptr [R+1]  out [R, V]; row r has tokens [indptr[r], indptr[r + 1])
+ * Types    logits, out: f32 f16 bf16, the same; tokens, indptr, counts, bias_ids, bias_indptr: i32;
+ *          bias_values: f32. Computed in f32, rounded once
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    out may be logits, the same fewstep_tensor; any other overlap is
+ *          FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; touches the named logits alone, and copies R * V elements where out
+ *          is not logits
+ * Order    CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; an id below 0 is passed over, one of V or
+ *          more is an error
+ * Source   repetition: Keskar et al. 2019, arXiv 1909.05858, 4.1, for logits of either sign as in
+ *          transformers; presence and frequency: OpenAI's API reference
+ */
+FEWSTEP_API fewstep_status fewstep_logits_penalise(const fewstep_context* ctx,
+                                                   const fewstep_logits_penalise_args* args);
+
 #ifdef __cplusplus
 }
 #endif

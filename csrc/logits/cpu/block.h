@@ -21,13 +21,23 @@ inline vec::F32 load_logits(const void* logits, DType dtype, int64_t at) {
   return vec::load_bf16((const uint16_t*)logits + at);
 }
 
-// One logit, through the vector's own conversion.
-inline float logit_at(const RowSpec& row, int64_t v) {
-  if (row.dtype == DType::kF32) return ((const float*)row.logits)[v];
-  uint16_t one[vec::kLanes] = {((const uint16_t*)row.logits)[v]};
+// One logit, through the vector's own conversions.
+inline float logit_at(const void* logits, DType dtype, int64_t v) {
+  if (dtype == DType::kF32) return ((const float*)logits)[v];
+  uint16_t one[vec::kLanes] = {((const uint16_t*)logits)[v]};
   float wide[vec::kLanes];
-  vec::store(wide, row.dtype == DType::kF16 ? vec::load_f16(one) : vec::load_bf16(one));
+  vec::store(wide, dtype == DType::kF16 ? vec::load_f16(one) : vec::load_bf16(one));
   return wide[0];
+}
+inline float logit_at(const RowSpec& row, int64_t v) { return logit_at(row.logits, row.dtype, v); }
+inline void put_logit(void* logits, DType dtype, int64_t v, float x) {
+  if (dtype == DType::kF32) {
+    ((float*)logits)[v] = x;
+    return;
+  }
+  uint16_t narrow[vec::kLanes];
+  dtype == DType::kF16 ? vec::store_f16(narrow, vec::set(x)) : vec::store_bf16(narrow, vec::set(x));
+  ((uint16_t*)logits)[v] = narrow[0];
 }
 
 inline bool is_allowed(const RowSpec& row, int64_t v) {
