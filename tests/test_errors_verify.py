@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fewstep
+from cases import verify as cases
 
 
 def ints(*values: Any) -> np.ndarray:
@@ -35,18 +36,62 @@ DRAFT = np.full((4, 5), 0.2, np.float32)
 RRS = {"rule": "rrs", "law": "iid", "draft": DRAFT}
 
 
+CANONICAL = {
+    "rule": "canonical",
+    "law": "external_weights",
+    "draft": DRAFT,
+    "draw_indptr": ints(0, 2, 3, 3, 3),
+    "draw_node": ints(1, 2, 3),
+    "draw_weight": np.ones(3, np.float32),
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
             {"rule": "rrs", "draft": DRAFT},
-            "'rule' must be one of greedy, match, target_only, chain for drafts of law "
-            "deterministic, got rrs",
+            "'rule' must be one of greedy, match, target_only, chain, block, typical for drafts of "
+            "law deterministic, got rrs",
         ),
         (
             {"rule": "k_seq", "law": "without_replacement", "draft": DRAFT},
-            "'rule' must be one of greedy, match, target_only, chain, rrs for drafts of law "
-            "without_replacement, got k_seq",
+            "'rule' must be one of greedy, match, target_only, chain, rrs, block, typical, "
+            "adjusted_target for drafts of law without_replacement, got k_seq",
+        ),
+        (
+            {"rule": "chain", "law": "external_weights", "draft": DRAFT},
+            "'rule' must be one of greedy, match, target_only, canonical, typical for drafts of "
+            "law external_weights, got chain",
+        ),
+        (
+            {"rule": "block"},
+            "'parent' must give a node one child at most for rule block, got nodes 1 and 2 of "
+            "request 0",
+        ),
+        ({"rule": "typical", "epsilon": -0.1}, "'epsilon' must be finite and 0 or more, got -0.1"),
+        ({"rule": "typical", "delta": np.inf}, "'delta' must be finite and 0 or more, got inf"),
+        (
+            CANONICAL | {"draw_indptr": None, "draw_node": None},
+            "'draw_indptr' must be given for rule canonical, got NULL",
+        ),
+        (CANONICAL | {"draw_weight": None}, "'draw_weight' must be given, got NULL"),
+        (
+            CANONICAL | {"draw_weight": np.array([1, -1, 1], np.float32)},
+            "'draw_weight' must be finite and 0 or more, got -1 at 1",
+        ),
+        (
+            CANONICAL | {"draw_weight": np.array([0, 0, 1], np.float32)},
+            "'draw_weight' must be above 0 for one of a node's draws, got 0 for all of node 0",
+        ),
+        (
+            CANONICAL
+            | {
+                "draw_indptr": ints(0, 300, 300, 300, 300),
+                "draw_node": np.ones(300, np.int32),
+                "draw_weight": np.ones(300, np.float32),
+            },
+            "'draw_indptr' must give a node 256 draws at most for rule canonical, got 300 at 0",
         ),
         ({"rule": "rrs", "law": "iid"}, "'draft' must be given, got NULL"),
         (
@@ -107,12 +152,14 @@ def test_tree_verify(changes: dict[str, Any], message: str) -> None:
     ("changes", "message"),
     [
         (
-            {"rule": "typical"},
-            "'rule' must be one of greedy, match, target_only, chain, rrs, k_seq, got 'typical'",
+            {"rule": "best"},
+            "'rule' must be one of greedy, match, target_only, chain, rrs, k_seq, block, "
+            "canonical, typical, adjusted_target, got 'best'",
         ),
         (
             {"law": "top_k"},
-            "'law' must be one of deterministic, iid, without_replacement, got 'top_k'",
+            "'law' must be one of deterministic, iid, without_replacement, external_weights, got "
+            "'top_k'",
         ),
     ],
 )
@@ -132,3 +179,21 @@ def test_tree_verify_names(changes: dict[str, Any], message: str) -> None:
 def test_tree_verify_refuses_what_is_no_tree(parent: np.ndarray, indptr: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"^fewstep_tree_verify: 'parent' must "):
         fewstep.tree.verify(**arguments(parent=parent, indptr=indptr))
+
+
+def test_tree_verify_refuses_trees_too_large_for_typical() -> None:
+    nodes = 1025
+    given = arguments(
+        parent=np.arange(-1, nodes - 1, dtype=np.int32), indptr=ints(0, nodes),
+        token=np.zeros(nodes, np.int32), logits=np.zeros((nodes, 5), np.float32),
+        path=np.zeros((1, nodes), np.int32), rule="typical",
+    )  # fmt: skip
+    message = "'indptr' must give a tree 1024 nodes at most for rule typical, got 1025 in request 0"
+    with pytest.raises(ValueError, match=f"^{re.escape(f'fewstep_tree_verify: {message}')}$"):
+        fewstep.tree.verify(**given)
+
+
+@pytest.mark.parametrize(("rule", "law"), cases.ILLEGAL)
+def test_tree_verify_refuses_every_other_pair(rule: str, law: str) -> None:
+    with pytest.raises(ValueError, match=r"^fewstep_tree_verify: 'rule' must be one of greedy, "):
+        fewstep.tree.verify(**arguments(**CANONICAL | {"rule": rule, "law": law}))

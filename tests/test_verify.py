@@ -31,8 +31,10 @@ def given(t: cases.Trees, rule: str, law: str, dtype: str = "float32") -> dict[s
         "draw_indptr": (t.draw_indptr, "int32"),
         "draw_node": (t.draw_node, "int32"),
     }
-    if rule in ("rrs", "k_seq", "chain"):
+    if rule in cases.NEEDS:
         inputs["draft"] = (t.draft, "float32")
+    if rule == "canonical":
+        inputs["draw_weight"] = (t.draw_weight, "float32")
     assert nodes == len(t.draft)
     outputs = {
         "path": ((requests, 4), "int32"),
@@ -61,9 +63,15 @@ def wanted(
         nodes = t.draw_node[t.draw_indptr[i] : t.draw_indptr[i + 1]]
         return [(int(n), int(t.token[begin + n])) for n in nodes]
 
+    def weights_of(node: int) -> list[float]:
+        i = begin + node
+        return t.draw_weight[t.draw_indptr[i] : t.draw_indptr[i + 1]].tolist()
+
     by = reference.Uniforms(b + 11, b % 5)
     q = t.draft.astype(np.float64)
-    path, token = reference.verify(rule, law, p_of, lambda n: q[begin + n], draws_of, by)
+    path, token = reference.verify(
+        rule, law, p_of, lambda n: q[begin + n], draws_of, by, weights_of
+    )
     chances = [p_of(a)[t.token[begin + c]] for a, c in zip([0, *path], path, strict=False)]
     chances.append(p_of(path[-1] if path else 0)[token])
     with np.errstate(divide="ignore"):
@@ -89,7 +97,7 @@ def check(found: dict[str, Any], t: cases.Trees, rule: str, law: str, **filters:
 
 def sizes(rule: str) -> tuple[int, int]:
     """Draws at a node and levels of the trees."""
-    return (1, 4) if rule == "chain" else (3, 3)
+    return (1, 4) if rule in cases.ONE_CHILD else (3, 3)
 
 
 @pytest.mark.parametrize(("rule", "law"), cases.LEGAL)
@@ -161,11 +169,12 @@ def test_batch_threads_and_instruction_sets_do_not_matter(
     for b in (0, 7, 15):  # alone
         part = slice(t.indptr[b], t.indptr[b + 1])
         draws = t.draw_node[t.draw_indptr[part.start] : t.draw_indptr[part.stop]]
+        weights = t.draw_weight[t.draw_indptr[part.start] : t.draw_indptr[part.stop]]
         begins = t.draw_indptr[part.start : part.stop + 1] - t.draw_indptr[part.start]
         alone = fewstep.tree.verify(
             t.parent[part], np.array([0, part.stop - part.start], np.int32), t.token[part],
             t.logits[part], [b + 11], b % 5, draft=t.draft[part], draw_indptr=begins,
-            draw_node=draws, path=np.zeros((1, 4), np.int32), **options,
+            draw_node=draws, draw_weight=weights, path=np.zeros((1, 4), np.int32), **options,
         )  # fmt: skip
         assert np.array_equal(alone.path[0], first["path"][b])
         assert alone.next_token[0] == first["next_token"][b]

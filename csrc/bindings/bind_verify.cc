@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <pybind11/stl.h>
+
+#include <array>
+
 #include "py_filters.h"
 #include "py_tensor.h"
 
@@ -10,10 +14,10 @@ namespace {
 constexpr const char* kFunction = "fewstep_tree_verify";
 
 // `inputs` is (parent, indptr, token, logits, seeds, positions, bitmask, draft, draft_ids,
-// draft_row, draw_indptr, draw_node), `outputs` (path, accepted, next_token, logprobs, status);
-// None where there is none.
-void verify(int32_t rule, int32_t law, const py::tuple& filters, const py::tuple& inputs,
-            const py::tuple& outputs) {
+// draft_row, draw_indptr, draw_node, draw_weight), `outputs` (path, accepted, next_token, logprobs,
+// status); None where there is none.
+void verify(int32_t rule, int32_t law, const std::array<double, 4>& params,
+            const py::tuple& filters, const py::tuple& inputs, const py::tuple& outputs) {
   py::list arguments;
   for (const py::handle value : inputs) arguments.append(value);
   for (const py::handle value : outputs) arguments.append(value);
@@ -24,6 +28,7 @@ void verify(int32_t rule, int32_t law, const py::tuple& filters, const py::tuple
   args.rule = rule;
   args.law = law;
   args.filters = f.filters;
+  args.params = {params[0], params[1], params[2], params[3]};
   const struct {
     const char* name;
     const fewstep_tensor** tensor;
@@ -40,6 +45,7 @@ void verify(int32_t rule, int32_t law, const py::tuple& filters, const py::tuple
       {"draft_row", &args.draft_row},
       {"draw_indptr", &args.draw_indptr},
       {"draw_node", &args.draw_node},
+      {"draw_weight", &args.draw_weight},
       {"path", &args.path},
       {"accepted", &args.accepted},
       {"next_token", &args.next_token},
@@ -68,8 +74,8 @@ void verify(int32_t rule, int32_t law, const py::tuple& filters, const py::tuple
 }  // namespace
 
 void bind_verify(py::module_& m) {
-  m.def("tree_verify", &verify, py::arg("rule"), py::arg("law"), py::arg("filters"),
-        py::arg("inputs"), py::arg("outputs"));
+  m.def("tree_verify", &verify, py::arg("rule"), py::arg("law"), py::arg("params"),
+        py::arg("filters"), py::arg("inputs"), py::arg("outputs"));
 }
 
 }  // namespace fewstep::python

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tree/verify.h"
 
+#include <cmath>
+
 #include "core/check.h"
 #include "core/cpu/parallel.h"
 #include "fewstep/verify.h"
@@ -12,35 +14,78 @@ namespace {
 
 constexpr KernelSet<VerifyFn> kVerify = FEWSTEP_CPU_KERNELS(verify);
 constexpr const char* kFunction = "fewstep_tree_verify";
-constexpr const char* kRules[] = {"greedy", "match", "target_only", "chain", "rrs", "k_seq"};
-constexpr const char* kLaws[] = {"deterministic", "iid", "without_replacement"};
+constexpr const char* kRules[] = {"greedy", "match", "target_only", "chain",   "rrs",
+                                  "k_seq",  "block", "canonical",   "typical", "adjusted_target"};
+constexpr const char* kLaws[] = {"deterministic", "iid", "without_replacement", "external_weights"};
+constexpr int kRuleCount = sizeof kRules / sizeof kRules[0];
+constexpr int kLawCount = sizeof kLaws / sizeof kLaws[0];
 
-// Which rules keep the target's law for drafts of a law.
-bool is_lossless(Rule rule, Law law) {
-  if (rule == Rule::kRrs) return law != Law::kDeterministic;
-  if (rule == Rule::kKSeq) return law == Law::kIid;
-  return true;
+// Which rules do what they say for drafts of a law.
+bool is_legal(Rule rule, Law law) {
+  const bool is_drawn = law == Law::kIid || law == Law::kWithoutReplacement;
+  switch (rule) {
+    case Rule::kChain:
+    case Rule::kBlock:
+      return law != Law::kExternalWeights;
+    case Rule::kRrs:
+    case Rule::kAdjustedTarget:
+      return is_drawn;
+    case Rule::kKSeq:
+      return law == Law::kIid;
+    case Rule::kCanonical:
+      return law == Law::kExternalWeights;
+    default:
+      return true;
+  }
 }
 bool needs_draft(Rule rule, Law law) {
-  return rule == Rule::kRrs || rule == Rule::kKSeq ||
-         (rule == Rule::kChain && law != Law::kDeterministic);
+  switch (rule) {
+    case Rule::kChain:
+    case Rule::kBlock:
+      return law != Law::kDeterministic;
+    case Rule::kRrs:
+    case Rule::kKSeq:
+    case Rule::kCanonical:
+    case Rule::kAdjustedTarget:
+      return true;
+    default:
+      return false;
+  }
+}
+bool needs_one_child(Rule rule) {
+  return rule == Rule::kChain || rule == Rule::kBlock || rule == Rule::kAdjustedTarget;
 }
 
 void check_pair(const fewstep_tree_verify_args& args, const ArgCheck& check) {
-  if (args.rule < 0 || args.rule > int32_t(Rule::kKSeq)) {
+  if (args.rule < 0 || args.rule >= kRuleCount) {
     check.fail("rule", "must be a fewstep_verify_rule", std::to_string(args.rule));
   }
-  if (args.law < 0 || args.law > int32_t(Law::kWithoutReplacement)) {
+  if (args.law < 0 || args.law >= kLawCount) {
     check.fail("law", "must be a fewstep_draft_law", std::to_string(args.law));
   }
-  if (is_lossless(Rule(args.rule), Law(args.law))) return;
+  if (is_legal(Rule(args.rule), Law(args.law))) return;
   std::string allowed;
-  for (int r = 0; r <= int(Rule::kKSeq); ++r) {
-    if (is_lossless(Rule(r), Law(args.law)))
+  for (int r = 0; r < kRuleCount; ++r) {
+    if (is_legal(Rule(r), Law(args.law)))
       allowed += (allowed.empty() ? "" : ", ") + std::string(kRules[r]);
   }
   check.fail("rule", "must be one of " + allowed + " for drafts of law " + kLaws[args.law],
              kRules[args.rule]);
+}
+
+VerifyParams check_params(const fewstep_verify_params& params, const ArgCheck& check) {
+  const struct {
+    const char* name;
+    double value;
+  } all[] = {{"epsilon", params.epsilon},
+             {"delta", params.delta},
+             {"strength", params.strength},
+             {"share", params.share}};
+  for (const auto& one : all) {
+    if (one.value >= 0.0 && one.value < HUGE_VAL) continue;
+    check.fail(one.name, "must be finite and 0 or more", format("%g", one.value));
+  }
+  return {params.epsilon, params.delta, float(params.strength), float(params.share)};
 }
 
 template <class T>
@@ -108,14 +153,67 @@ void check_draws(const ArgCheck& check, const VerifyProblem& p, int64_t N, int64
   }
 }
 
+// Canonical picks one of a node's draws by its weight.
+void take_weights(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyProblem* p,
+                  Indices indptr) {
+  if (p->rule != Rule::kCanonical) return;
+  if (!args.draw_indptr) {
+    check.fail("draw_indptr", "must be given for rule canonical", "NULL");
+  }
+  const View weights = check.in("draw_weight", args.draw_weight, only(DType::kF32), "K");
+  p->draw_weight = vector_of<const float>(weights);
+  const auto at = [](const auto& v, int64_t i) { return v.data[i * v.stride]; };
+  for (int64_t b = 0; b < p->B; ++b) {
+    for (int64_t i = indptr[b]; i < indptr[b + 1]; ++i) {
+      const int64_t begin = at(p->draw_indptr, i), end = at(p->draw_indptr, i + 1);
+      if (end - begin > FEWSTEP_MAX_DRAWS) {
+        check.fail(
+            "draw_indptr",
+            format("must give a node %d draws at most for rule canonical", FEWSTEP_MAX_DRAWS),
+            format("%lld at %lld", static_cast<long long>(end - begin), static_cast<long long>(i)));
+      }
+      bool is_draw = false;
+      double sum = 0.0;
+      for (int64_t d = begin; d < end; ++d) {
+        const float weight = at(p->draw_weight, d);
+        if (!(weight >= 0.0f && weight < HUGE_VALF)) {
+          check.fail("draw_weight", "must be finite and 0 or more",
+                     format("%g at %lld", double(weight), static_cast<long long>(d)));
+        }
+        if (at(p->token, indptr[b] + at(p->draw_node, d)) < 0) continue;
+        is_draw = true;
+        sum += weight;
+      }
+      if (is_draw && !(sum > 0.0)) {
+        check.fail("draw_weight", "must be above 0 for one of a node's draws",
+                   format("0 for all of node %lld", static_cast<long long>(i)));
+      }
+    }
+  }
+}
+
+void check_sizes(const ArgCheck& check, const VerifyProblem& p, Indices indptr) {
+  if (p.rule != Rule::kTypical) return;
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int64_t size = indptr[b + 1] - indptr[b];
+    if (size <= FEWSTEP_MAX_TYPICAL_NODES) continue;
+    check.fail(
+        "indptr",
+        format("must give a tree %d nodes at most for rule typical", FEWSTEP_MAX_TYPICAL_NODES),
+        format("%lld in request %d", static_cast<long long>(size), int(b)));
+  }
+}
+
 void check_one_draw(const ArgCheck& check, const VerifyProblem& p, Indices parent, Indices indptr) {
   for (int64_t b = 0; b < p.B; ++b) {
     const int64_t first = indptr[b], size = indptr[b + 1] - first;
     for (int64_t i = 2; i < size; ++i) {
       for (int64_t j = 1; j < i; ++j) {
         if (parent[first + i] != parent[first + j]) continue;
-        check.fail("parent", "must give a node one child at most for rule chain",
-                   format("nodes %d and %d of request %d", int(j), int(i), int(b)));
+        check.fail(
+            "parent",
+            "must give a node one child at most for rule " + std::string(kRules[int(p.rule)]),
+            format("nodes %d and %d of request %d", int(j), int(i), int(b)));
       }
     }
   }
@@ -168,6 +266,7 @@ void run_verify(const fewstep_context* ctx, const fewstep_tree_verify_args* args
   VerifyProblem p{};
   p.rule = Rule(args->rule);
   p.law = Law(args->law);
+  p.params = check_params(args->params, check);
   const View parent = check.in("parent", args->parent, index, "N");
   const View indptr = check.in("indptr", args->indptr, index, "B+1");
   const View token = check.in("token", args->token, index, "N");
@@ -225,7 +324,9 @@ void run_verify(const fewstep_context* ctx, const fewstep_tree_verify_args* args
     p.draw_node = vector_of<const int32_t>(check.in("draw_node", args->draw_node, index, "K"));
     check_draws(check, p, N, check.dim('K'), parents, ptr);
   }
-  if (p.rule == Rule::kChain) check_one_draw(check, p, parents, ptr);
+  take_weights(*args, check, &p, ptr);
+  check_sizes(check, p, ptr);
+  if (needs_one_child(p.rule)) check_one_draw(check, p, parents, ptr);
   check.no_overlap();
   check_thread_settings();
   VerifyFn& kernel = kVerify.pick(check.device(), kFunction);

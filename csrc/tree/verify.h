@@ -5,12 +5,29 @@
 
 #include "core/dtype.h"
 #include "core/kernel_set.h"
+#include "fewstep/verify.h"
 #include "logits/row.h"
 
 namespace fewstep::tree {
 
-enum class Law : int32_t { kDeterministic = 0, kIid = 1, kWithoutReplacement = 2 };
-enum class Rule : int32_t { kGreedy = 0, kMatch, kTargetOnly, kChain, kRrs, kKSeq };
+enum class Law : int32_t { kDeterministic = 0, kIid, kWithoutReplacement, kExternalWeights };
+enum class Rule : int32_t {
+  kGreedy = 0,
+  kMatch,
+  kTargetOnly,
+  kChain,
+  kRrs,
+  kKSeq,
+  kBlock,
+  kCanonical,
+  kTypical,
+  kAdjustedTarget
+};
+
+struct VerifyParams {
+  double epsilon, delta;
+  float strength, share;
+};
 
 // A strided vector of the problem.
 template <class T>
@@ -35,6 +52,8 @@ struct VerifyProblem {
   const int32_t* draft_ids;  // [M or 1, S] or null
   int64_t draft_ids_stride;  // 0: one row for all
   Vector<const int32_t> draft_row, draw_indptr, draw_node;
+  Vector<const float> draw_weight;
+  VerifyParams params;
   Vector<const uint64_t> seeds;
   Vector<const int32_t> positions;
   int32_t* path;  // [B, D]

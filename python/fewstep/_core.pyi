@@ -125,6 +125,7 @@ def logits_sample(
 def tree_verify(
     rule: int,
     law: int,
+    params: tuple[float, float, float, float],
     filters: tuple[Any, ...],
     inputs: tuple[Any, ...],
     outputs: tuple[Any, ...],

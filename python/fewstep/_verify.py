@@ -12,8 +12,11 @@ from fewstep import _core
 from fewstep._arrays import empty, is_torch, shape_of
 from fewstep._sampling import row_numbers
 
-RULES = ("greedy", "match", "target_only", "chain", "rrs", "k_seq")
-LAWS = ("deterministic", "iid", "without_replacement")
+RULES = (
+    "greedy", "match", "target_only", "chain", "rrs", "k_seq", "block", "canonical", "typical",
+    "adjusted_target",
+)  # fmt: skip
+LAWS = ("deterministic", "iid", "without_replacement", "external_weights")
 
 
 class Verified(NamedTuple):
@@ -70,6 +73,11 @@ def verify(
     draft_row: Any = None,
     draw_indptr: Any = None,
     draw_node: Any = None,
+    draw_weight: Any = None,
+    epsilon: float = 0.09,
+    delta: float = 0.3,
+    strength: float = 10.0,
+    share: float = 0.1,
     temperature: Any = 1.0,
     top_k: Any = 0,
     top_p: Any = 1.0,
@@ -83,11 +91,12 @@ def verify(
     logprobs: Any = None,
     status: Any = None,
 ) -> Verified:
-    """Verify draft trees against the target's logits without changing the target's law.
+    """Verify draft trees against the target's logits.
 
     From the root on, the rule accepts one of a node's children or none; then the next token is
-    drawn from the law that is left. The tokens on the path and the next one have the law that the
-    target alone would have given them, whatever the drafts were.
+    drawn from the law that is left. But with ``typical`` and ``adjusted_target``, which are meant
+    to change it, the tokens on the path and the next one have the law that the target alone would
+    have given them, whatever the drafts were.
 
     Parameters
     ----------
@@ -107,12 +116,20 @@ def verify(
         ``greedy``: the target's best token. ``match``: the token that `fewstep.logits.sample` draws
         with the same seed and position. ``target_only``: a child with its target probability.
         ``chain``: one draw a node, accepted with ``min(1, p / q)``. ``rrs``: the same, draw after
-        draw (recursive rejection sampling). ``k_seq``: SpecTr's.
+        draw (recursive rejection sampling). ``k_seq``: SpecTr's. ``block``: one draw a node, the
+        longest prefix of a chain that passes a test of all its ratios together; accepts no fewer
+        than ``chain`` on average. ``canonical``: one draw is picked by its weight, then as
+        ``chain``. Lossy: ``typical`` (Medusa) accepts the longest path of children with
+        ``p > min(epsilon, delta * exp(-entropy))``; ``adjusted_target`` (RAPID) is ``chain`` with p
+        moved towards q.
     law : str
-        How children came about: ``deterministic`` (chosen), ``iid`` or ``without_replacement``.
-        ``rrs`` needs one of the latter two, ``k_seq`` needs ``iid``.
+        How children came about: ``deterministic`` (chosen), ``iid``, ``without_replacement``, or
+        ``external_weights``: in any way, one of them picked by `draw_weight`. ``rrs`` and
+        ``adjusted_target`` need one of the second and third, ``k_seq`` the second, ``canonical``
+        the last, ``chain`` and ``block`` any but the last.
     draft : array, shape (M, S), float32
-        Probabilities that children were really drawn from: for ``chain``, ``rrs`` and ``k_seq``.
+        Probabilities that children were really drawn from, for ``chain``, ``block``, ``rrs``,
+        ``k_seq`` and ``adjusted_target``; for ``canonical`` those of the draw that is picked.
     draft_ids : array, shape (M, S) or (1, S), int32, optional
         Tokens of the columns of `draft`, ascending: a compact support, or a draft vocabulary.
     draft_row : array, shape (N,), int32, optional
@@ -123,6 +140,14 @@ def verify(
         result would be biased. By default each child was drawn once, in the order of indices.
     draw_node : array, shape (K,), int32, optional
         Indices of nodes in their request.
+    draw_weight : array, shape (K,), float32, optional
+        Relative chances with which ``canonical`` picks one of a node's draws.
+    epsilon, delta : float
+        Of ``typical``: the largest probability that is asked for, and the share of
+        ``exp(-entropy)``.
+    strength, share : float
+        Of ``adjusted_target``: p becomes ``p * exp(strength * (q - p))``, normalised, where
+        ``q >= share * max(q)``.
     temperature, top_k, top_p, min_p, typical, eta : number or array, shape (B,)
         Filters of the target's law, as in `fewstep.logits.sample`.
     bitmask : array, shape (N, ceil(V / 32)), int32 | uint32, optional
@@ -144,7 +169,7 @@ def verify(
     Raises
     ------
     ValueError
-        A shape, dtype, value or overlap that is not as described, or a rule that is not lossless
+        A shape, dtype, value or overlap that is not as described, or a rule that is not one
         for the law; the message names the argument.
     TypeError
         Something is not an array.
@@ -161,6 +186,12 @@ def verify(
     .. [2] Miao et al., "SpecInfer", arXiv 2305.09781; Jeon et al., arXiv 2402.14160 (rrs).
     .. [3] Sun et al., "SpecTr", arXiv 2310.15141 (k_seq).
     .. [4] Li et al., "EAGLE", arXiv 2401.15077 (target_only).
+    .. [5] Sun et al., "Block verification accelerates speculative decoding", arXiv 2403.10444.
+    .. [6] Khisti et al., "Multi-draft speculative sampling: canonical architectures and
+       theoretical limits", arXiv 2410.18234.
+    .. [7] Cai et al., "Medusa", arXiv 2401.10774, section 2.3.1 (typical).
+    .. [8] Chen et al., "Long-context inference with retrieval-augmented speculative decoding",
+       arXiv 2502.20330 (adjusted_target).
 
     Examples
     --------
@@ -184,10 +215,11 @@ def verify(
         next_token = empty((requests,), "int32", logits)
     inputs = (
         parent, indptr, token, logits, seeds, positions, bitmask, draft, draft_ids, draft_row,
-        draw_indptr, draw_node,
+        draw_indptr, draw_node, draw_weight,
     )  # fmt: skip
     filters = (temperature, top_k, top_p, min_p, typical, eta)
     outputs = (path, accepted, next_token, logprobs, status)
     rule_number, law_number = _choice("rule", rule, RULES), _choice("law", law, LAWS)
-    _core.tree_verify(rule_number, law_number, filters, inputs, outputs)
+    params = (epsilon, delta, strength, share)
+    _core.tree_verify(rule_number, law_number, params, filters, inputs, outputs)
     return Verified(path, accepted, next_token)

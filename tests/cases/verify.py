@@ -7,16 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LAWS = ("deterministic", "iid", "without_replacement")
-LEGAL = tuple(
-    (rule, law)
-    for rule in ("greedy", "match", "target_only", "chain", "rrs", "k_seq")
-    for law in LAWS
-    if not (rule == "rrs" and law == "deterministic") and not (rule == "k_seq" and law != "iid")
-)
-ILLEGAL = (
-    ("rrs", "deterministic"), ("k_seq", "deterministic"), ("k_seq", "without_replacement")
+LAWS = ("deterministic", "iid", "without_replacement", "external_weights")
+LOSSY = ("typical", "adjusted_target")
+ONE_CHILD = ("chain", "block", "adjusted_target")
+NEEDS = {  # laws of the rules that do not take every one
+    "chain": LAWS[:3],
+    "block": LAWS[:3],
+    "rrs": LAWS[1:3],
+    "k_seq": ("iid",),
+    "canonical": ("external_weights",),
+    "adjusted_target": LAWS[1:3],
+}
+RULES = (
+    "greedy", "match", "target_only", "chain", "rrs", "k_seq", "block", "canonical", *LOSSY
 )  # fmt: skip
+PAIRS = tuple((rule, law) for rule in RULES for law in LAWS)
+LEGAL = tuple((rule, law) for rule, law in PAIRS if law in NEEDS.get(rule, LAWS))
+ILLEGAL = tuple(pair for pair in PAIRS if pair not in LEGAL)
 
 
 @dataclass
@@ -30,6 +37,7 @@ class Trees:
     draft: np.ndarray  # [N, V]
     draw_indptr: np.ndarray  # [N + 1]
     draw_node: np.ndarray  # [K]
+    draw_weight: np.ndarray  # [K]
 
 
 def trees(requests: int, tokens: int, law: str, draws: int, depth: int, seed: int = 0) -> Trees:
@@ -48,7 +56,7 @@ def trees(requests: int, tokens: int, law: str, draws: int, depth: int, seed: in
             q.append(law_here)
             chosen: list[int] = []
             count = int(rng.integers(0, draws + 1)) if level[at] < depth else 0
-            if law == "iid":
+            if law in ("iid", "external_weights"):
                 chosen = rng.choice(tokens, count, p=law_here / law_here.sum(dtype=float)).tolist()
             elif law == "without_replacement":
                 keys = np.log(law_here + 1e-30) + rng.gumbel(size=tokens)
@@ -77,4 +85,5 @@ def trees(requests: int, tokens: int, law: str, draws: int, depth: int, seed: in
         np.array(q, np.float32).reshape(-1, tokens),
         begins.astype(np.int32),
         np.array([n for nodes in lists for n in nodes], np.int32),
+        rng.dirichlet(np.ones(max(int(begins[-1]), 1)))[: int(begins[-1])].astype(np.float32),
     )

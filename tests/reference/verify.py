@@ -28,6 +28,9 @@ class Choices(Protocol):
     def token(self, p: Law, depth: int, stream: int) -> int:
         """A token of a law, which need not be normalised."""
 
+    def pick(self, weights: Sequence[float], depth: int) -> int:
+        """The number of one of the weights."""
+
 
 def k_seq_rho(p: Law, q: Law, k: int) -> tuple[float, float]:
     """SpecTr's rho, from above, and what an accepted token's law is divided by."""
@@ -41,6 +44,74 @@ def k_seq_rho(p: Law, q: Law, k: int) -> tuple[float, float]:
         middle = (low + high) / 2
         low, high = (low, middle) if ratio(middle) <= middle else (middle, high)
     return high, ratio(high)
+
+
+def adjusted(p: Law, q: Law, strength: float = 10.0, share: float = 0.1) -> Law:
+    """RAPID's target: p moved towards q where q is at least a share of its largest value."""
+    with np.errstate(divide="ignore"):
+        logits = np.log(p) - strength * np.where(q >= share * q.max(), p - q, 0.0)
+    law = np.exp(logits - logits.max())
+    return law / law.sum()
+
+
+def block(
+    law: str,
+    p_of: Callable[[int], Law],
+    q_of: Callable[[int], Law | None],
+    draws_of: Callable[[int], Sequence[Draw]],
+    by: Choices,
+) -> tuple[list[int], int]:
+    """Block verification of a chain (Sun et al. 2024, algorithm 2)."""
+    nodes, tokens = [0], []
+    while draws := [draw for draw in draws_of(nodes[-1]) if draw[1] >= 0]:
+        nodes.append(draws[0][0])
+        tokens.append(draws[0][1])
+    length = len(tokens)
+
+    def draft(i: int) -> Law:
+        q = q_of(nodes[i])
+        return np.eye(len(p_of(0)))[tokens[i]] if law == "deterministic" or q is None else q
+
+    joint = [1.0]
+    for i in range(length):
+        joint.append(min(1.0, joint[-1] * p_of(nodes[i])[tokens[i]] / draft(i)[tokens[i]]))
+
+    def excess(i: int) -> Law:
+        return np.maximum(joint[i] * p_of(nodes[i]) - draft(i), 0.0)
+
+    accepted = 0
+    for i in range(1, length + 1):
+        chance = joint[i]
+        if i < length:
+            mass = excess(i).sum()
+            chance = mass / (mass + 1 - joint[i]) if mass > 0 else 0.0
+        if by.accepts(chance, i - 1, 0):
+            accepted = i
+    if accepted == length:
+        return nodes[1:], by.token(p_of(nodes[-1]), length, BONUS)
+    return nodes[1 : accepted + 1], by.token(excess(accepted), accepted, RESIDUAL)
+
+
+def typical(
+    p_of: Callable[[int], Law],
+    draws_of: Callable[[int], Sequence[Draw]],
+    by: Choices,
+    epsilon: float = 0.09,
+    delta: float = 0.3,
+) -> tuple[list[int], int]:
+    """Typical acceptance: of all paths of standing drafts the longest, then the most likely."""
+
+    def paths(node: int, path: tuple[int, ...], likely: float) -> Iterator[tuple[Any, ...]]:
+        yield -len(path), -likely, path
+        p = p_of(node)
+        entropy = -(p[p > 0] * np.log(p[p > 0])).sum()
+        least = min(epsilon, delta * np.exp(-entropy))
+        for child, token in dict(draws_of(node)).items():
+            if token >= 0 and p[token] > least:
+                yield from paths(child, (*path, child), likely + float(np.log(p[token])))
+
+    best = min(paths(0, (), 0.0))[2]
+    return list(best), by.token(p_of(best[-1] if best else 0), len(best), BONUS)
 
 
 def decide(
@@ -66,8 +137,14 @@ def decide(
             if by.accepts(min(1.0, p[token] / (rho * q[token])), depth, i):
                 return node, -1
         return -1, by.token(np.maximum(p - g * np.minimum(q, p / rho), 0.0), depth, RESIDUAL)
+    if rule == "adjusted_target":
+        moved = adjusted(p, q)
+        (node, token) = draws[0]
+        if by.accepts(min(1.0, moved[token] / q[token]), depth, 0):
+            return node, -1
+        return -1, by.token(np.maximum(p - np.minimum(q, moved), 0.0), depth, RESIDUAL)
     left, drawn = p.copy(), q.copy()
-    for i, (node, token) in enumerate(draws):
+    for i, (node, token) in enumerate(draws, rule == "canonical"):
         if by.accepts(min(1.0, left[token] / drawn[token]), depth, i):
             return node, -1
         left = np.maximum(left - drawn, 0.0)
@@ -86,11 +163,19 @@ def verify(
     q_of: Callable[[int], Law | None],
     draws_of: Callable[[int], Sequence[Draw]],
     by: Choices,
+    weights_of: Callable[[int], Sequence[float]] | None = None,
 ) -> tuple[list[int], int]:
     """Walk from node 0; return the accepted nodes and the next token."""
+    if rule == "block":
+        return block(law, p_of, q_of, draws_of, by)
+    if rule == "typical":
+        return typical(p_of, draws_of, by)
     node, path = 0, []
     while True:
         draws = [draw for draw in draws_of(node) if draw[1] >= 0]
+        if rule == "canonical" and draws:
+            assert weights_of is not None
+            draws = [draws[by.pick(weights_of(node), len(path))]]
         child, token = decide(rule, law, p_of(node), q_of(node), draws, len(path), by)
         if child < 0:
             return path, token
@@ -114,6 +199,9 @@ class Uniforms:
         steps = np.cumsum(p) / p.sum()
         self.margin = min(self.margin, float(np.abs(steps - u).min()))
         return int(np.searchsorted(steps, u, side="right"))
+
+    def pick(self, weights: Sequence[float], depth: int) -> int:
+        return self.token(np.asarray(weights, float), depth, ACCEPT)
 
 
 class Script:
@@ -139,6 +227,9 @@ class Script:
 
     def token(self, p: Law, depth: int, stream: int) -> int:
         return self._take((p / p.sum()).tolist())
+
+    def pick(self, weights: Sequence[float], depth: int) -> int:
+        return self.token(np.asarray(weights, float), depth, ACCEPT)
 
 
 def outcomes(run: Callable[[Script], Any]) -> Iterator[tuple[float, Any]]:
