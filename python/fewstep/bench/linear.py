@@ -20,7 +20,7 @@ import fewstep
 
 from .decode import table as decode_table
 from .measure import Keep, Part, measure
-from .rows import Options, Row, add_bar, check, difference, set_threads, timed_row
+from .rows import Options, Row, add_bar, check, difference, limit_row, set_threads, timed_row
 from .target import Target, cpu
 from .timing import Timed, Timing, interleaved
 
@@ -131,8 +131,7 @@ def measured(layer: Layer, rows: int, threads: int, gemm: float) -> Iterator[Row
     limit = faster(times, "sum", "dot").median_us if light else gemm * rows
     name = "read bandwidth" if light else "gemm"
     found = Timing(limit, limit, limit)
-    row = timed_row(head, name, ours, found) | {"limit": name}
-    row["share"] = row["ratio"]
+    row = limit_row(head, name, ours, found)
     if layer.shape == SHAPE and (layer.kind, rows) == ("bfloat16", 1):
         add_bar(row, READ_BAR, "share")
     yield row

@@ -73,6 +73,12 @@ def timed_row(head: Row, rival: str, ours: Timing, other: Timing, *, spread: boo
     return row
 
 
+def limit_row(head: Row, limit: str, ours: Timing, other: Timing) -> Row:
+    """Return the row of a limit: its time as a rival's, and what share of its speed we have."""
+    row = timed_row(head, limit, ours, other) | {"limit": limit}
+    return row | {"share": row["ratio"]}
+
+
 def unmeasured_row(head: Row, rival: str, reason: str, ours: Timing | None = None) -> Row:
     """Return the row of a rival that could not be measured, and why."""
     return {

@@ -16,13 +16,13 @@ from typing import Any
 from ..measure import Keep, measure
 from ..rows import Options, Row
 from ..target import Target, cpu
-from . import attention, cache, trees
+from . import attention, cache, sampling, trees
 from ._table import table as table
 
 
 def sections() -> tuple[Any, ...]:
     """Return the modules that measure, in the order of the output."""
-    return attention, cache, trees
+    return attention, cache, sampling, trees
 
 
 def names() -> tuple[str, ...]:

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the sampling section of ``fewstep bench decode`` times is right."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+
+from fewstep.bench.decode import sampling
+from fewstep.bench.rivals import samplers
+from fewstep.bench.rows import Options, WrongResult
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small vocabulary, and every function called twice in the place of a clock."""
+
+    def called(functions: dict[str, Any], **_: Any) -> dict[str, Any]:
+        for timed in functions.values():
+            timed.call()
+            timed.call()
+        return {
+            name: SimpleNamespace(median_us=4.0 if name == "ours" else 2.0, p10_us=1.0, p90_us=5.0)
+            for name in functions
+        }
+
+    monkeypatch.setattr(sampling, "VOCABULARIES", (3200,))
+    monkeypatch.setattr(sampling, "interleaved", called)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_rows(quick: bool) -> None:
+    rows = list(sampling.rows(Options((1, 2), quick=quick), lambda _: None))
+    batches = (1,) if quick else (1, 8, 64)
+    filtered = ("transformers", "torch", "torch blocks", "read bandwidth")
+    rivals = {
+        "plain": ("torch multinomial", "torch blocks", "read bandwidth"),
+        "top_k_top_p": filtered,
+        "min_p": filtered,
+    }
+    assert [(row["case"], row["B"], row["threads"], row["rival"]) for row in rows] == [
+        (case, batch, threads, rival)
+        for threads in (1, 2)
+        for case, names in rivals.items()
+        for batch in batches
+        for rival in names
+    ]
+    assert all(row["op"] == "logits.sample" and row["V"] == 3200 for row in rows)
+    assert all(row["dtype"] == "float32" and row["ratio"] == 0.5 for row in rows)
+    assert {row["rival"] for row in rows if "share" in row} == {"read bandwidth"}
+
+
+@pytest.mark.parametrize("case", sampling.NAMES)
+def test_a_wrong_law_is_not_timed(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = sampling.fewstep.logits.sample
+
+    def wrong(logits: Any, *arguments: Any, **options: Any) -> Any:
+        return true(1.1 * logits, *arguments, **options)
+
+    monkeypatch.setattr(sampling.fewstep.logits, "sample", wrong)
+    with pytest.raises(WrongResult, match=rf"^{case}, law of .+: differs by .+"):
+        list(sampling.rows(Options((1,), (case,), quick=True), lambda _: None))
+
+
+def test_draws_that_do_not_follow_the_law_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = sampling.fewstep.logits.sample
+
+    def same(*arguments: Any, draw: int, **options: Any) -> Any:
+        return true(*arguments, draw=5, **options)  # a small number
+
+    monkeypatch.setattr(sampling.fewstep.logits, "sample", same)
+    with pytest.raises(WrongResult, match=r"^plain, frequencies under .+: differs by .+"):
+        list(sampling.rows(Options((1,), ("plain",), quick=True), lambda _: None))
+
+
+def test_the_rivals_of_a_case_have_one_law() -> None:
+    """Each form draws tokens at their rates: 4,000 draws of each of 3 rows of 128."""
+    torch.manual_seed(3)
+    logits = torch.randn(3, 128)
+    for case, (_, forms) in sampling.CASES.items():
+        made = forms(logits)
+        law = made["torch blocks"].law().clone()
+        for name, form in made.items():
+            assert torch.allclose(form.law(), law, atol=1e-6), (case, name)
+            drawn = torch.cat([form.draw() for _ in range(4000)], 1)
+            counts = torch.nn.functional.one_hot(drawn, 128).sum(1)
+            assert int(counts[law == 0].sum()) == 0
+            excess = (counts / 4000 - law) ** 2 / law.clamp(min=1e-9)
+            spread = (law > 0).sum(1) - 1  # of chi-square, whose mean is its degrees of freedom
+            assert bool((4000 * excess.sum(1) < spread + 5 * (2 * spread).sqrt() + 5).all())
+
+
+def test_largest_is_topk() -> None:
+    logits = torch.randn(4, 640, generator=torch.Generator().manual_seed(4))
+    values, ids = samplers.largest(logits, 9)
+    wanted = torch.topk(logits, 9, -1)
+    assert torch.equal(values, wanted.values)
+    assert torch.equal(ids, wanted.indices)
