@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``fewstep bench linear``: linear layers of a few rows against torch and the machine's limits.
 
-A case is a kind of weights. Limits are measured turn by turn with the rest: ``read bandwidth`` by
-the faster of two reductions over as many bytes as the weights have, ``gemm`` by torch's product of
-1024 rows.
+A case is a kind of weights, or ``llama_generate`` (`fewstep.bench.llama`). Limits are measured turn
+by turn with the rest: ``read bandwidth`` by the faster of two reductions over as many bytes as the
+weights have, ``gemm`` by torch's product of 1024 rows.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from torch.nn import functional
 
 import fewstep
 
+from . import llama
 from .decode import table as decode_table
 from .measure import Keep, Part, measure
 from .rows import Options, Row, add_bar, check, difference, limit_row, set_threads, timed_row
 from .target import Target, cpu
 from .timing import Timed, Timing, interleaved
 
-NAMES = ("bfloat16", "float32", "int8", "int4")
+KINDS = ("bfloat16", "float32", "int8", "int4")
+NAMES = (*KINDS, llama.NAME)
 SHAPE = (4096, 4096)  # (O, I): the layer that has bars, at each number of rows
 ROWS = (1, 2, 4, 6, 8, 16, 26, 32, 64, 128)
 # The layers of Llamas of 0.1, 1 and 8 billion weights.
@@ -192,8 +194,9 @@ def run(
     WrongResult
         A result differs from its rival's.
     """
-    wanted = [name for name in NAMES if options.wants(name)]
-    parts: list[tuple[str, Part]] = [(name, partial(rows_of, name, options)) for name in wanted]
+    parts: list[tuple[str, Part]] = [(kind, partial(rows_of, kind, options)) for kind in KINDS]
+    parts.append((llama.NAME, partial(llama.rows, options)))
+    parts = [part for part in parts if options.wants(part[0])]
     return measure(parts, progress, target or cpu(), keep)
 
 
