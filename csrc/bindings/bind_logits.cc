@@ -7,6 +7,17 @@ namespace py = pybind11;
 namespace fewstep::python {
 namespace {
 
+template <class Args>
+void call(fewstep_status (*op)(const fewstep_context*, const Args*), const fewstep_context* ctx,
+          const Args& args) {
+  fewstep_status result;
+  {
+    const py::gil_scoped_release release;
+    result = op(ctx, &args);
+  }
+  check(result);
+}
+
 void sample(py::handle logits, py::handle seeds, py::handle positions, py::handle bitmask,
             const py::tuple& filters, uint32_t stream_number, uint32_t draw, py::handle out,
             py::handle logprobs, py::handle status) {
@@ -32,13 +43,7 @@ void sample(py::handle logits, py::handle seeds, py::handle positions, py::handl
   args.out = o.get();
   args.logprobs = lp.get();
   args.status = st.get();
-  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
-  fewstep_status result;
-  {
-    const py::gil_scoped_release release;
-    result = fewstep_logits_sample(ctx, &args);
-  }
-  check(result);
+  call(&fewstep_logits_sample, stream.context(o.get(), kFunction, "out"), args);
 }
 
 // `history` is (tokens, indptr, counts), `bias` (ids, values, indptr); None where there is none.
@@ -69,18 +74,36 @@ void penalise(py::handle logits, const py::tuple& history, const py::tuple& bias
   args.bias_values = values.get();
   args.bias_indptr = bias_indptr.get();
   args.out = in_place ? l.get() : other.get();
-  const fewstep_context* ctx = stream.context(args.out, kFunction, "out");
-  fewstep_status result;
-  {
-    const py::gil_scoped_release release;
-    result = fewstep_logits_penalise(ctx, &args);
-  }
-  check(result);
+  call(&fewstep_logits_penalise, stream.context(args.out, kFunction, "out"), args);
+}
+
+void top_k(py::handle logits, py::handle bitmask, bool normalise, py::handle ids, py::handle values,
+           py::handle log_normaliser, py::handle status) {
+  constexpr const char* kFunction = "fewstep_logits_top_k";
+  const py::handle arguments[] = {logits, bitmask, ids, values, log_normaliser, status};
+  CallStream stream(arguments);
+  fewstep_logits_top_k_args args = FEWSTEP_LOGITS_TOP_K_ARGS_INIT;
+  const Borrowed l(logits, kFunction, "logits", Borrowed::kRead, &stream);
+  const Optional m(bitmask, kFunction, "bitmask", Borrowed::kRead, &stream);
+  const Borrowed i(ids, kFunction, "ids", Borrowed::kWrite, &stream);
+  const Borrowed v(values, kFunction, "values", Borrowed::kWrite, &stream);
+  const Optional n(log_normaliser, kFunction, "log_normaliser", Borrowed::kWrite, &stream);
+  const Optional st(status, kFunction, "status", Borrowed::kWrite, &stream);
+  args.normalise = normalise ? 1 : 0;
+  args.logits = l.get();
+  args.bitmask = m.get();
+  args.ids = i.get();
+  args.values = v.get();
+  args.log_normaliser = n.get();
+  args.status = st.get();
+  call(&fewstep_logits_top_k, stream.context(i.get(), kFunction, "ids"), args);
 }
 
 }  // namespace
 
 void bind_logits(py::module_& m) {
+  m.def("logits_top_k", &top_k, py::arg("logits"), py::arg("bitmask"), py::arg("normalise"),
+        py::arg("ids"), py::arg("values"), py::arg("log_normaliser"), py::arg("status"));
   m.def("logits_penalise", &penalise, py::arg("logits"), py::arg("history"), py::arg("bias"),
         py::arg("penalties"), py::arg("out"));
   m.def("logits_sample", &sample, py::arg("logits"), py::arg("seeds"), py::arg("positions"),

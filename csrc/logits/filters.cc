@@ -39,4 +39,25 @@ void check_words(const fewstep_tensor* bitmask, int64_t V, const ArgCheck& check
              std::to_string(static_cast<long long>(bitmask->shape[1])));
 }
 
+void check_listed(int64_t K, const ArgCheck& check) {
+  if (K >= 1 && K <= kMaxCandidates) return;
+  check.fail("ids", format("must have 1 to %d tokens in a row", kMaxCandidates),
+             std::to_string(static_cast<long long>(K)));
+}
+
+Rows rows_of(const View& logits, const fewstep_tensor* bitmask_tensor, const View& bitmask,
+             const Filters* filters, const ArgCheck& check) {
+  const int64_t R = check.dim('R'), V = check.dim('V');
+  if (V < 1 && R > 0) check.fail("logits", "must have a token", "V=0");
+  check_words(bitmask_tensor, V, check);
+  return {R,
+          V,
+          logits.as<const char>(),
+          logits.stride * size_of(logits.dtype),
+          logits.dtype,
+          bitmask.as<const uint32_t>(),
+          bitmask.stride,
+          filters};
+}
+
 }  // namespace fewstep::logits

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/draws.h"
 #include "core/dtype.h"
 
 namespace fewstep::logits {
@@ -50,6 +51,48 @@ static inline void put_filters(const Filters& f, int64_t row, RowSpec* spec) {
   spec->min_p = number_at(f.min_p, row);
   spec->typical = number_at(f.typical, row);
   spec->eta = number_at(f.eta, row);
+}
+
+// Rows of logits as an op gets them, and what is to become of them.
+struct Rows {
+  int64_t R, V;
+  const char* logits;  // [R, V] dtype
+  int64_t pitch;       // bytes between rows
+  DType dtype;
+  const uint32_t* bitmask;  // [R, ceil(V / 32)] or null
+  int64_t bitmask_stride;   // words between rows
+  const Filters* filters;   // null: none
+};
+static inline RowSpec row_at(const Rows& rows, int64_t r) {
+  RowSpec spec = {rows.logits + r * rows.pitch,
+                  rows.bitmask ? rows.bitmask + r * rows.bitmask_stride : nullptr,
+                  rows.V,
+                  rows.dtype,
+                  1.0f,
+                  0,
+                  1.0f,
+                  0.0f,
+                  1.0f,
+                  0.0f};
+  if (rows.filters) put_filters(*rows.filters, r, &spec);
+  return spec;
+}
+// Rows for a thread that are about 10 us of work.
+static inline int64_t grain_of(const Rows& rows) {
+  return rows.V >= 32768 ? 1 : 32768 / (rows.V + 1) + 1;
+}
+
+// Where the random numbers of rows come from.
+struct RowDraws {
+  const uint64_t* seeds;  // [R]
+  int64_t seeds_stride;
+  const int32_t* positions;  // [R]
+  int64_t positions_stride;
+  uint32_t stream, draw;
+};
+static inline DrawKey key_at(const RowDraws& draws, int64_t r) {
+  return {draws.seeds[r * draws.seeds_stride],
+          (uint32_t)draws.positions[r * draws.positions_stride], draws.stream};
 }
 
 // Up to this many candidates a top-k needs no pass of its own.

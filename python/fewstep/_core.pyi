@@ -103,6 +103,15 @@ def linear_run(
 ) -> None: ...
 def linear_run_workspace_bytes(M: int, I: int, kind: int, group: int) -> int: ...
 def linear_unpack(packed: object, kind: int, group: int, out: object) -> None: ...
+def logits_top_k(
+    logits: object,
+    bitmask: object,
+    normalise: bool,
+    ids: object,
+    values: object,
+    log_normaliser: object,
+    status: object,
+) -> None: ...
 def logits_penalise(
     logits: object,
     history: tuple[Any, ...],

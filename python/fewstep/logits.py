@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from fewstep._best import TopK as TopK
+from fewstep._best import top_k as top_k
 from fewstep._penalties import penalise as penalise
 from fewstep._sampling import sample as sample
 
-__all__ = ["penalise", "sample"]
+__all__ = ["TopK", "penalise", "sample", "top_k"]

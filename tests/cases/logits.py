@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases of the logits family: vocabularies around vectors and blocks, all sorts of filters.
 
-``logits.sample`` has both, ``logits.penalise`` histories of all lengths.
+``logits.sample`` has both, ``logits.penalise`` histories of all lengths, ``logits.top_k`` counts.
 """
 
 from __future__ import annotations
@@ -51,6 +51,21 @@ def bitmask(count: int, tokens: int, seed: int = 0) -> np.ndarray:
     words[:, 0] |= 1
     return words
 
+
+COUNTS = (1, 2, 7, 64, 65, 1024)  # of best tokens; a buffer of 256 holds those of up to 64
+
+
+def lawless(tokens: int) -> np.ndarray:
+    """Six rows of which the first has a law; what the others lack is `LAWLESS`."""
+    values = rows(6, tokens)
+    values[1, tokens - 1] = np.nan
+    values[2, tokens // 2] = np.inf
+    values[3] = -np.inf
+    values[4, 3] = -np.nan
+    return values
+
+
+LAWLESS = [0, 1, 2, 3, 1, 3]  # with a mask that allows nothing in the last row
 
 # Lengths of histories; the table of a row's tokens takes 3072 of them at once.
 HISTORIES = (0, 1, 3, 100, 3071, 3072, 3073, 13000)

@@ -113,3 +113,19 @@ def penalise(
         x[v] = x[v] / repetition if x[v] > 0 else x[v] * repetition
         x[v] -= frequency * count + presence * (count > 0)
     return x
+
+
+def top_k(
+    logits: np.ndarray, k: int, allowed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The ids and logits of one row's k best, padded, and the row's log-normaliser."""
+    x = np.asarray(logits, np.float64).copy()
+    if allowed is not None:
+        x[~allowed] = -np.inf
+    ids = _rank(x)[:k]
+    ids = ids[x[ids] > -np.inf]
+    values = np.full(k, -np.inf)
+    values[: len(ids)] = x[ids]
+    padded = np.full(k, -1)
+    padded[: len(ids)] = ids
+    return padded, values, float(x.max() + np.log(np.exp(x - x.max()).sum()))

@@ -163,6 +163,43 @@ typedef struct fewstep_logits_penalise_args {
 FEWSTEP_API fewstep_status fewstep_logits_penalise(const fewstep_context* ctx,
                                                    const fewstep_logits_penalise_args* args);
 
+typedef struct fewstep_logits_top_k_args {
+  uint32_t size;     /* sizeof(fewstep_logits_top_k_args) */
+  int32_t normalise; /* 1: values are log-probabilities, 0: logits */
+  const fewstep_tensor* logits;
+  const fewstep_tensor* bitmask; /* or NULL: all tokens are allowed */
+  const fewstep_tensor* ids;
+  const fewstep_tensor* values;
+  const fewstep_tensor* log_normaliser; /* or NULL */
+  const fewstep_tensor* status;         /* or NULL */
+} fewstep_logits_top_k_args;
+
+#define FEWSTEP_LOGITS_TOP_K_ARGS_INIT \
+  {sizeof(fewstep_logits_top_k_args), 0, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/* The K best tokens of each row, the largest logit first, of equal ones the lower id.
+ *
+ *   log_normaliser[r] = log(the sum of exp(l(v)))
+ *   values[r, i]      = l(ids[r, i]), less log_normaliser[r] with normalise
+ *
+ * Shapes   logits [R, V]  bitmask [R, ceil(V / 32)] or NULL  ids, values [R, K], K in [1, 1024]
+ *          log_normaliser [R] or NULL  status [R] or NULL
+ * Types    logits: f32 f16 bf16; bitmask: i32 or u32, bit v % 32 of word v / 32 allows v; ids,
+ *          status: i32; values, log_normaliser: f32, the sum in f64
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads R * V elements once from memory, and where a sum is asked for
+ *          again from the caches
+ * Order    CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; where fewer than K tokens are above
+ *          -infinity, ids -1 and values -infinity follow; a row that has no law gives ids -1, NaN
+ *          and its fewstep_logits_status
+ * Source   selection: Hoare 1961, "Algorithm 65: find", of what a rising threshold lets through
+ */
+FEWSTEP_API fewstep_status fewstep_logits_top_k(const fewstep_context* ctx,
+                                                const fewstep_logits_top_k_args* args);
+
 #ifdef __cplusplus
 }
 #endif

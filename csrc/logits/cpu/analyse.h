@@ -247,16 +247,12 @@ inline int64_t best_token(const RowSpec& row, RowStatus* status) {
 
 inline RowStatus analyse(const RowSpec& row, Law* law) {
   Candidate best[kMaxBuffer];
-  const bool is_best_alone = row.temperature == 0.0f;
+  // Below the normal numbers 1 / temperature could be infinite.
+  const bool is_best_alone = row.temperature < 0x1p-126f;
   const bool is_few = row.top_k > 0 && row.top_k <= kMaxCandidates && row.top_k < row.V;
   const Scan scan = scan_row(row, is_few && !is_best_alone ? row.top_k : 0, best);
   if (scan.status != kRowFine) return scan.status;
-  law->row = row;
-  law->max = scan.max;
-  law->scale = is_best_alone ? 1.0f : 1.0f / row.temperature;
-  law->has_least = law->has_nearest = false;
-  law->center = 0.0f;
-  law->count = -1;
+  begin_law(row, scan.max, is_best_alone ? 1.0f : 1.0f / row.temperature, law);
   if (is_best_alone) {
     best[0] = {0.0f, (int32_t)first_with(row, scan.max)};
     list_few(law, best, 1);

@@ -38,6 +38,16 @@ struct Law {
   };
 };
 
+// A law that keeps every token and lists none; its mass is to be summed.
+inline void begin_law(const RowSpec& row, float max, float scale, Law* law) {
+  law->row = row;
+  law->max = max;
+  law->scale = scale;
+  law->has_least = law->has_nearest = false;
+  law->center = 0.0f;
+  law->count = -1;
+}
+
 // Kept lanes of a vector of keys whose first lane is token `at`.
 inline uint32_t kept_lanes(const Threshold& t, vec::F32 key, int64_t at) {
   const vec::F32 value = vec::set(t.value);
