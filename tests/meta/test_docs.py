@@ -18,7 +18,7 @@ from .project import ROOT
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(?:python|pycon)\n(.*?)^```", README, re.M | re.S)
+SESSIONS = ("README.md", "docs/linear.md")
 
 
 def modules() -> list[str]:
@@ -50,20 +50,24 @@ def test_examples_exist() -> None:
         assert any(test.examples for test in finder.find(item)), item
 
 
-def test_readme_samples() -> None:
-    """The README's Python, in its order, as one session."""
-    assert BLOCKS, "the README shows no Python"
+@pytest.mark.parametrize("name", SESSIONS)
+def test_samples(name: str) -> None:
+    """A document's Python, in its order, as one session."""
+    if "import torch" in (text := (ROOT / name).read_text()):
+        pytest.importorskip("torch")
+    blocks = re.findall(r"^```(?:python|pycon)\n(.*?)^```", text, re.M | re.S)
+    assert blocks, "it shows no Python"
     scope: dict[str, Any] = {}
-    for number, block in enumerate(BLOCKS):
+    for number, block in enumerate(blocks):
+        title = f"{name} block {number}"
         if ">>>" in block:
-            parser = doctest.DocTestParser()
-            test = parser.get_doctest(block, scope, f"README block {number}", "README.md", None)
+            test = doctest.DocTestParser().get_doctest(block, scope, title, name, None)
             scope = test.globs
             runner = doctest.DocTestRunner(optionflags=OPTIONS)
             lines: list[str] = []
             assert runner.run(test, out=lines.append, clear_globs=False).failed == 0, "".join(lines)
         else:
-            exec(compile(block, f"README block {number}", "exec"), scope)
+            exec(compile(block, title, "exec"), scope)
 
 
 def test_readme_lists_every_environment_variable() -> None:
