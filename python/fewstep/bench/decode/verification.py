@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tree.verify``: chains and trees of drafts against what torch does by hand.
+
+``V`` is the vocabulary, ``B`` the requests, ``K`` the drafts of a chain or the children of a node,
+``Q`` the nodes of a tree. Each call draws other random numbers, on both sides.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle, product
+from typing import Any
+
+import torch
+
+from fewstep import tree
+
+from ..rivals import verifiers
+from ..rivals.stream import reader
+from ..rivals.verifiers import Found
+from ..rows import Options, Row, check, limit_row, set_threads, timed_row
+from ..timing import Timed, interleaved
+
+NAMES = ("chain", "tree_stochastic", "tree_greedy")
+VOCABULARIES, QUICK_VOCABULARIES = (32000, 128256), (2000,)
+BATCHES = (1, 8)
+DRAFTS = 5  # of a chain
+NODES, CHILDREN = 64, 3  # each node of the upper levels has as many children
+PATH = (0, 2, 8, 26)  # what greedy verification visits: each node is a child of the former
+CHECKED = 64  # walks that are compared with a rival's
+TOLERANCE = 1e-5  # of log-probabilities
+SIGMAS = 5.0  # that two means may be apart
+
+Rivals = dict[str, Callable[[], Found]]
+
+
+def rows(options: Options, progress: Callable[[str], None]) -> Iterator[Row]:
+    """Measure what was asked for."""
+    vocabularies = QUICK_VOCABULARIES if options.quick else VOCABULARIES
+    sizes = list(product(vocabularies, BATCHES[:1] if options.quick else BATCHES))
+    measured = {"chain": _chain, "tree_stochastic": _stochastic, "tree_greedy": _greedy}
+    for threads in options.threads:
+        set_threads(threads)
+        for case in NAMES:
+            if not options.wants(case):
+                continue
+            for vocabulary, batch in sizes:
+                progress(f"tree.verify, {case}, V={vocabulary} B={batch}, {threads} threads")
+                torch.manual_seed(12)
+                random.seed(12)
+                yield from measured[case](vocabulary, batch, threads)
+
+
+class Problem:
+    """Trees of one shape for all requests, with the target's logits [B, Q, V] after each node."""
+
+    def __init__(self, parent: list[int], tokens: torch.Tensor, logits: torch.Tensor) -> None:
+        batch, nodes, vocabulary = logits.shape
+        self.logits, self.tokens = logits, tokens
+        self.children = [[i for i, p in enumerate(parent) if p == node] for node in range(nodes)]
+        self.depth = tree.build(torch.tensor(parent, dtype=torch.int32)).depth
+        self._outputs = tree.Verified(
+            torch.empty(batch, int(self.depth.max()), dtype=torch.int32),
+            torch.empty(batch, dtype=torch.int32), torch.empty(batch, dtype=torch.int32),
+        )  # fmt: skip
+        self._call = partial(
+            tree.verify, torch.tensor(parent * batch, dtype=torch.int32),
+            torch.arange(batch + 1, dtype=torch.int32) * nodes, tokens.int().flatten(),
+            logits.view(-1, vocabulary), torch.arange(batch), **self._outputs._asdict(),
+        )  # fmt: skip
+        places = [torch.full((batch,), i * nodes, dtype=torch.int32) for i in range(1024)]
+        self._positions = cycle(places)
+
+    def ours(self, **options: Any) -> Callable[..., tree.Verified]:
+        """Return a call that verifies at other positions each time."""
+        call = partial(self._call, **options)
+        return lambda **outputs: call(next(self._positions), **outputs)
+
+    def found(self) -> Found:
+        """Return what our last call gave, in the rivals' form."""
+        path, accepted, next_token = (x.long() for x in self._outputs)
+        nodes = torch.nn.functional.pad(path, (1, 0))  # the root is accepted anyway
+        return nodes.gather(1, accepted[:, None])[:, 0], next_token.clone()
+
+    def child_with(self) -> list[list[dict[int, int]]]:
+        """Return the children of each node by their tokens, for each request."""
+        return [
+            [{own[child]: child for child in kids} for kids in self.children]
+            for own in self.tokens.tolist()
+        ]
+
+
+def _row_of(internal: int, nodes: int, batch: int) -> torch.Tensor:
+    """Return which row of the drafts' laws is each node's: only `internal` nodes have one."""
+    own = torch.arange(nodes).clamp(max=internal - 1)
+    return (torch.arange(batch)[:, None] * internal + own).int().flatten()
+
+
+def _near(logits: torch.Tensor) -> torch.Tensor:
+    """Return a drafter's logits, near the target's."""
+    return logits + 0.7 * torch.randn(logits.shape)
+
+
+def _head(case: str, vocabulary: int, batch: int, threads: int, **sizes: int) -> Row:
+    head: Row = {"op": "tree.verify", "case": case, "V": vocabulary, "B": batch, **sizes}
+    return head | {"dtype": "float32", "threads": threads}
+
+
+def _measured(head: Row, ours: Callable[[], Any], rivals: Rivals, *, read: Any = None) -> Any:
+    """Time all turn by turn; yield a row for each rival, and for the limit where there is one."""
+    calls = {"ours": Timed(ours)} | {name: Timed(call) for name, call in rivals.items()}
+    times = interleaved(calls | ({"read": Timed(read)} if read else {}))
+    for name in rivals:
+        yield timed_row(head, name, times["ours"], times[name], spread=True)
+    if read:
+        yield limit_row(head, "read bandwidth", times["ours"], times["read"])
+
+
+def _chain(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
+    """Measure chains of drafts that were drawn from laws near the target's."""
+    logits = 2 * torch.randn(batch, DRAFTS + 1, vocabulary)
+    draft_logits = _near(logits[:, :DRAFTS])
+    q = draft_logits.softmax(-1)
+    tokens = torch.multinomial(q.view(-1, vocabulary), 1).view(batch, DRAFTS)
+    root = torch.zeros(batch, 1, dtype=torch.long)
+    problem = Problem(list(range(-1, DRAFTS)), torch.cat([root, tokens], 1), logits)
+    ours = problem.ours(
+        rule="chain", law="iid", draft=q.view(-1, vocabulary),
+        draft_row=_row_of(DRAFTS, DRAFTS + 1, batch),
+    )  # fmt: skip
+    rivals: Rivals = {
+        "torch lazy": partial(verifiers.chain_lazy, logits, q, tokens),
+        "torch full": partial(verifiers.chain_full, logits, draft_logits, tokens),
+    }
+    _check("chain", problem, ours, rivals)
+    yield from _measured(_head("chain", vocabulary, batch, threads, K=DRAFTS), ours, rivals)
+
+
+def _shape() -> list[int]:
+    return [-1] + [(i - 1) // CHILDREN for i in range(1, NODES)]
+
+
+def _stochastic(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
+    """Measure trees whose children were drawn without replacement."""
+    logits = 2 * torch.randn(batch, NODES, vocabulary)
+    internal = (NODES - 1) // CHILDREN
+    draft_logits = _near(logits[:, :internal])
+    drawn = tree.sample_children(
+        draft_logits.view(-1, vocabulary), "without_replacement", CHILDREN,
+        torch.arange(batch) + 100, torch.arange(batch * internal, dtype=torch.int32),
+        indptr=torch.arange(batch + 1, dtype=torch.int32) * internal,
+    )  # fmt: skip
+    tokens = torch.zeros(batch, NODES, dtype=torch.long)
+    tokens[:, 1:] = drawn.draws.view(batch, -1)
+    q = draft_logits.softmax(-1)
+    q_token = torch.ones(batch, NODES)
+    q_token[:, 1:] = q.view(-1, vocabulary).gather(1, drawn.draws.long()).view(batch, -1)
+    problem = Problem(_shape(), tokens, logits)
+    ours = problem.ours(
+        rule="rrs", law="without_replacement", draft=q.view(-1, vocabulary),
+        draft_row=_row_of(internal, NODES, batch),
+    )  # fmt: skip
+    rivals: Rivals = {
+        "torch rows": partial(
+            verifiers.rejection_rows, logits, q, problem.children, tokens.tolist(), q_token.tolist()
+        )
+    }
+    _check("tree_stochastic", problem, ours, rivals)
+    head = _head("tree_stochastic", vocabulary, batch, threads, Q=NODES, K=CHILDREN)
+    yield from _measured(head, ours, rivals)
+
+
+def _greedy(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
+    """Measure trees of which three nodes are accepted; the limit reads the rows of the path."""
+    logits = torch.randn(batch, NODES, vocabulary)
+    tokens = torch.randint(vocabulary, (batch, NODES))
+    best = logits[:, PATH].argmax(-1)
+    tokens[:, PATH[1:]] = best[:, :-1]
+    problem = Problem(_shape(), tokens, logits)
+    ours = problem.ours(rule="greedy")
+    child_with = problem.child_with()
+    rivals: Rivals = {
+        "torch": partial(verifiers.greedy_full, logits, child_with),
+        "torch rows": partial(verifiers.greedy_rows, logits, child_with),
+        "numpy rows": partial(verifiers.greedy_rows, logits.numpy(), child_with),
+    }
+    ours()
+    for name, call in rivals.items():
+        equal = all(map(torch.equal, problem.found(), call()))
+        check(f"tree_greedy, {name}", 0.0 if equal else 1.0, 0.0)
+    halves = logits[:, PATH].view(2, -1)
+    head = _head("tree_greedy", vocabulary, batch, threads, Q=NODES, K=CHILDREN)
+    yield from _measured(head, ours, rivals, read=reader(halves[0], halves[1], threads))
+
+
+def _check(case: str, problem: Problem, ours: Callable[..., Any], rivals: Rivals) -> None:
+    """Compare log-probabilities with the target's law, and means over many walks with the rivals'.
+
+    The means are those of how many drafts are accepted and of the next token's log-probability.
+    """
+    target = problem.logits.log_softmax(-1)
+    every = torch.arange(len(target))
+
+    def of(node: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        return torch.stack([problem.depth[node].float(), target[every, node, token]], 1)
+
+    walks = []
+    for _ in range(max(2, CHECKED // len(target))):
+        logprobs = torch.empty(len(target), int(problem.depth.max()) + 1)
+        accepted = ours(logprobs=logprobs).accepted.long()
+        walks.append(of(*problem.found()))
+        error = (logprobs[every, accepted] - walks[-1][:, 1]).abs().max()
+        check(f"{case}, log-probabilities", float(error), TOLERANCE)
+    for name, call in rivals.items():
+        _compare(f"{case}, {name}", torch.cat(walks), torch.cat([of(*call()) for _ in walks]))
+
+
+def _compare(what: str, ours: torch.Tensor, other: torch.Tensor) -> None:
+    """Compare the means of two samples by their standard errors."""
+    spread = ((ours.var(0) + other.var(0)) / len(ours)).sqrt().clamp(min=1e-9)
+    check(what, float(((ours.mean(0) - other.mean(0)).abs() / spread).max()), SIGMAS)

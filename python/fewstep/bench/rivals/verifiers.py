@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verification of drafts in torch, as it is written by hand: where a walk ends, and the next token.
+
+``B`` requests, ``K`` drafts of a chain, ``Q`` nodes of a tree, ``V`` tokens. Each is exact, and
+computes no residual law but those that it draws from.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .inversion import inverted
+
+Found = tuple[torch.Tensor, torch.Tensor]  # the last accepted nodes [B], the next tokens [B]
+
+
+def chain_lazy(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
+    """Read only the rows that the walk visits, those of all requests at once.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (B, K + 1, V)
+        The target's.
+    q : torch.Tensor, shape (B, K, V)
+        Probabilities that the drafts were drawn from.
+    tokens : torch.Tensor, shape (B, K)
+    """
+    batch, count = tokens.shape
+    accepted, next_token = torch.zeros(batch, dtype=torch.long), torch.empty_like(tokens[:, 0])
+    live = torch.arange(batch)
+    for i in range(count):
+        rows = logits[:, i] if len(live) == batch else logits[live, i]
+        logp, token = rows.log_softmax(-1), tokens[live, i]
+        p = logp.gather(1, token[:, None])[:, 0].exp_()
+        refused = torch.rand(len(live)) * q[live, i, token] >= p
+        ends = live[refused]
+        if len(ends):
+            left = logp[refused].exp_().sub_(q[ends, i]).clamp_(min=0.0)
+            next_token[ends] = inverted(left)[:, 0]
+            live = live[~refused]
+            if not len(live):
+                break
+        accepted[live] += 1
+    if len(live):
+        next_token[live] = inverted(logits[live, count].softmax(-1))[:, 0]
+    return accepted, next_token
+
+
+def chain_full(logits: torch.Tensor, draft_logits: torch.Tensor, tokens: torch.Tensor) -> Found:
+    """Take the softmax of all rows first, as transformers does.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (B, K + 1, V)
+        The target's.
+    draft_logits : torch.Tensor, shape (B, K, V)
+    tokens : torch.Tensor, shape (B, K)
+    """
+    batch, count = tokens.shape
+    p, q = logits.softmax(-1), draft_logits.softmax(-1)
+    chosen = tokens[:, :, None]
+    p_token, q_token = p[:, :count].gather(2, chosen), q.gather(2, chosen)
+    passed = (torch.rand(batch, count) * q_token[:, :, 0] < p_token[:, :, 0]).long()
+    accepted = passed.cumprod(1).sum(1)
+    rows = torch.arange(batch)
+    drawn_from = q[rows, accepted.clamp(max=count - 1)].mul_((accepted < count)[:, None])
+    return accepted, inverted(p[rows, accepted].sub_(drawn_from).clamp_(min=0.0))[:, 0]
+
+
+def rejection_rows(
+    logits: torch.Tensor,
+    q: torch.Tensor,
+    children: Sequence[Sequence[int]],
+    tokens: Sequence[Sequence[int]],
+    q_token: Sequence[Sequence[float]],
+) -> Found:
+    """Recursive rejection sampling of drafts without replacement, a visited row after the other.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (B, Q, V)
+        The target's.
+    q : torch.Tensor, shape (B, M, V)
+        Row i has the probabilities that the children of node i were drawn from.
+    children : sequence of sequence of int
+        Of each node, the same in every request.
+    tokens, q_token : sequence of sequence
+        Of each node of each request, and its probability in `q`.
+    """
+    last, next_tokens = [], []
+    for b, own in enumerate(tokens):
+        node = 0
+        while True:
+            p, chosen = logits[b, node].softmax(-1), -1
+            mass, rest = 1.0, 1.0  # of p; of q without the tokens that were tried
+            for child in children[node]:
+                chance, drawn = float(p[own[child]]), q_token[b][child]
+                if random.random() * drawn * mass < chance * rest:
+                    chosen = child
+                    break
+                # A rejected token has nothing left, whatever is taken from it later.
+                p.sub_(q[b, node], alpha=mass / rest).clamp_(min=0.0)
+                mass, rest = float(p.sum()), rest - drawn
+            if chosen < 0:
+                break
+            node = chosen
+        last.append(node)
+        next_tokens.append(int(inverted(p[None])))
+    return torch.tensor(last), torch.tensor(next_tokens)
+
+
+def greedy_full(logits: torch.Tensor, child_with: Sequence[Sequence[Mapping[int, int]]]) -> Found:
+    """Take the best tokens of all nodes first, then walk.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (B, Q, V)
+        The target's.
+    child_with : sequence of sequence of mapping
+        Of each node of each request its children by their tokens.
+    """
+    best = logits.argmax(-1).tolist()
+    return _walked(lambda b, node: best[b][node], child_with)
+
+
+def greedy_rows(logits: Any, child_with: Sequence[Sequence[Mapping[int, int]]]) -> Found:
+    """Take the best tokens of visited nodes only; `logits` may be a NumPy array too."""
+    return _walked(lambda b, node: int(logits[b, node].argmax()), child_with)
+
+
+def _walked(
+    best: Callable[[int, int], int], child_with: Sequence[Sequence[Mapping[int, int]]]
+) -> Found:
+    last, next_tokens = [], []
+    for b, children in enumerate(child_with):
+        node, token = 0, best(b, 0)
+        while (child := children[node].get(token, -1)) >= 0:
+            node, token = child, best(b, child)
+        last.append(node)
+        next_tokens.append(token)
+    return torch.tensor(last), torch.tensor(next_tokens)
