@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,20 @@ from fewstep._torch_weight import PackedWeight  # noqa: E402
 from fewstep.torch import Linear, pack_linears  # noqa: E402
 
 
+class Scaled(nn.Embedding):
+    """An embedding of a kind of its own, as some models have."""
+
+    def forward(self, tokens: Any) -> Any:
+        return super().forward(tokens) * 0.5
+
+
 class Model(nn.Module):
     """An embedding, layers in layers, a head that shares the embedding's weight, odd layers."""
 
     def __init__(self, tied: bool = True) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.embedding = nn.Embedding(50, 64)
+        self.embedding = Scaled(50, 64)
         self.blocks = nn.ModuleList(
             nn.ModuleDict({"up": nn.Linear(64, 96), "down": nn.Linear(96, 64, bias=False)})
             for _ in range(2)
@@ -119,7 +127,15 @@ def test_tied_weights_are_packed_once_and_stay_tied() -> None:
     assert torch.equal(model.embedding(TOKENS), Model().embedding(TOKENS))
     with torch.no_grad():
         model.head.weight.fill_(0.25)
-    assert (model.embedding(TOKENS) == 0.25).all()
+    assert (model.embedding(TOKENS) == 0.125).all()
+    state = model.state_dict()
+    assert state["head.weight"] is state["embedding.weight"]
+    state["head.weight"].fill_(7.0)
+    assert (model.state_dict()["head.weight"] == 0.25).all()
+    state = model.state_dict()
+    model.head.weight.data.fill_(0.5)
+    assert (model.state_dict()["head.weight"] == 0.5).all()
+    assert (state["head.weight"] == 0.25).all()
     clone = copy.deepcopy(model)
     assert clone.head.weight is clone.embedding.weight
     twice = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
@@ -285,7 +301,7 @@ def test_training_goes_on() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_llama_generates_the_same_tokens(tied: bool) -> None:
+def test_llama_generates_and_saves_the_same(tied: bool, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
         hidden_size=64,
@@ -305,8 +321,12 @@ def test_llama_generates_the_same_tokens(tied: bool) -> None:
         return model.generate(prompt, attention_mask=mask, max_new_tokens=24, do_sample=False)
 
     plain = generated()
+    model.save_pretrained(tmp_path / "plain")
     report = pack_linears(model)
     assert len(report.swapped) == 3 * 7 + 1
     assert torch.equal(generated(), plain)
+    model.save_pretrained(tmp_path / "packed")
+    files = [tmp_path / name / "model.safetensors" for name in ("plain", "packed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
     report.undo()
     assert torch.equal(generated(), plain)

@@ -203,8 +203,9 @@ class Linear(torch.nn.Linear):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if not keep_vars:
-            destination[f"{prefix}weight"] = plain(destination[f"{prefix}weight"])
+        weight: Any = self._parameters["weight"]
+        if type(weight) is PackedWeight and not keep_vars:
+            destination[f"{prefix}weight"] = weight.exported()
 
 
 def _traced(x: torch.Tensor) -> bool:

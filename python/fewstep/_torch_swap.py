@@ -202,7 +202,7 @@ def _holders(model: torch.nn.Module) -> Holders:
 def _stranger(holders: list[tuple[str, torch.nn.Module]], wanted: set[int]) -> str | None:
     """Return the name under which a module that does not know packed weights holds one."""
     for name, module in holders:
-        looks_up = type(module) is torch.nn.Embedding and not module.sparse and not module.max_norm
+        looks_up = isinstance(module, torch.nn.Embedding) and not (module.sparse or module.max_norm)
         if not (id(module) in wanted or looks_up):
             return name
     return None
@@ -232,9 +232,9 @@ def _swap(holders: list[torch.nn.Module], dtype: str | None, report: Swapped) ->
 
 def _unpacked(module: torch.nn.Module, state: Any, prefix: str, _: Any) -> None:
     """Put an embedding's weight into its state dict as an ordinary tensor."""
-    value, own = state.get(f"{prefix}weight"), module._parameters["weight"]
-    if isinstance(value, PackedWeight) and id(value) != id(own):  # the same with keep_vars
-        state[f"{prefix}weight"] = value.plain()
+    key, own = f"{prefix}weight", module._parameters["weight"]
+    if isinstance(own, PackedWeight) and state.get(key) is not own:  # the same with keep_vars
+        state[key] = own.exported()
 
 
 def _restored(weight: _Weight) -> torch.nn.Parameter:

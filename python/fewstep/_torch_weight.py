@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,7 @@ class PackedWeight(torch.Tensor):
 
     packed: Packed
     octets: torch.Tensor  # packed.data, which torch.compile is to see
+    given: list[weakref.ref[torch.Tensor]]  # by `exported`; one list for all of these octets
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -56,7 +58,7 @@ class PackedWeight(torch.Tensor):
     def __new__(cls, packed: Packed, dtype: torch.dtype) -> PackedWeight:
         make = torch.Tensor._make_wrapper_subclass
         self: PackedWeight = make(cls, packed.shape, dtype=dtype, device=packed.data.device)
-        self.packed, self.octets = packed, packed.data
+        self.packed, self.octets, self.given = packed, packed.data, []
         return self
 
     @property
@@ -79,6 +81,17 @@ class PackedWeight(torch.Tensor):
         else:  # traced: the octets hold no numbers
             weight = _unpack(packed.data, packed.shape, packed.kind, packed.group)
         return weight.to(self.dtype)
+
+    def exported(self) -> torch.Tensor:
+        """Return `plain()`, the same tensor as before while that is alive and true.
+
+        So tied weights share their memory in a state dict too, by which files of it know them.
+        """
+        weight = self.given[0]() if self.given else None
+        if weight is None or weight._version:
+            weight = self.plain()
+            self.given[:] = [weakref.ref(weight)]
+        return weight
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Return some of its rows, shape (*index.shape, I), without unpacking the others."""
@@ -192,10 +205,13 @@ def _copied(packed: Packed) -> Packed:
 def _store(weight: PackedWeight, values: torch.Tensor) -> None:
     packed = weight.packed
     pack(values.contiguous(), kind=packed.kind, group=packed.group, out=packed.data)
+    weight.given.clear()
 
 
 def _detach(weight: PackedWeight) -> PackedWeight:
-    return PackedWeight(weight.packed, weight.dtype)
+    alias = PackedWeight(weight.packed, weight.dtype)
+    alias.given = weight.given
+    return alias
 
 
 def _clone(weight: PackedWeight, *, memory_format: Any = None) -> PackedWeight:
