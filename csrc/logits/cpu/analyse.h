@@ -245,11 +245,58 @@ inline int64_t best_token(const RowSpec& row, RowStatus* status) {
   return scan.status == kRowFine ? first_with(row, scan.max) : -1;
 }
 
+inline bool has_filters(const RowSpec& row) {
+  return (row.top_k > 0 && row.top_k < row.V) || row.top_p < 1.0f || row.min_p > 0.0f ||
+         row.typical < 1.0f || row.eta > 0.0f;
+}
+
+inline float exp_of(float x) {
+  float lanes[vec::kLanes];
+  vec::store(lanes, vec::exp_below_88(vec::set(x)));
+  return lanes[0];
+}
+
+// A law of all tokens in one pass over memory: each block is weighed against the largest logit so
+// far, and what came before a larger one is scaled down once that is known.
+inline RowStatus analyse_all(const RowSpec& row, Law* law) {
+  float buffer[kBlock], max_of[kMaxPieces], max = kMinusInfinity;
+  vec::I32 magnitude = vec::set_i32(0);
+  set_pieces(law);
+  for (int32_t p = 0; p < law->pieces; ++p) {
+    double sum = 0.0;
+    const int64_t end = (p + 1) * law->piece < row.V ? (p + 1) * law->piece : row.V;
+    for (int64_t begin = p * law->piece; begin < end; begin += kBlock) {
+      const float* raw = raw_block(row, begin, buffer);
+      const float before = max;
+      max = largest_of(raw, max, &magnitude);
+      if (max == kMinusInfinity) continue;
+      if (max > before && sum > 0.0) sum *= (double)exp_of((before - max) * law->scale);
+      law->max = max;
+      sum += weights_sum(*law, raw);
+    }
+    law->sums[p] = sum;
+    max_of[p] = max;
+  }
+  const RowStatus status = status_of(max, magnitude);
+  if (status != kRowFine) return status;
+  law->max = max;
+  law->mass = 0.0;
+  for (int32_t p = 0; p < law->pieces; ++p) {
+    if (max_of[p] < max) law->sums[p] *= (double)exp_of((max_of[p] - max) * law->scale);
+    law->mass += law->sums[p];
+  }
+  return kRowFine;
+}
+
 inline RowStatus analyse(const RowSpec& row, Law* law) {
   Candidate best[kMaxBuffer];
   // Below the normal numbers 1 / temperature could be infinite.
   const bool is_best_alone = row.temperature < 0x1p-126f;
   const bool is_few = row.top_k > 0 && row.top_k <= kMaxCandidates && row.top_k < row.V;
+  if (!is_best_alone && !has_filters(row)) {
+    begin_law(row, 0.0f, 1.0f / row.temperature, law);
+    return analyse_all(row, law);
+  }
   const Scan scan = scan_row(row, is_few && !is_best_alone ? row.top_k : 0, best);
   if (scan.status != kRowFine) return scan.status;
   begin_law(row, scan.max, is_best_alone ? 1.0f : 1.0f / row.temperature, law);

@@ -72,6 +72,39 @@ struct ById {
 
 constexpr int kMaxBuffer = 4 * kMaxCandidates;
 
+inline float largest_lane(const vec::F32 top[4], float max) {
+  float lanes[vec::kLanes];
+  vec::store(lanes, vec::max(vec::max(top[0], top[1]), vec::max(top[2], top[3])));
+  for (int i = 0; i < vec::kLanes; ++i) {
+    if (lanes[i] > max) max = lanes[i];
+  }
+  return max;
+}
+
+// The largest of `max` and a block; `magnitude` learns of NaN.
+inline float largest_of(const float* raw, float max, vec::I32* magnitude) {
+  vec::F32 top[4];
+  for (vec::F32& t : top) t = vec::set(max);
+  for (int i = 0; i < kBlock; i += 4 * vec::kLanes) {
+    for (int j = 0; j < 4; ++j) {
+      const vec::F32 x = vec::load(raw + i + j * vec::kLanes);
+      *magnitude = vec::max_magnitude(*magnitude, x);
+      top[j] = vec::max(top[j], x);
+    }
+  }
+  return largest_lane(top, max);
+}
+
+inline RowStatus status_of(float max, vec::I32 magnitude) {
+  int32_t bare[vec::kLanes];
+  vec::store_i32(bare, magnitude);
+  for (int i = 0; i < vec::kLanes; ++i) {
+    if (bare[i] > 0x7f800000) return kRowNaN;
+  }
+  if (max == -kMinusInfinity) return kRowInfinite;
+  return max == kMinusInfinity ? kRowEmpty : kRowFine;
+}
+
 // What a pass over a row learns.
 struct Scan {
   float max = kMinusInfinity;
@@ -116,25 +149,12 @@ inline Scan scan_row(const RowSpec& row, int k, Candidate* best) {
       }
     }
   }
-  float lanes[vec::kLanes];
-  int32_t bare[vec::kLanes];
-  vec::store_i32(bare, magnitude);
-  bool has_nan = false;
-  for (int j = 0; j < 4; ++j) {
-    vec::store(lanes, top[j]);
-    for (int i = 0; i < vec::kLanes; ++i) {
-      if (lanes[i] > scan.max) scan.max = lanes[i];
-    }
-  }
-  for (int i = 0; i < vec::kLanes; ++i) has_nan = has_nan || bare[i] > 0x7f800000;
+  scan.max = largest_lane(top, scan.max);
   if (k > 0 && scan.count > k) {
     select_first(best, scan.count, k);
     scan.count = k;
   }
-  scan.status = has_nan                       ? kRowNaN
-                : scan.max == -kMinusInfinity ? kRowInfinite
-                : scan.max == kMinusInfinity  ? kRowEmpty
-                                              : kRowFine;
+  scan.status = status_of(scan.max, magnitude);
   return scan;
 }
 

@@ -147,6 +147,19 @@ inline double block_sum(const Law& law, int64_t begin) {
   return strands_sum(acc);
 }
 
+// Mass of a block of raw logits of a law without thresholds.
+inline double weights_sum(const Law& law, const float* raw) {
+  vec::F32 acc[kStrandVectors];
+  for (vec::F32& a : acc) a = vec::set(0.0f);
+  for (int i = 0; i < kBlock; i += 64) {
+    for (int j = 0; j < kStrandVectors; ++j) {
+      const vec::F32 x = shifted(law, vec::load(raw + i + j * vec::kLanes));
+      acc[j] = vec::add(acc[j], vec::exp_below_88(x));
+    }
+  }
+  return strands_sum(acc);
+}
+
 template <bool kEntropy = false>
 inline double row_sum(const Law& law) {
   double sum = 0.0;
@@ -155,11 +168,15 @@ inline double row_sum(const Law& law) {
   return sum;
 }
 
-// Sets the masses of the pieces and the whole.
-inline void sum_pieces(Law* law) {
+inline void set_pieces(Law* law) {
   const int64_t blocks = (law->row.V + kBlock - 1) / kBlock;
   law->piece = (blocks + kMaxPieces - 1) / kMaxPieces * kBlock;
   law->pieces = (int32_t)((law->row.V + law->piece - 1) / law->piece);
+}
+
+// Sets the masses of the pieces and the whole.
+inline void sum_pieces(Law* law) {
+  set_pieces(law);
   law->mass = 0.0;
   for (int32_t p = 0; p < law->pieces; ++p) {
     double sum = 0.0;
