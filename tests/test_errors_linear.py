@@ -127,6 +127,14 @@ RUN: list[tuple[Call, str]] = [
         "fewstep.linear.run: 'x' must have shape [M, I], got [6]",
     ),
     (
+        lambda: linear.run(zeros(2, 3, 6).transpose(1, 0, 2), P),
+        "fewstep_linear_run: 'x' must have shape [M, I], got [3, 2, 6]",
+    ),
+    (
+        lambda: linear.run(zeros(2, 3, 6), P, out=zeros(6, 4)),
+        "fewstep.linear.run: 'out' must have shape [2, 3, 4], got [6, 4]",
+    ),
+    (
         lambda: linear.run(zeros(2, 5), P),
         "fewstep.linear.run: 'x' must have 6 columns, got 5",
     ),

@@ -201,3 +201,20 @@ def test_small_and_empty_rows_of_quantised_kinds(bf16_worker: Worker, kind: str)
     assert (got["out"][:, 5] == 0.0).all()
     wanted = reference.run(x, got["weight"])
     assert (np.abs(got["out"] - wanted)[2:] <= bound(x, got["weight"], kind)[2:]).all()
+
+
+@pytest.mark.parametrize("lead", [(2, 3), (1, 1), (3, 1, 2), (0, 4), (1, 5)], ids=str)
+def test_leading_dimensions_are_rows(lead: tuple[int, ...]) -> None:
+    """Of x, residual and out, apart from each other too; what does not fold is refused."""
+    random = np.random.default_rng(3)
+    packed = fewstep.linear.pack(random.standard_normal((40, 24), dtype=np.float32))
+    x, residual = (random.standard_normal((*lead, n), dtype=np.float32) for n in (24, 40))
+    wanted = fewstep.linear.run(x.reshape(-1, 24), packed, residual=residual.reshape(-1, 40))
+    got = fewstep.linear.run(x, packed, residual=residual)
+    assert np.array_equal(got, wanted.reshape(*lead, 40))
+    apart = np.zeros((*lead, 30), np.float32)[..., :24]  # rows apart
+    apart[:] = x
+    out = np.zeros((*lead, 50), np.float32)[..., :40]
+    assert fewstep.linear.run(apart, packed, residual=residual, out=out) is out
+    assert np.array_equal(out, got)
+    assert not out.base[..., 40:].any()

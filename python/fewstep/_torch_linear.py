@@ -41,20 +41,21 @@ def _(
 
 
 def _rows(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return x @ W.T + bias, in blocks of rows."""
-    if x.stride(1) != 1 and x.shape[1] > 1:
-        x = x.contiguous()
+    """Return x @ W.T + bias for x [..., I], in blocks of rows."""
+    if not x.is_contiguous() and (x.ndim != 2 or x.stride(1) != 1):
+        x = x.contiguous()  # rows may be apart
     x = x.detach() if x.requires_grad else x  # ops take no tensor that wants a gradient
     bias = bias.detach() if bias is not None and bias.requires_grad else bias
-    count = x.shape[0]
-    if count <= _BLOCK:
+    outputs, inputs = packed.shape
+    if x.ndim > 1 and x.numel() <= _BLOCK * inputs:
         y: torch.Tensor = run(x, packed, bias=bias)
         return y
-    y = x.new_empty(count, packed.shape[0])
-    for first in range(0, count, _BLOCK):
+    rows = x.view(-1, inputs) if x.ndim != 2 else x
+    y = x.new_empty(len(rows), outputs)
+    for first in range(0, len(rows), _BLOCK):
         some = slice(first, first + _BLOCK)
-        run(x[some], packed, bias=bias, out=y[some])
-    return y
+        run(rows[some], packed, bias=bias, out=y[some])
+    return y.view(*x.shape[:-1], outputs)
 
 
 class Linear(torch.nn.Linear):
@@ -171,19 +172,19 @@ class Linear(torch.nn.Linear):
             return functional.linear(input, plain(weight), bias)
         packed, shape = weight.packed, input.shape
         outputs, inputs = packed.shape
-        if input.dtype is not weight.dtype or not input.is_cpu or shape[-1:] != (inputs,):
+        if input.dtype is not weight.dtype or not input.is_cpu or not shape or shape[-1] != inputs:
             _refuse(input, weight)
         if torch.is_grad_enabled() and (
             input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
         ):
             return functional.linear(input, weight, bias)
-        rows = input if len(shape) == 2 else input.reshape(-1, inputs)
-        out: torch.Tensor
-        if _traced(rows):
-            out = linear_op(rows, weight.octets, bias, outputs, packed.kind, packed.group)
-        else:
-            out = _rows(rows, packed, bias)
-        return out if len(shape) == 2 else out.view(*shape[:-1], outputs)
+        if _traced(input):
+            rows = input.reshape(-1, inputs)
+            out: torch.Tensor = linear_op(
+                rows, weight.octets, bias, outputs, packed.kind, packed.group
+            )
+            return out.view(*shape[:-1], outputs)
+        return _rows(input, packed, bias)
 
     def extra_repr(self) -> str:
         """Return the sizes and how the weight is stored."""

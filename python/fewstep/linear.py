@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -173,21 +174,21 @@ def run(
 
     Parameters
     ----------
-    x : array, shape (M, I); float32 | float16 | bfloat16
-        One row per token, of any number of requests.
+    x : array, shape (M, I) or (..., I); float32 | float16 | bfloat16
+        One row per token, of any number of requests. Leading dimensions lie one after the other.
     packed : Packed
         The weight W, of shape (O, I).
     bias : array, shape (O,), optional
         Added to the products; float32 | float16 | bfloat16, as the arrays below.
     up : Packed, optional
         Up, of the same shape, kind and group as `packed`, which then is the gate's weight.
-    residual : array, shape (M, O), optional
+    residual : array, shape (M, O) or (..., O), optional
         Added last; may be `out`.
     norm : array, shape (I,), optional
         The weight of the RMSNorm before the layer.
     norm_eps : float
         Its epsilon, 0 or more.
-    out : array, shape (M, O), optional
+    out : array, shape (M, O) or (..., O), optional
         Written in place and returned.
     workspace : array, shape (W,), int64, optional
         Scratch of ``8 + M * I / 2`` elements or more (less when quantised); the thread's own when
@@ -195,7 +196,7 @@ def run(
 
     Returns
     -------
-    array, shape (M, O)
+    array, shape (M, O) or (..., O)
         `out`; or a new array of x's kind, device and dtype.
 
     Raises
@@ -228,7 +229,7 @@ def run(
     array([[ 3., -1.]], dtype=float32)
     """
     _check_packed("fewstep.linear.run", "packed", packed)
-    rows, inputs = _two("fewstep.linear.run", "x", x)
+    shape = _shape(x)
     up_data = None
     if up is not None:
         _check_packed("fewstep.linear.run", "up", up)
@@ -239,15 +240,19 @@ def run(
                 f"got {up.shape}, {up.kind}, {up.group}"
             )
         up_data = up.data
-    outputs, wanted = packed.shape
-    if inputs != wanted:
-        raise ValueError(f"fewstep.linear.run: 'x' must have {wanted} columns, got {inputs}")
+    outputs, inputs = packed.shape
+    if shape[-1] != inputs:
+        raise ValueError(f"fewstep.linear.run: 'x' must have {inputs} columns, got {shape[-1]}")
     kind = _INDEX[packed.kind]
+    wanted: tuple[int, ...] = (shape[0], outputs)
+    if len(shape) > 2:
+        wanted = (*tuple(shape)[:-1], outputs)  # torch's own slices cost more
     if out is None:
-        out = x.new_empty((rows, outputs)) if is_torch(x) else np.empty((rows, outputs), x.dtype)
+        out = x.new_empty(wanted) if is_torch(x) else np.empty(wanted, x.dtype)
     else:
-        _check_out("fewstep.linear.run", out, (rows, outputs))
+        _check_out("fewstep.linear.run", out, wanted)
     if workspace is None:
+        rows = shape[0] if len(shape) == 2 else prod(wanted[:-1])
         needed = _core.linear_run_workspace_bytes(rows, inputs, kind, packed.group)
         workspace = _workspace(needed // 8, x)
     _core.linear_run(
@@ -282,14 +287,21 @@ def _workspace(count: int, like: Any) -> Any:
 
 def _two(function: str, name: str, value: Any) -> tuple[int, int]:
     """Return the two sizes of a matrix."""
-    shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple) and len(shape) == 2:
-        return shape  # as it is: converting it would cost more than the rest
     shape = shape_of(function, name, value)
     if len(shape) != 2:
-        dims = "[O, I]" if name == "weight" else "[M, I]"
-        raise ValueError(f"{function}: '{name}' must have shape {dims}, got {list(shape)}")
+        raise ValueError(f"{function}: '{name}' must have shape [O, I], got {list(shape)}")
     return shape[0], shape[1]
+
+
+def _shape(x: Any) -> tuple[int, ...]:
+    """Return the sizes of rows."""
+    shape = getattr(x, "shape", None)
+    if isinstance(shape, tuple) and len(shape) >= 2:
+        return shape  # as it is: converting it would cost more than the rest
+    shape = shape_of("fewstep.linear.run", "x", x)
+    if len(shape) < 2:
+        raise ValueError(f"fewstep.linear.run: 'x' must have shape [M, I], got {list(shape)}")
+    return shape
 
 
 def _name(value: Any) -> str:
@@ -304,7 +316,7 @@ def _check_packed(function: str, name: str, value: object) -> None:
         )
 
 
-def _check_out(function: str, out: Any, wanted: tuple[int, int]) -> None:
+def _check_out(function: str, out: Any, wanted: tuple[int, ...]) -> None:
     """Check a shape that the packed bytes do not tell: they hold O and I filled up."""
     if getattr(out, "shape", None) == wanted:
         return
