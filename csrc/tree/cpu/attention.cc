@@ -133,20 +133,26 @@ void find_mask(const AttentionProblem& p, const Task& task, int first, int64_t b
   }
 }
 
+// Keys of a packed tile.
 template <class Cell>
-void score_block(const AttentionProblem& p, const TileRows& tile, bool few, Scratch& s) {
-#if defined(__AVX512BF16__)
-  if (few) return score_few(s.block, p.D, tile.k, tile.count, s.block.scores[0], s.ahead);
-#else
-  (void)few;
-#endif
-  const int panels = (tile.count + kPanel - 1) / kPanel;
-  score<Cell>(s.block, p.D / Cell::kDepth, panels, s.keys, s.ahead);
-}
+struct Packed {
+  static void score_block(const AttentionProblem& p, const TileRows& tile, Scratch& s) {
+    const int panels = (tile.count + kPanel - 1) / kPanel;
+    score<Cell>(s.block, p.D / Cell::kDepth, panels, s.keys, s.ahead);
+  }
+};
 
-template <class Cell, class ValueCell = Cell>
+// Keys as they lie in the cache.
+template <class Row>
+struct Unpacked {
+  static void score_block(const AttentionProblem& p, const TileRows& tile, Scratch& s) {
+    score_few<Row>(s.block, p.D, tile.k, tile.count, s.block.scores[0], s.ahead);
+  }
+};
+
+template <class Cell, class Keys = Packed<Cell>, class ValueCell = Cell>
 void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
-             bool masked, bool few, Scratch& s) {
+             bool masked, Scratch& s) {
   const int value_words = (tile.count + Cell::kDepth - 1) / Cell::kDepth;
   const int blocks = (task.rows + kRegisterRows - 1) / kRegisterRows;
   s.run.masked = masked;
@@ -154,7 +160,7 @@ void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, 
   for (int i = 0; i < blocks; ++i) {
     s.block.rows = (task.rows - first + blocks - i - 1) / (blocks - i);
     find_queries<Cell>(p, task, first, s);
-    score_block<Cell>(p, tile, few, s);
+    Keys::score_block(p, tile, s);
     if (masked) find_mask(p, task, first, begin, tile.count, s);
     s.run.largest = s.largest + first;
     s.run.sums = s.sums + first;
@@ -165,35 +171,47 @@ void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, 
   }
 }
 
+// Keys that fill up a group are hidden later; a value without partner has a weight of zero.
+void fill_group(TileRows* tile) {
+  for (int j = tile->count; j % 16; ++j) {
+    tile->k[j] = tile->k[j - 1];
+    tile->v[j] = tile->v[j - 1];
+  }
+}
+
 template <DType kType>
 void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
-               bool masked, Scratch& s) {
+               bool masked, bool few, Scratch& s) {
+  if constexpr (kType != DType::kI8) {
+    if (few) {
+      fill_group(&tile);
+      pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
+      return do_tile<Single, Unpacked<FloatRow<kType>>>(p, task, tile, begin, masked, s);
+    }
+  }
   pack_keys<kType>(tile, p.D, p.q_type, s.keys, s.ahead);
   pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
-  do_tile<Single>(p, task, tile, begin, masked, false, s);
+  do_tile<Single>(p, task, tile, begin, masked, s);
 }
 
 void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
                  bool masked, Scratch& s) {
+  const bool few = !p.deterministic && task.rows <= kFewRows;
 #if defined(__AVX512BF16__)
   if (p.kv_type == DType::kBF16) {
-    if (!p.deterministic && task.rows <= kFewRows && p.D % (4 * kLanes) == 0) {
-      // Keys that fill up a group are hidden later; a value without partner has a weight of zero.
-      for (int j = tile.count; j % kLanes; ++j) {
-        tile.k[j] = tile.k[j - 1];
-        tile.v[j] = tile.v[j - 1];
-      }
-      return do_tile<Pair, PairOfRows>(p, task, tile, begin, masked, true, s);
+    if (few && p.D % 64 == 0) {
+      fill_group(&tile);
+      return do_tile<Pair, Unpacked<PairRow>, PairOfRows>(p, task, tile, begin, masked, s);
     }
     pack_key_pairs(tile, p.D, s.keys, s.ahead);
     pack_value_pairs(&tile, p.D, s.values, s.ahead);
-    return do_tile<Pair>(p, task, tile, begin, masked, false, s);
+    return do_tile<Pair>(p, task, tile, begin, masked, s);
   }
 #endif
-  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, masked, s);
-  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, masked, s);
-  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, masked, s);
-  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, masked, s);
+  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, masked, few, s);
+  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, masked, few, s);
+  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, masked, few, s);
+  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, masked, few, s);
 }
 
 // The first position that leaves the window of some row, and of every row, of a task.

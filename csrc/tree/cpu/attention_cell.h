@@ -88,6 +88,13 @@ struct Ahead {
   }
 };
 
+// Elements [d, d + kLanes) of a row as floats.
+inline F32 load_row(DType type, const char* row, int d) {
+  if (type == DType::kF32) return vec::load((const float*)row + d);
+  if (type == DType::kF16) return vec::load_f16((const uint16_t*)row + d);
+  return vec::load_bf16((const uint16_t*)row + d);
+}
+
 // What the products of one block of up to kRegisterRows rows and one tile of keys work on.
 struct Block {
   int rows;
@@ -128,50 +135,102 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
   }
 }
 
-#if defined(__AVX512BF16__)
-// The sums of the lanes of sixteen vectors, in their order.
-inline F32 lane_sums(F32 z[kLanes]) {
+// Sums of 16 strands, here of keys with dims along the lanes: quarters of four strands first, as
+// (a + b) + (c + d), then (q0 + q2) + (q1 + q3). kKeys keys at a time, each in kParts vectors.
+constexpr int kParts = 16 / kLanes;
+#if defined(__AVX512F__)
+constexpr int kKeys = 16;
+inline void store_strand_sums(F32 (*sum)[kParts], float* to) {
+  F32 z[kKeys];
+#pragma GCC unroll 16
+  for (int i = 0; i < kKeys; ++i) z[i] = sum[i][0];
 #pragma GCC unroll 4
-  for (int i = 0; i < kLanes; i += 4) {
+  for (int i = 0; i < kKeys; i += 4) {
     vec::transpose_quads(z + i);
     z[i / 4] = vec::add(vec::add(z[i], z[i + 1]), vec::add(z[i + 2], z[i + 3]));
   }
-  // Lane 4 q + i of vector b is a quarter of the sum of vector 4 b + i.
+  // Lane 4 q + i of vector b is quarter q of key 4 b + i.
   const __m512 a = _mm512_shuffle_f32x4(z[0].v, z[1].v, 0x44);
   const __m512 b = _mm512_shuffle_f32x4(z[0].v, z[1].v, 0xee);
   const __m512 c = _mm512_shuffle_f32x4(z[2].v, z[3].v, 0x44);
   const __m512 d = _mm512_shuffle_f32x4(z[2].v, z[3].v, 0xee);
   const F32 low = {_mm512_add_ps(a, b)}, high = {_mm512_add_ps(c, d)};
-  return vec::add({_mm512_shuffle_f32x4(low.v, high.v, 0x88)},
-                  {_mm512_shuffle_f32x4(low.v, high.v, 0xdd)});
+  vec::store(to, vec::add({_mm512_shuffle_f32x4(low.v, high.v, 0x88)},
+                          {_mm512_shuffle_f32x4(low.v, high.v, 0xdd)}));
 }
+#elif defined(__AVX2__)
+constexpr int kKeys = 4;
+inline void store_strand_sums(F32 (*sum)[kParts], float* to) {
+  __m256 half[kParts];  // two quarters of all keys
+#pragma GCC unroll 2
+  for (int p = 0; p < kParts; ++p) {
+    half[p] = _mm256_hadd_ps(_mm256_hadd_ps(sum[0][p].v, sum[1][p].v),
+                             _mm256_hadd_ps(sum[2][p].v, sum[3][p].v));
+  }
+  const __m256 both = _mm256_add_ps(half[0], half[1]);
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
+}
+#else
+constexpr int kKeys = 1;
+inline void store_strand_sums(F32 (*sum)[kParts], float* to) {
+  float quarter[4];
+  for (int q = 0; q < 4; ++q) {
+    const F32* s = sum[0] + 4 * q;
+    quarter[q] = (s[0].v + s[1].v) + (s[2].v + s[3].v);
+  }
+  *to = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+#endif
 
-// Logits of a few rows straight from the cache's rows of keys, dims along the lanes: a packed copy
-// would cost more than the products. D is a multiple of 32; keys holds whole groups of kLanes.
+// Logits of a few rows straight from the cache's rows of keys: a packed copy would cost more than
+// the products. `Row` multiplies kParts vectors of dims; keys holds whole groups of kKeys.
+template <class Row>
 inline void score_few(const Block& block, int D, const char* const* keys, int count, float* scores,
                       Ahead& ahead) {
-  for (int j = 0; j < count; j += kLanes) {
+  for (int j = 0; j < count; j += kKeys) {
     for (int r = 0; r < block.rows; ++r) {
-      F32 sum[kLanes];
-      const F32 first = vec::load((const float*)block.q[r]);
+      F32 sum[kKeys][kParts];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        sum[i] = Pair::dot(vec::set(0.0f), first, vec::load((const float*)keys[j + i]));
+      for (int i = 0; i < kKeys; ++i) {
+#pragma GCC unroll 16
+        for (int p = 0; p < kParts; ++p) sum[i][p] = vec::set(0.0f);
       }
-      for (int d = 2 * kLanes; d < D; d += 2 * kLanes) {
-        const F32 q = vec::load((const float*)(block.q[r] + 2 * d));
+      for (int d = 0; d < D; d += Row::kDims) {
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) {
-          sum[i] = Pair::dot(sum[i], q, vec::load((const float*)(keys[j + i] + 2 * d)));
+        for (int p = 0; p < kParts; ++p) {
+          const int at = d + p * Row::kDims / kParts;
+          const F32 q = Row::query(block.q[r], at);
+#pragma GCC unroll 16
+          for (int i = 0; i < kKeys; ++i) sum[i][p] = Row::dot(sum[i][p], q, keys[j + i], at);
         }
       }
-      vec::store(scores + r * kTileKeys + j, lane_sums(sum));
+      store_strand_sums(sum, scores + r * kTileKeys + j);
       ahead.step();
       ahead.step();
     }
   }
 }
+
+// Rows of bfloat16 pairs, multiplied as they are.
+#if defined(__AVX512BF16__)
+struct PairRow {
+  static constexpr int kDims = 32;
+  static F32 query(const char* q, int d) { return vec::load((const float*)(q + 2 * d)); }
+  static F32 dot(F32 sum, F32 q, const char* key, int d) {
+    return Pair::dot(sum, q, vec::load((const float*)(key + 2 * d)));
+  }
+};
 #endif
+
+// Rows of any float type, as floats.
+template <DType kType>
+struct FloatRow {
+  static constexpr int kDims = 16;
+  static F32 query(const char* q, int d) { return vec::load((const float*)q + d); }
+  static F32 dot(F32 sum, F32 q, const char* key, int d) {
+    return vec::fma(q, load_row(kType, key, d), sum);
+  }
+};
 
 // out[r] = out[r] * factor[r] + sum_j weight_rj v_j over `words` rows of words, for kVectors
 // vectors of dims. weights: kTileKeys elements of Cell's kind a row.

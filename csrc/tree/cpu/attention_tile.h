@@ -56,13 +56,8 @@ inline void find_rows(const AttentionProblem& p, int64_t b, int g, int64_t begin
 
 constexpr int bytes_of(DType type) { return type == DType::kF32 ? 4 : type == DType::kI8 ? 1 : 2; }
 
-// Elements [d, d + kLanes) of a row as floats.
-inline F32 load_row(DType type, const char* row, int d) {
-  if (type == DType::kF32) return vec::load((const float*)row + d);
-  if (type == DType::kF16) return vec::load_f16((const uint16_t*)row + d);
-  return vec::load_bf16((const uint16_t*)row + d);
-}
-// The same of key or value j of a tile; q_type is for drafts beside an int8 cache.
+// Elements [d, d + kLanes) of key or value j of a tile as floats; q_type is for drafts beside an
+// int8 cache.
 template <DType kType>
 inline F32 load_tile(const TileRows& rows, const char* const* row, const float* scale, int j, int d,
                      DType q_type) {
