@@ -32,6 +32,7 @@ MEASURED = {
     "equal_bits",
     "waits",
     "reason",
+    "form",
 }
 
 
@@ -62,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         is_regression = time > 1.0 + options.noise and change < 1.0 - options.noise
         slower += is_regression
-        where = "threads" if "threads" in row else "device"
-        name = " ".join(str(row[k]) for k in ("op", "case", "n", "dtype", where, "rival"))
+        what = {k: value for k, value in row.items() if k not in MEASURED}
+        name = " ".join(v if isinstance(v, str) else f"{k}={v}" for k, v in what.items())
         mark = "SLOWER" if is_regression else "faster" if time < 1.0 else "noise?"
         print(f"{mark}  {name}: {old[key]['ours_us']} -> {row['ours_us']} us ({time:.2f}x)")
     missing = len(set(old) - set(new))

@@ -157,7 +157,7 @@ def compare(old: Any, new: Any, tmp_path: Any) -> subprocess.CompletedProcess[st
     names = []
     for name, microseconds in (("old", old), ("new", new)):
         ratio = 100.0 / microseconds
-        row = {"op": "o", "case": "c", "n": 1, "dtype": "d", "threads": 1, "rival": "r"}
+        row = {"op": "o", "case": "c", "V": 1, "dtype": "d", "threads": 1, "rival": "r"}
         row |= {"ours_us": microseconds, "rival_us": 100.0, "ratio": ratio}
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({"machine": {}, "commit": None, "rows": [row]}))
@@ -169,7 +169,7 @@ def compare(old: Any, new: Any, tmp_path: Any) -> subprocess.CompletedProcess[st
 def test_compare_finds_a_regression(tmp_path: Path) -> None:
     slower = compare(10.0, 15.0, tmp_path)
     assert slower.returncode == 1
-    assert "SLOWER  o c 1 d 1 r: 10.0 -> 15.0 us (1.50x)" in slower.stdout
+    assert "SLOWER  o c V=1 d threads=1 r: 10.0 -> 15.0 us (1.50x)" in slower.stdout
     assert compare(10.0, 11.0, tmp_path).returncode == 0
     assert compare(10.0, 5.0, tmp_path).returncode == 0
 
