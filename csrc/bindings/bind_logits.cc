@@ -99,9 +99,104 @@ void top_k(py::handle logits, py::handle bitmask, bool normalise, py::handle ids
   call(&fewstep_logits_top_k, stream.context(i.get(), kFunction, "ids"), args);
 }
 
+void gumbel_top_k(py::handle logits, py::handle seeds, py::handle positions, py::handle bitmask,
+                  const py::tuple& filters, uint32_t stream_number, uint32_t draw, py::handle ids,
+                  py::handle perturbed, py::handle logprobs, py::handle status) {
+  constexpr const char* kFunction = "fewstep_logits_gumbel_top_k";
+  const py::handle arguments[] = {logits, seeds,     positions, bitmask,
+                                  ids,    perturbed, logprobs,  status};
+  CallStream stream(arguments);
+  fewstep_logits_gumbel_top_k_args args = FEWSTEP_LOGITS_GUMBEL_TOP_K_ARGS_INIT;
+  const PyFilters f(filters, kFunction, &stream);
+  const Borrowed l(logits, kFunction, "logits", Borrowed::kRead, &stream);
+  const Borrowed s(seeds, kFunction, "seeds", Borrowed::kRead, &stream);
+  const Borrowed p(positions, kFunction, "positions", Borrowed::kRead, &stream);
+  const Optional m(bitmask, kFunction, "bitmask", Borrowed::kRead, &stream);
+  const Borrowed i(ids, kFunction, "ids", Borrowed::kWrite, &stream);
+  const Borrowed v(perturbed, kFunction, "perturbed", Borrowed::kWrite, &stream);
+  const Optional lp(logprobs, kFunction, "logprobs", Borrowed::kWrite, &stream);
+  const Optional st(status, kFunction, "status", Borrowed::kWrite, &stream);
+  args.stream = stream_number;
+  args.draw = draw;
+  args.filters = f.filters;
+  args.logits = l.get();
+  args.bitmask = m.get();
+  args.seeds = s.get();
+  args.positions = p.get();
+  args.ids = i.get();
+  args.perturbed = v.get();
+  args.logprobs = lp.get();
+  args.status = st.get();
+  call(&fewstep_logits_gumbel_top_k, stream.context(i.get(), kFunction, "ids"), args);
+}
+
+// `list` is (ids, probabilities, count); None where there is none.
+void renorm(py::handle logits, py::handle bitmask, const py::tuple& filters, py::handle out,
+            const py::tuple& list, py::handle status) {
+  constexpr const char* kFunction = "fewstep_logits_renorm";
+  const py::handle arguments[] = {logits, bitmask, out, list, status};
+  CallStream stream(arguments);
+  fewstep_logits_renorm_args args = FEWSTEP_LOGITS_RENORM_ARGS_INIT;
+  const PyFilters f(filters, kFunction, &stream);
+  const Borrowed l(logits, kFunction, "logits", Borrowed::kRead, &stream);
+  const Optional m(bitmask, kFunction, "bitmask", Borrowed::kRead, &stream);
+  const Optional o(out, kFunction, "out", Borrowed::kWrite, &stream);
+  const Optional i(list[0], kFunction, "ids", Borrowed::kWrite, &stream);
+  const Optional p(list[1], kFunction, "probabilities", Borrowed::kWrite, &stream);
+  const Optional n(list[2], kFunction, "count", Borrowed::kWrite, &stream);
+  const Optional st(status, kFunction, "status", Borrowed::kWrite, &stream);
+  args.filters = f.filters;
+  args.logits = l.get();
+  args.bitmask = m.get();
+  args.out = o.get();
+  args.ids = i.get();
+  args.probabilities = p.get();
+  args.count = n.get();
+  args.status = st.get();
+  call(&fewstep_logits_renorm, stream.context(l.get(), kFunction, "logits"), args);
+}
+
+void sample_arithmetic(py::handle logits, py::handle codes, py::handle bitmask,
+                       const py::tuple& filters, py::handle out, py::handle next_codes,
+                       py::handle logprobs, py::handle status) {
+  constexpr const char* kFunction = "fewstep_logits_sample_arithmetic";
+  const py::handle arguments[] = {logits, codes, bitmask, out, next_codes, logprobs, status};
+  CallStream stream(arguments);
+  fewstep_logits_sample_arithmetic_args args = FEWSTEP_LOGITS_SAMPLE_ARITHMETIC_ARGS_INIT;
+  const bool in_place = next_codes.is(codes);
+  const PyFilters f(filters, kFunction, &stream);
+  const Borrowed l(logits, kFunction, "logits", Borrowed::kRead, &stream);
+  const Borrowed c(codes, kFunction, "codes", in_place ? Borrowed::kWrite : Borrowed::kRead,
+                   &stream);
+  const Optional m(bitmask, kFunction, "bitmask", Borrowed::kRead, &stream);
+  const Borrowed o(out, kFunction, "out", Borrowed::kWrite, &stream);
+  Borrowed next;
+  if (!in_place) next.borrow(next_codes, kFunction, "next_codes", Borrowed::kWrite, &stream);
+  const Optional lp(logprobs, kFunction, "logprobs", Borrowed::kWrite, &stream);
+  const Optional st(status, kFunction, "status", Borrowed::kWrite, &stream);
+  args.filters = f.filters;
+  args.logits = l.get();
+  args.bitmask = m.get();
+  args.codes = c.get();
+  args.out = o.get();
+  args.next_codes = in_place ? c.get() : next.get();
+  args.logprobs = lp.get();
+  args.status = st.get();
+  call(&fewstep_logits_sample_arithmetic, stream.context(o.get(), kFunction, "out"), args);
+}
+
 }  // namespace
 
 void bind_logits(py::module_& m) {
+  m.def("logits_gumbel_top_k", &gumbel_top_k, py::arg("logits"), py::arg("seeds"),
+        py::arg("positions"), py::arg("bitmask"), py::arg("filters"), py::arg("stream"),
+        py::arg("draw"), py::arg("ids"), py::arg("perturbed"), py::arg("logprobs"),
+        py::arg("status"));
+  m.def("logits_renorm", &renorm, py::arg("logits"), py::arg("bitmask"), py::arg("filters"),
+        py::arg("out"), py::arg("list"), py::arg("status"));
+  m.def("logits_sample_arithmetic", &sample_arithmetic, py::arg("logits"), py::arg("codes"),
+        py::arg("bitmask"), py::arg("filters"), py::arg("out"), py::arg("next_codes"),
+        py::arg("logprobs"), py::arg("status"));
   m.def("logits_top_k", &top_k, py::arg("logits"), py::arg("bitmask"), py::arg("normalise"),
         py::arg("ids"), py::arg("values"), py::arg("log_normaliser"), py::arg("status"));
   m.def("logits_penalise", &penalise, py::arg("logits"), py::arg("history"), py::arg("bias"),

@@ -42,6 +42,15 @@ def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
     return np.empty(shape, dtype)
 
 
+def empty_like(array: Any) -> Any:
+    """Make an uninitialised array of the same kind, shape and dtype, its rows contiguous."""
+    if not is_torch(array):
+        return np.empty(array.shape, array.dtype)
+    import torch
+
+    return torch.empty(array.shape, dtype=array.dtype, device=array.device)
+
+
 @dataclass(frozen=True)
 class Arrays:
     """Makes arrays of one kind: numpy when `torch` is None, else torch tensors on `device`."""

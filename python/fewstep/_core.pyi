@@ -103,6 +103,37 @@ def linear_run(
 ) -> None: ...
 def linear_run_workspace_bytes(M: int, I: int, kind: int, group: int) -> int: ...
 def linear_unpack(packed: object, kind: int, group: int, out: object) -> None: ...
+def logits_gumbel_top_k(
+    logits: object,
+    seeds: object,
+    positions: object,
+    bitmask: object,
+    filters: tuple[Any, ...],
+    stream: int,
+    draw: int,
+    ids: object,
+    perturbed: object,
+    logprobs: object,
+    status: object,
+) -> None: ...
+def logits_renorm(
+    logits: object,
+    bitmask: object,
+    filters: tuple[Any, ...],
+    out: object,
+    list: tuple[Any, ...],
+    status: object,
+) -> None: ...
+def logits_sample_arithmetic(
+    logits: object,
+    codes: object,
+    bitmask: object,
+    filters: tuple[Any, ...],
+    out: object,
+    next_codes: object,
+    logprobs: object,
+    status: object,
+) -> None: ...
 def logits_top_k(
     logits: object,
     bitmask: object,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fewstep import _core
-from fewstep._arrays import is_array, is_torch, shape_of
+from fewstep._arrays import empty_like, is_array, shape_of
 from fewstep._sampling import row_numbers
 
 
@@ -18,15 +18,6 @@ def _flat(lists: Any, like: Any) -> tuple[Any, Any]:
     ids = [token for one in lists for token in one]
     indptr = np.cumsum([0, *sizes])
     return row_numbers(ids, len(ids), "int32", like), row_numbers(indptr.tolist(), 0, "int32", like)
-
-
-def _uninitialised_like(array: Any) -> Any:
-    """Make an array of the same kind, shape and dtype, its rows contiguous."""
-    if not is_torch(array):
-        return np.empty(array.shape, array.dtype)
-    import torch
-
-    return torch.empty(array.shape, dtype=array.dtype, device=array.device)
 
 
 def penalise(
@@ -105,7 +96,7 @@ def penalise(
     if tokens is not None and indptr is None and not is_array(tokens):
         tokens, indptr = _flat(tokens, logits)
     if out is None:
-        out = _uninitialised_like(logits)
+        out = empty_like(logits)
     history, bias = (tokens, indptr, counts), (bias_ids, bias_values, bias_indptr)
     _core.logits_penalise(logits, history, bias, (repetition, presence, frequency), out)
     return out

@@ -24,6 +24,7 @@ __all__ = [
     "STREAM_SAMPLE",
     "STREAM_START",
     "STREAM_STEP",
+    "STREAM_SUBSET",
     "STREAM_USER",
     "brownian",
     "normal",
@@ -48,6 +49,8 @@ STREAM_RESIDUAL = 6
 STREAM_BONUS = 7
 #: Plain sampling of tokens.
 STREAM_SAMPLE = 8
+#: Tokens drawn without replacement.
+STREAM_SUBSET = 9
 #: The first stream for a caller's own purposes.
 STREAM_USER = 16
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases of the logits family: vocabularies around vectors and blocks, all sorts of filters.
 
-``logits.sample`` has both, ``logits.penalise`` histories of all lengths, ``logits.top_k`` counts.
+``logits.sample``, ``logits.renorm`` and ``logits.sample_arithmetic`` have both, ``logits.penalise``
+histories of all lengths, ``logits.top_k`` and ``logits.gumbel_top_k`` counts.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 
 from reference.noise import philox
 
-STREAM_SAMPLE = 8
+STREAM_SAMPLE, STREAM_SUBSET = 8, 9
 
 
 def uniform(seed: int, position: int, stream: int = STREAM_SAMPLE, draw: int = 0) -> float:
@@ -129,3 +129,33 @@ def top_k(
     padded = np.full(k, -1)
     padded[: len(ids)] = ids
     return padded, values, float(x.max() + np.log(np.exp(x - x.max()).sum()))
+
+
+def gumbel_top_k(
+    p: np.ndarray, k: int, seed: int, position: int, draw: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids and perturbed log-probabilities of k draws without replacement, padded."""
+    block = np.arange(-(-len(p) // 4), dtype=np.uint64)
+    one = np.ones_like(block)
+    counter = [block, *(one * np.uint64(i) for i in (draw, position, STREAM_SUBSET))]
+    seed = int(seed) % 2**64
+    words = np.stack(philox(counter, (seed % 2**32, seed >> 32)), axis=1).reshape(-1)[: len(p)]
+    with np.errstate(divide="ignore"):
+        perturbed = np.log(p) - np.log(-np.log((words.astype(np.float64) + 0.5) * 2.0**-32))
+    ids, values, _ = top_k(perturbed, k)
+    return ids, values
+
+
+def renorm(
+    logits: np.ndarray, filters: Mapping[str, Any], allowed: np.ndarray | None = None
+) -> Any:
+    """The law itself."""
+    return law(logits, filters, allowed)
+
+
+def sample_arithmetic(p: np.ndarray, code: int) -> tuple[int, float, float]:
+    """The token that a code stands for, where in its interval that lies, and the slack there."""
+    u = code / 2.0**64
+    token = sample(p, u)
+    before = float(p[:token].sum())
+    return token, (u - before) / p[token], 1.0 / p[token]

@@ -64,5 +64,16 @@ inline uint32_t first_lanes(int64_t count) {
   return count <= 0 ? 0u : (1u << count) - 1u;
 }
 
+// The largest of `count` floats, a multiple of kLanes.
+inline float largest_of(const float* x, int count) {
+  F32 m = load(x);
+  for (int i = kLanes; i < count; i += kLanes) m = max(m, load(x + i));
+  float lanes[kLanes];
+  store(lanes, m);
+  float best = lanes[0];
+  for (int i = 1; i < kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
+  return best;
+}
+
 }  // namespace
 }  // namespace fewstep::vec

@@ -200,6 +200,157 @@ typedef struct fewstep_logits_top_k_args {
 FEWSTEP_API fewstep_status fewstep_logits_top_k(const fewstep_context* ctx,
                                                 const fewstep_logits_top_k_args* args);
 
+typedef struct fewstep_logits_gumbel_top_k_args {
+  uint32_t size;   /* sizeof(fewstep_logits_gumbel_top_k_args) */
+  uint32_t stream; /* fewstep_stream */
+  uint32_t draw;   /* number of the draw at its position */
+  fewstep_logits_filters filters;
+  const fewstep_tensor* logits;
+  const fewstep_tensor* bitmask; /* or NULL: all tokens are allowed */
+  const fewstep_tensor* seeds;
+  const fewstep_tensor* positions;
+  const fewstep_tensor* ids;
+  const fewstep_tensor* perturbed;
+  const fewstep_tensor* logprobs; /* or NULL */
+  const fewstep_tensor* status;   /* or NULL */
+} fewstep_logits_gumbel_top_k_args;
+
+#define FEWSTEP_LOGITS_GUMBEL_TOP_K_ARGS_INIT \
+  {sizeof(fewstep_logits_gumbel_top_k_args),  \
+   FEWSTEP_STREAM_SUBSET,                     \
+   0u,                                        \
+   FEWSTEP_LOGITS_FILTERS_INIT,               \
+   NULL,                                      \
+   NULL,                                      \
+   NULL,                                      \
+   NULL,                                      \
+   NULL,                                      \
+   NULL,                                      \
+   NULL,                                      \
+   NULL}
+
+/* Draws K tokens without replacement from each row of logits, filtered, in the order drawn.
+ *
+ *   perturbed(v) = log p(v) - log(-log(u(v)))     p the filtered law
+ *   ids[r]       = the K tokens of greatest perturbed(v), descending
+ *
+ * Shapes   logits [R, V]  bitmask [R, ceil(V / 32)] or NULL  seeds [R]  positions [R]
+ *          ids, perturbed [R, K], K in [1, 1024]  logprobs [R, K] or NULL  status [R] or NULL
+ * Types    logits: f32 f16 bf16; bitmask: i32 or u32, bit v % 32 of word v / 32 allows v; seeds:
+ *          i64 or u64; positions, ids, status: i32; perturbed, logprobs: f32, decided in f64
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads R * V elements once from memory, and again from the caches
+ * Order    CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Random   Philox4x32-10, key (seed lo, seed hi), counter (v / 4, draw, position, stream);
+ *          u(v) = (word v % 4 + 1/2) / 2^32
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; where the law has fewer than K tokens,
+ *          ids -1 and the others -infinity follow; a row that has no law gives ids -1, NaN and its
+ *          fewstep_logits_status
+ * Source   Kool, van Hoof, Welling 2019, "Stochastic beams and where to find them", arXiv
+ *          1903.06059, 2.3; filters: above
+ */
+FEWSTEP_API fewstep_status fewstep_logits_gumbel_top_k(
+    const fewstep_context* ctx, const fewstep_logits_gumbel_top_k_args* args);
+
+typedef struct fewstep_logits_renorm_args {
+  uint32_t size; /* sizeof(fewstep_logits_renorm_args) */
+  fewstep_logits_filters filters;
+  const fewstep_tensor* logits;
+  const fewstep_tensor* bitmask;       /* or NULL: all tokens are allowed */
+  const fewstep_tensor* out;           /* or NULL: no dense law */
+  const fewstep_tensor* ids;           /* or NULL: no list */
+  const fewstep_tensor* probabilities; /* with ids */
+  const fewstep_tensor* count;         /* with ids */
+  const fewstep_tensor* status;        /* or NULL */
+} fewstep_logits_renorm_args;
+
+#define FEWSTEP_LOGITS_RENORM_ARGS_INIT \
+  {sizeof(fewstep_logits_renorm_args),  \
+   FEWSTEP_LOGITS_FILTERS_INIT,         \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL}
+
+/* The law that fewstep_logits_sample draws from: dense, or as a list of its tokens.
+ *
+ *   p(v) = w(v) / (the sum of w), w(v) = exp((l(v) - max) / temperature) where v is kept, else 0
+ *   out[r, v] = p(v);  ids[r]: the likeliest tokens, of equal ones the lower id first;
+ *   probabilities[r, i] = p(ids[r, i]);  count[r]: of all tokens with p(v) > 0
+ *
+ * Shapes   logits [R, V]  bitmask [R, ceil(V / 32)] or NULL  out [R, V] or NULL
+ *          ids, probabilities [R, K], count [R], K in [1, 1024], or all three NULL
+ *          status [R] or NULL
+ * Types    logits: f32 f16 bf16; bitmask: i32 or u32, bit v % 32 of word v / 32 allows v; ids,
+ *          count, status: i32; out, probabilities: f32. Weights in f32, sums in f64
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads R * V elements once from memory, and again from the caches;
+ *          writes R * V elements where out is given
+ * Order    CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; behind a list shorter than K, ids are -1
+ *          and probabilities 0; of one longer than K, which count tells, the first K are there; a
+ *          row that has no law gives NaN, ids -1, count 0 and its fewstep_logits_status
+ * Source   filters: above
+ */
+FEWSTEP_API fewstep_status fewstep_logits_renorm(const fewstep_context* ctx,
+                                                 const fewstep_logits_renorm_args* args);
+
+typedef struct fewstep_logits_sample_arithmetic_args {
+  uint32_t size; /* sizeof(fewstep_logits_sample_arithmetic_args) */
+  fewstep_logits_filters filters;
+  const fewstep_tensor* logits;
+  const fewstep_tensor* bitmask; /* or NULL: all tokens are allowed */
+  const fewstep_tensor* codes;
+  const fewstep_tensor* out;
+  const fewstep_tensor* next_codes;
+  const fewstep_tensor* logprobs; /* or NULL */
+  const fewstep_tensor* status;   /* or NULL */
+} fewstep_logits_sample_arithmetic_args;
+
+#define FEWSTEP_LOGITS_SAMPLE_ARITHMETIC_ARGS_INIT \
+  {sizeof(fewstep_logits_sample_arithmetic_args),  \
+   FEWSTEP_LOGITS_FILTERS_INIT,                    \
+   NULL,                                           \
+   NULL,                                           \
+   NULL,                                           \
+   NULL,                                           \
+   NULL,                                           \
+   NULL,                                           \
+   NULL}
+
+/* Decodes a token from each row's code: the sequences of evenly spaced codes are spread evenly over
+ * all sequences, so they differ, and each has the law that plain sampling has.
+ *
+ *   W(v) = floor(2^(62 - b) w(v)), b the bits of V; M: the sum of W; C(v): of those before v
+ *   out[r] = the v with C(v) <= x < C(v) + W(v),   x = codes[r] M / 2^64, a fraction
+ *   next_codes[r] = floor(2^64 (x - C(v)) / W(v))
+ *
+ * Shapes   logits [R, V]  bitmask [R, ceil(V / 32)] or NULL  codes, next_codes [R]  out [R]
+ *          logprobs [R] or NULL  status [R] or NULL
+ * Types    logits: f32 f16 bf16; bitmask: i32 or u32, bit v % 32 of word v / 32 allows v; codes,
+ *          next_codes: i64 or u64, the number code / 2^64 of [0, 1); out, status: i32; logprobs:
+ *          f32, of the filtered law. Integers alone once weights are f32
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    next_codes may be codes, the same fewstep_tensor; any other overlap is
+ *          FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads R * V elements once from memory, and again from the caches
+ * Order    CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a row that has no law gives out -1,
+ *          logprobs NaN, its code as it was and its fewstep_logits_status
+ * Source   Vilnis et al. 2023, "Arithmetic sampling: parallel diverse decoding for large language
+ *          models", arXiv 2210.15458, 3; filters: above
+ */
+FEWSTEP_API fewstep_status fewstep_logits_sample_arithmetic(
+    const fewstep_context* ctx, const fewstep_logits_sample_arithmetic_args* args);
+
 #ifdef __cplusplus
 }
 #endif

@@ -21,6 +21,7 @@ typedef enum fewstep_stream {
   FEWSTEP_STREAM_RESIDUAL = 6, /* the token in place of a rejected one */
   FEWSTEP_STREAM_BONUS = 7,    /* the token after the last accepted one */
   FEWSTEP_STREAM_SAMPLE = 8,   /* plain sampling */
+  FEWSTEP_STREAM_SUBSET = 9,   /* tokens drawn without replacement */
   FEWSTEP_STREAM_USER = 16
 } fewstep_stream;
 

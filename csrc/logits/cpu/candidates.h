@@ -105,6 +105,30 @@ inline RowStatus status_of(float max, vec::I32 magnitude) {
   return max == kMinusInfinity ? kRowEmpty : kRowFine;
 }
 
+// Keeps the k best of the tokens that are offered in the order of their ids.
+struct Keeper {
+  Candidate* best;  // [kMaxBuffer]
+  int k;
+  float threshold;  // what does not exceed it is passed over
+  int count = 0;
+
+  void offer(float value, int32_t id) {
+    if (!(value > threshold)) return;
+    best[count++] = {value, id};
+    if (count < (k > 64 ? 4 * k : 256)) return;
+    cut();
+    threshold = best[0].value;
+    for (int c = 1; c < k; ++c) {
+      if (best[c].value < threshold) threshold = best[c].value;
+    }
+  }
+  void cut() {
+    if (count <= k) return;
+    select_first(best, count, k);
+    count = k;
+  }
+};
+
 // What a pass over a row learns.
 struct Scan {
   float max = kMinusInfinity;
@@ -120,8 +144,7 @@ inline Scan scan_row(const RowSpec& row, int k, Candidate* best) {
   vec::F32 top[4];
   vec::I32 magnitude = vec::set_i32(0);
   for (vec::F32& t : top) t = vec::set(kMinusInfinity);
-  const int room = k > 64 ? 4 * k : 256;
-  float threshold = kMinusInfinity;
+  Keeper keeper{best, k, kMinusInfinity};
   for (int64_t begin = 0; begin < row.V; begin += kBlock) {
     const float* raw = raw_block(row, begin, buffer);
     for (int i = 0; i < kBlock; i += 4 * vec::kLanes) {
@@ -130,30 +153,17 @@ inline Scan scan_row(const RowSpec& row, int k, Candidate* best) {
         magnitude = vec::max_magnitude(magnitude, x);
         top[j] = vec::max(top[j], x);
         if (k == 0) continue;
-        uint32_t above = vec::greater_bits(x, vec::set(threshold));
-        while (above) {
-          const int lane = __builtin_ctz(above);
-          above &= above - 1;
-          const int at = i + j * vec::kLanes + lane;
-          // The threshold may have risen since the lanes were compared.
-          if (!(raw[at] > threshold)) continue;
-          best[scan.count++] = {raw[at], (int32_t)(begin + at)};
-          if (scan.count < room) continue;
-          select_first(best, scan.count, k);
-          scan.count = k;
-          threshold = best[0].value;
-          for (int c = 1; c < k; ++c) {
-            if (best[c].value < threshold) threshold = best[c].value;
-          }
+        uint32_t above = vec::greater_bits(x, vec::set(keeper.threshold));
+        for (; above; above &= above - 1) {
+          const int at = i + j * vec::kLanes + __builtin_ctz(above);
+          keeper.offer(raw[at], (int32_t)(begin + at));
         }
       }
     }
   }
   scan.max = largest_lane(top, scan.max);
-  if (k > 0 && scan.count > k) {
-    select_first(best, scan.count, k);
-    scan.count = k;
-  }
+  keeper.cut();
+  scan.count = keeper.count;
   scan.status = status_of(scan.max, magnitude);
   return scan;
 }

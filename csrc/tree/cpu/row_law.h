@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "core/cpu/exp.h"
+#include "core/cpu/lanes.h"
 #include "core/cpu/vec.h"
 #include "core/dtype.h"
 
@@ -56,16 +57,6 @@ inline void load_chunk(const RowLogits& row, int64_t begin, float* x) {
   for (; i < kLawChunk; ++i) x[i] = -INFINITY;
 }
 
-inline float largest_of(const float* x, int count) {
-  vec::F32 m = vec::load(x);
-  for (int i = vec::kLanes; i < count; i += vec::kLanes) m = vec::max(m, vec::load(x + i));
-  float lanes[kLawLanes];
-  vec::store(lanes, m);
-  float best = lanes[0];
-  for (int i = 1; i < vec::kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
-  return best;
-}
-
 inline float exp_of(float x) {
   float lanes[kLawLanes];
   vec::store(lanes, vec::exp(vec::set(x)));
@@ -112,7 +103,7 @@ struct Best {
   void offer_chunk(const float* x, int64_t begin) {
     for (int g = 0; g < kLawGroups; ++g) {
       const float* group = x + g * kLawGroup;
-      if (!(largest_of(group, kLawGroup) > least())) continue;
+      if (!(vec::largest_of(group, kLawGroup) > least())) continue;
       for (int i = 0; i < kLawGroup; ++i) offer(group[i], (int32_t)(begin + g * kLawGroup + i));
     }
   }
@@ -132,7 +123,7 @@ inline Law law_of(const RowLogits& row, Best* best) {
   Law law = {-INFINITY, 0.0};
   for (int64_t begin = 0; begin < row.V; begin += kLawChunk) {
     load_chunk(row, begin, x);
-    const float top = largest_of(x, kLawChunk);
+    const float top = vec::largest_of(x, kLawChunk);
     if (top == -INFINITY) {  // no weight, unless max passed over a NaN
       for (int i = 0; i < kLawChunk; ++i) {
         if (x[i] != x[i]) law.sum = NAN;

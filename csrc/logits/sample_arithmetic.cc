@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "logits/sample_arithmetic.h"
+
+#include "core/check.h"
+#include "core/cpu/parallel.h"
+#include "fewstep/logits.h"
+#include "logits/filters.h"
+
+namespace fewstep::logits {
+namespace {
+
+constexpr KernelSet<SampleArithmeticFn> kSampleArithmetic = FEWSTEP_CPU_KERNELS(sample_arithmetic);
+constexpr const char* kFunction = "fewstep_logits_sample_arithmetic";
+
+void run_sample_arithmetic(const fewstep_context* ctx,
+                           const fewstep_logits_sample_arithmetic_args* args) {
+  ArgCheck check(kFunction, ctx);
+  if (!args) check.fail("args", "must be given", "NULL");
+  if (args->size < sizeof(*args)) {
+    check.fail("args", "must have its size set by FEWSTEP_LOGITS_SAMPLE_ARITHMETIC_ARGS_INIT",
+               std::to_string(args->size));
+  }
+  const View l = check.in("logits", args->logits, kFloating, "R V");
+  const bool in_place = args->codes && args->codes == args->next_codes;
+  const View codes = in_place ? check.out("codes", args->codes, kSeeds, "R")
+                              : check.in("codes", args->codes, kSeeds, "R");
+  const Filters filters = check_filters(args->filters, "R", check);
+  View mask, logprobs, status;
+  if (args->bitmask) mask = check.in("bitmask", args->bitmask, kBitWords, "R W");
+  const Rows rows = rows_of(l, args->bitmask, mask, &filters, check);
+  const View out = check.out("out", args->out, only(DType::kI32), "R");
+  const View next = in_place ? codes : check.out("next_codes", args->next_codes, kSeeds, "R");
+  if (args->logprobs) logprobs = check.out("logprobs", args->logprobs, only(DType::kF32), "R");
+  if (args->status) status = check.out("status", args->status, only(DType::kI32), "R");
+  check.no_overlap();
+  check_thread_settings();
+  SampleArithmeticFn& kernel = kSampleArithmetic.pick(check.device(), kFunction);
+  kernel({rows, codes.as<uint64_t>(), codes.stride, next.as<uint64_t>(), next.stride,
+          out.as<int32_t>(), out.stride, logprobs.as<float>(), logprobs.stride,
+          status.as<int32_t>(), status.stride, execution_of(ctx).threads});
+}
+
+}  // namespace
+}  // namespace fewstep::logits
+
+extern "C" fewstep_status fewstep_logits_sample_arithmetic(
+    const fewstep_context* ctx, const fewstep_logits_sample_arithmetic_args* args) {
+  return fewstep::guard([&] { fewstep::logits::run_sample_arithmetic(ctx, args); });
+}
