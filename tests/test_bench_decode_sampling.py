@@ -57,6 +57,11 @@ def test_rows(quick: bool) -> None:
     assert {row["rival"] for row in rows if "share" in row} == {"read bandwidth"}
 
 
+def test_rounding_is_allowed_for_at_the_largest_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "VOCABULARIES", (262144,))
+    assert list(sampling.rows(Options((1,), ("plain",), quick=True), lambda _: None))
+
+
 @pytest.mark.parametrize("case", sampling.NAMES)
 def test_a_wrong_law_is_not_timed(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     true = sampling.fewstep.logits.sample

@@ -27,7 +27,7 @@ VOCABULARIES = (32000, 128256, 151936, 262144)
 BATCHES = (1, 8, 64)
 TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 50, 0.9, 0.05
 CHECKED = 64  # draws that are compared with a rival's law
-TOLERANCE = 1e-5  # of log-probabilities
+TOLERANCE = 5e-5  # of log-probabilities: torch sums the weights of a row in float32
 SIGMAS = 5.0  # that a mean may be off
 
 Forms = Callable[[torch.Tensor], dict[str, Sampler]]
