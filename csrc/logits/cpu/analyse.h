@@ -1,96 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "logits/cpu/law.h"
+#include "logits/cpu/select.h"
 
 // From a row and its filters to its law.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
-
-// Order-preserving integers of floats without NaN.
-inline uint32_t ordered(float x) {
-  uint32_t u;
-  memcpy(&u, &x, 4);
-  return u >> 31 ? ~u : u | 0x80000000u;
-}
-inline float from_ordered(uint32_t u) {
-  u = u >> 31 ? u & 0x7fffffffu : ~u;
-  float x;
-  memcpy(&x, &u, 4);
-  return x;
-}
-
-enum class Key { kValue, kNearness };  // x, or -|x - center|
-enum class Goal { kCount, kMass };     // tokens, or their weights
-
-// The threshold above which the tokens with the highest keys just reach `goal`, ties by id. Three
-// passes find the digits of the last kept key (radix selection); sums go up in the order of ids.
-template <Key kKey, Goal kGoal>
-inline Threshold select_top(const Law& law, double goal) {
-  constexpr int kBits[] = {11, 11, 10};
-  double bins[2048];
-  float buffer[kBlock], w[kBlock], keys[kBlock];
-  uint32_t prefix = 0;
-  int below = 32;      // bits of the key that are not fixed yet
-  double above = 0.0;  // of the keys above the prefix
-  for (const int bits : kBits) {
-    const int shift = below - bits;
-    const uint32_t mask = (1u << bits) - 1;
-    for (uint32_t b = 0; b <= mask; ++b) bins[b] = 0.0;
-    for (int64_t begin = 0; begin < law.row.V; begin += kBlock) {
-      const float* raw = raw_block(law.row, begin, buffer);
-      for (int i = 0; i < kBlock; i += vec::kLanes) {
-        const vec::F32 l = vec::load(raw + i), x = shifted(law, l);
-        vec::store(w + i, weights_of(law, l, begin + i));
-        vec::store(keys + i, kKey == Key::kValue ? x : nearness(law, x));
-      }
-      const int64_t left = law.row.V - begin;
-      const int n = left < kBlock ? (int)left : kBlock;
-      for (int i = 0; i < n; ++i) {
-        const bool counts = kGoal == Goal::kCount ? keys[i] > kMinusInfinity : w[i] > 0.0f;
-        const uint32_t key = ordered(keys[i]);
-        if (!counts || (below < 32 && key >> below != prefix)) continue;
-        bins[key >> shift & mask] += kGoal == Goal::kCount ? 1.0 : (double)w[i];
-      }
-    }
-    int bin = -1;
-    double sum = above;
-    for (int b = (int)mask; b >= 0; --b) {
-      if (!(bins[b] > 0.0)) continue;
-      bin = b;
-      above = sum;
-      if (sum + bins[b] >= goal) break;  // where rounding never gets there, the lowest bin is it
-      sum += bins[b];
-    }
-    if (bin < 0) return {};  // no token has any weight: cannot be, the largest has 1
-    prefix = below == 32 ? (uint32_t)bin : prefix << bits | (uint32_t)bin;
-    below = shift;
-  }
-  // The last key is known; how many of those that have it, by id?
-  Threshold found{from_ordered(prefix), law.row.V};
-  int64_t last = -1;
-  for (int64_t begin = 0; begin < law.row.V; begin += kBlock) {
-    const float* raw = raw_block(law.row, begin, buffer);
-    for (int i = 0; i < kBlock; i += vec::kLanes) {
-      const vec::F32 l = vec::load(raw + i), x = shifted(law, l);
-      vec::store(w + i, weights_of(law, l, begin + i));
-      vec::store(keys + i, kKey == Key::kValue ? x : nearness(law, x));
-    }
-    const int64_t left = law.row.V - begin;
-    const int n = left < kBlock ? (int)left : kBlock;
-    for (int i = 0; i < n; ++i) {
-      const bool counts = kGoal == Goal::kCount || w[i] > 0.0f;
-      if (!counts || keys[i] != found.value) continue;
-      if (last >= 0 && above >= goal) {
-        found.end = last + 1;
-        return found;
-      }
-      above += kGoal == Goal::kCount ? 1.0 : (double)w[i];
-      last = begin + i;
-    }
-  }
-  return found;
-}
 
 // The tighter of two thresholds on the same key.
 inline void tighten(Law* law, Threshold t) {
@@ -128,13 +43,13 @@ inline void filter_all(Law* law) {
     tighten(law, select_top<Key::kValue, Goal::kCount>(*law, (double)row.top_k));
   }
   if (row.top_p < 1.0f) {
-    tighten(law, select_top<Key::kValue, Goal::kMass>(*law, (double)row.top_p * row_sum(*law)));
+    tighten(law, select_top<Key::kValue, Goal::kMass>(*law, (double)row.top_p));
   }
   if (row.min_p > 0.0f) tighten(law, {log_share((double)row.min_p), row.V});
   if (row.typical < 1.0f) {
     const double mass = row_sum(*law);
     law->center = (float)(row_sum<true>(*law) / mass);  // x of a token with -log p = entropy
-    law->nearest = select_top<Key::kNearness, Goal::kMass>(*law, (double)row.typical * mass);
+    law->nearest = select_top<Key::kNearness, Goal::kMass>(*law, (double)row.typical);
     law->has_nearest = true;
   }
   if (row.eta > 0.0f) {
