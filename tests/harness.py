@@ -356,11 +356,11 @@ def run(
     return result
 
 
-def linear(**arguments: Any) -> dict[str, Any]:
-    """Pack a weight and run a linear layer; see `linear_calls.linear`."""
+def linear(*, verb: str = "linear", **arguments: Any) -> dict[str, Any]:
+    """Call an op on packed weights; see `linear_calls`."""
     import linear_calls
 
-    return linear_calls.linear(**arguments)
+    return getattr(linear_calls, verb)(**arguments)
 
 
 def kv(*, verb: str, **arguments: Any) -> dict[str, Any]:

@@ -89,3 +89,33 @@ def linear(
 def plain_type(kind: str) -> str:
     """Return the type of unpacked weights."""
     return "float32" if kind.startswith("int") else kind
+
+
+def head_top_k(
+    *,
+    x: np.ndarray,
+    weight: np.ndarray,
+    kind: str,
+    k: int,
+    threads: int = 1,
+    offset: int = 0,
+    gap: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Run ``logits.head_top_k`` between guard bands; return everything that it writes."""
+    import fewstep
+
+    fewstep.set_num_threads(threads)
+    buffers = Buffers()
+    layout = {"offset": offset, "gap": gap}
+    packed = fewstep.linear.pack(weight.astype(np.float32), kind=kind)
+    rows = buffers.freeze("x", buffers.place("x", x, "float32", **layout))
+    outputs = {"ids": ((len(x), k), "int32"), "values": ((len(x), k), "float32")}
+    outputs |= {"log_normaliser": ((len(x),), "float32"), "status": ((len(x),), "int32")}
+    out = {
+        name: buffers.place(name, np.full(shape, 7), dtype, offset=offset, gap=gap)
+        for name, (shape, dtype) in outputs.items()
+    }
+    fewstep.logits.head_top_k(rows, packed, k, **options, **out)
+    buffers.verify()
+    return {name: np.asarray(tensor).copy() for name, tensor in out.items()}

@@ -37,6 +37,7 @@ PYBIND11_MODULE(_core, m) {
   bind_draft(m);
   bind_kv(m);
   bind_linear(m);
+  bind_head(m);
   bind_logits(m);
   bind_noise(m);
   bind_plan(m);

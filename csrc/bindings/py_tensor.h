@@ -79,6 +79,7 @@ inline void check(fewstep_status status) {
 // One function per family, in bind_<family>.cc.
 void bind_draft(pybind11::module_& m);
 void bind_kv(pybind11::module_& m);
+void bind_head(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
 void bind_logits(pybind11::module_& m);
 void bind_noise(pybind11::module_& m);

@@ -151,6 +151,8 @@ class ArgCheck {
   int count() const { return count_; }
   void forget(int count) { count_ = count; }
 
+  // A size that an argument gives, before the tensors that must have it.
+  void set_dim(char letter, int64_t size) { dims_[letter - 'A'] = size; }
   int64_t dim(char letter) const { return dims_[letter - 'A']; }
   Device device() const { return device_; }
   const char* function() const { return function_; }

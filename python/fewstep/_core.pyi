@@ -162,6 +162,18 @@ def logits_sample(
     logprobs: object,
     status: object,
 ) -> None: ...
+def logits_head_top_k(
+    rows: int,
+    kind: int,
+    group: int,
+    normalise: bool,
+    norm_eps: float,
+    inputs: tuple[Any, ...],
+    outputs: tuple[Any, ...],
+) -> None: ...
+def logits_head_top_k_workspace_bytes(
+    M: int, O: int, I: int, kind: int, group: int, K: int
+) -> int: ...
 def tree_verify(
     rule: int,
     law: int,

@@ -141,7 +141,7 @@ def unpack(packed: Packed, *, out: Any = None) -> Any:
     >>> fewstep.linear.unpack(fewstep.linear.pack(weight, kind="int8"))[1]
     array([127.,   3.], dtype=float32)
     """
-    _check_packed("fewstep.linear.unpack", "packed", packed)
+    check_packed("fewstep.linear.unpack", "packed", packed)
     if out is None:
         dtype = "float32" if packed.kind.startswith("int") else packed.kind
         if dtype == "bfloat16" and not is_torch(packed.data):
@@ -228,11 +228,11 @@ def run(
     >>> fewstep.linear.run(np.array([[1.0, 1.0]], np.float32), packed)
     array([[ 3., -1.]], dtype=float32)
     """
-    _check_packed("fewstep.linear.run", "packed", packed)
+    check_packed("fewstep.linear.run", "packed", packed)
     shape = _shape(x)
     up_data = None
     if up is not None:
-        _check_packed("fewstep.linear.run", "up", up)
+        check_packed("fewstep.linear.run", "up", up)
         if (up.shape, up.kind, up.group) != (packed.shape, packed.kind, packed.group):
             raise ValueError(
                 "fewstep.linear.run: 'up' must have the shape, kind and group of 'packed', "
@@ -309,7 +309,13 @@ def _name(value: Any) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _check_packed(function: str, name: str, value: object) -> None:
+def kind_index(packed: Packed) -> int:
+    """Return the number of a weight's kind in the C interface."""
+    return _INDEX[packed.kind]
+
+
+def check_packed(function: str, name: str, value: object) -> None:
+    """Raise TypeError unless a value is packed weights."""
     if not isinstance(value, Packed):
         raise TypeError(
             f"{function}: '{name}' must be a fewstep.linear.Packed, got {type(value).__name__}"

@@ -10,6 +10,7 @@ from fewstep._best import TopK as TopK
 from fewstep._best import top_k as top_k
 from fewstep._gumbel import Subset as Subset
 from fewstep._gumbel import gumbel_top_k as gumbel_top_k
+from fewstep._head import head_top_k as head_top_k
 from fewstep._laws import Support as Support
 from fewstep._laws import renorm as renorm
 from fewstep._penalties import penalise as penalise
@@ -22,6 +23,7 @@ __all__ = [
     "TopK",
     "arithmetic_codes",
     "gumbel_top_k",
+    "head_top_k",
     "penalise",
     "renorm",
     "sample",

@@ -3,6 +3,7 @@
 
 ``logits.sample``, ``logits.renorm`` and ``logits.sample_arithmetic`` have both, ``logits.penalise``
 histories of all lengths, ``logits.top_k`` and ``logits.gumbel_top_k`` counts.
+``logits.head_top_k`` has sizes of heads, around panels (32) and groups (2048).
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import numpy as np
 # Around the vectors (8, 16), the strands (64), the words of a mask (32) and the blocks (1024).
 VOCABULARIES = (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 1023, 1024, 1025, 2047, 2050, 5000)
 DTYPES = ("float32", "float16", "bfloat16")
+
+# Hidden states, packed rows, inputs.
+HEADS = ((1, 2500, 33), (7, 40, 70), (73, 5000, 24), (0, 40, 8), (3, 1, 1), (2, 2048, 512))
 
 FILTERS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reference import linear
 from reference.noise import philox
 
 STREAM_SAMPLE, STREAM_SUBSET = 8, 9
@@ -159,3 +160,15 @@ def sample_arithmetic(p: np.ndarray, code: int) -> tuple[int, float, float]:
     token = sample(p, u)
     before = float(p[:token].sum())
     return token, (u - before) / p[token], 1.0 / p[token]
+
+
+def head_top_k(
+    x: np.ndarray, weight: np.ndarray, k: int, tokens: np.ndarray | None = None, **options: Any
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The ids and logits of one hidden state's k best tokens, and the log-normaliser."""
+    logits = linear.run(np.asarray(x)[None], weight, **options)[0]
+    if tokens is None:
+        return top_k(logits, k)
+    wide = np.full(int(np.max(tokens)) + 1, -np.inf)
+    wide[tokens] = logits
+    return top_k(wide, k)

@@ -9,6 +9,7 @@
 #include "kv.h"
 #include "linear.h"
 #include "logits.h"
+#include "logits_head.h"
 #include "noise.h"
 #include "plan.h"
 #include "schedule.h"
