@@ -221,6 +221,38 @@ def test_conversions(kind: str | None) -> None:
     assert ours(torch.empty(3, 70, device="meta")).shape == (3, 40)
 
 
+def test_a_parameter_of_the_users_stays_plain() -> None:
+    """One that is assigned, by which layers are tied, is neither packed nor replaced."""
+    ours, weight = fewstep.torch.Linear(70, 40), layer().weight
+    ours.weight = weight
+    ours.load_state_dict(ours.state_dict())
+    ours.bfloat16().float()
+    assert ours.weight is weight
+    assert ours.kind is None
+    with torch.no_grad():
+        assert ours(numbers(2, 70)).shape == (2, 40)
+
+
+def test_a_layer_built_elsewhere_is_packed_when_it_comes() -> None:
+    ours = fewstep.torch.Linear(70, 40, device="meta").to_empty(device="cpu")
+    ours.load_state_dict(layer().state_dict())
+    assert ours.kind == "float32"
+    assert torch.equal(ours.weight, layer().weight)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_parametrised(name: str) -> None:
+    class Double(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return 2 * x
+
+    ours, plain, x = fewstep.torch.Linear.from_linear(layer()), layer(), numbers(2, 70)
+    for module in (ours, plain):
+        nn.utils.parametrize.register_parametrization(module, name, Double())
+    with torch.no_grad():
+        assert torch.allclose(ours(x), plain(x), atol=1e-5)
+
+
 def test_autocast_is_torchs() -> None:
     plain, x = layer(), numbers(5, 70)
     ours = fewstep.torch.Linear.from_linear(plain)

@@ -176,6 +176,36 @@ def test_undo_keeps_what_was_loaded_and_the_parameters_of_an_optimiser() -> None
 
 
 @pytest.mark.parametrize("kind", [None, "int8"])
+def test_undo_follows_conversions_and_assigned_state_dicts(kind: str | None) -> None:
+    for dtype in (torch.bfloat16, torch.float64):
+        model, plain = Model(), Model()
+        report = pack_linears(model, kind)
+        model.to(dtype)
+        report.undo()
+        assert same(model.state_dict(), plain.to(dtype).state_dict())
+        assert model.head.weight is model.embedding.weight
+    model = Model(tied=False)
+    report = pack_linears(model, kind)
+    model.load_state_dict(
+        {k: 2 * v for k, v in Model(tied=False).state_dict().items()}, assign=True
+    )
+    assert type(model.head.weight) is PackedWeight
+    state = state_of(model)
+    report.undo()
+    assert same(model.state_dict(), state)
+    assert all(type(parameter) is nn.Parameter for parameter in model.parameters())
+
+
+def test_a_packed_embedding_refuses_what_torch_refuses() -> None:
+    model = Model()
+    pack_linears(model)
+    assert model.embedding(torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 0, 64)
+    for token in (-1, 50, 63, 64):
+        with pytest.raises(IndexError, match="index out of range in self"):
+            model.embedding(torch.tensor([token]))
+
+
+@pytest.mark.parametrize("kind", [None, "int8"])
 def test_no_weight_is_held_twice(kind: str | None) -> None:
     model = nn.Sequential(nn.Linear(64, 64))
     weight = weakref.ref(model[0].weight)
@@ -280,12 +310,13 @@ def test_a_layer_alone() -> None:
 
 
 def test_compiled_without_a_break() -> None:
-    torch._dynamo.reset()
     model = Model().requires_grad_(False)
-    pack_linears(model, skip="head")
+    pack_linears(model)
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend="eager")
-        assert torch.equal(compiled(TOKENS), model(TOKENS))
+        for backend in ("eager", "aot_eager"):
+            torch._dynamo.reset()
+            compiled = torch.compile(model, fullgraph=True, backend=backend)
+            assert torch.equal(compiled(TOKENS), model(TOKENS))
         assert torch._dynamo.explain(model)(TOKENS).graph_break_count == 0
 
 

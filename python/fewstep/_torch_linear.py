@@ -99,6 +99,8 @@ class Linear(torch.nn.Linear):
     (torch.Size([3, 32]), ['bias', 'weight'])
     """
 
+    _away = False  # plain while it is where nothing can be packed, and packed once it is back
+
     def __init__(
         self,
         in_features: int,
@@ -108,7 +110,8 @@ class Linear(torch.nn.Linear):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        if unfit(self.weight) is None:
+        self._away = unfit(self.weight) is not None
+        if not self._away:
             self.weight = packed_parameter(self.weight, None)
 
     @classmethod
@@ -166,10 +169,12 @@ class Linear(torch.nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return ``input @ weight.T + bias``."""
         parameters = self._parameters
-        weight: Any = parameters["weight"]
+        weight: Any = parameters.get("weight")
+        # Where something is parametrised, it is no parameter any more.
+        is_packed = type(weight) is PackedWeight and "bias" in parameters
+        if not is_packed or torch.is_autocast_enabled("cpu"):
+            return functional.linear(input, plain(self.weight), self.bias)
         bias = parameters["bias"]
-        if type(weight) is not PackedWeight or torch.is_autocast_enabled("cpu"):
-            return functional.linear(input, plain(weight), bias)
         packed, shape = weight.packed, input.shape
         outputs, inputs = packed.shape
         if input.dtype is not weight.dtype or not input.is_cpu or not shape or shape[-1] != inputs:
@@ -191,20 +196,23 @@ class Linear(torch.nn.Linear):
         return f"{super().extra_repr()}, packed={self.kind}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        was_packed = self.kind is not None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if unfit(self.weight) is None and self.kind is None:  # back from where it was plain
-            exchange(self.weight, packed_parameter(self.weight, None).detach())
+        if self.kind is None and (was_packed or self._away):
+            self._away = unfit(self.weight) is not None
+            if not self._away:
+                exchange(self.weight, packed_parameter(self.weight, None).detach())
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         kind = self.kind
         super()._load_from_state_dict(*args, **kwargs)
-        if self.kind is None and unfit(self.weight) is None:  # load_state_dict(assign=True)
+        if kind and self.kind is None and unfit(self.weight) is None:  # assign=True
             self.weight = packed_parameter(self.weight, kind)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        weight: Any = self._parameters["weight"]
+        weight: Any = self._parameters.get("weight")
         if type(weight) is PackedWeight and not keep_vars:
             destination[f"{prefix}weight"] = weight.exported()
 

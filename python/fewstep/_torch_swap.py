@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ._torch_linear import Linear, check_kind
+from ._torch_linear import Linear, check_kind, plain
 from ._torch_weight import PackedWeight, packed_parameter, unfit
 
 __all__ = ["Swapped", "pack_linears"]
@@ -63,6 +63,9 @@ class Swapped:
                 held: Any = holder._parameters.get("weight")
                 if held is weight.packed:
                     holder._parameters["weight"] = parameter
+                elif type(held) is PackedWeight:  # load_state_dict(assign=True) since
+                    own = torch.nn.Parameter(held.plain(), held.requires_grad)
+                    holder._parameters["weight"] = own
                 if type(holder) is Linear:
                     holder.__class__ = torch.nn.Linear  # type: ignore[assignment]
             for hook in weight.hooks:
@@ -239,11 +242,12 @@ def _unpacked(module: torch.nn.Module, state: Any, prefix: str, _: Any) -> None:
 
 def _restored(weight: _Weight) -> torch.nn.Parameter:
     """Return the parameter as it was, the same object where there still is one."""
+    now = weight.packed  # an ordinary one if the model is where nothing can be packed
     original: Any = weight.kept if weight.kept is not None else weight.original()
-    if weight.kept is not None:
-        return original  # type: ignore[no-any-return]
-    values = weight.packed.plain()
     if original is None:
-        return torch.nn.Parameter(values, weight.packed.requires_grad)
-    original.data = values
+        return torch.nn.Parameter(plain(now), now.requires_grad)
+    if weight.kept is None:
+        original.data = plain(now).detach()
+    elif (original.device, original.dtype) != (now.device, now.dtype):
+        original.data = original.detach().to(now.device, now.dtype)
     return original  # type: ignore[no-any-return]

@@ -96,6 +96,8 @@ class PackedWeight(torch.Tensor):
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Return some of its rows, shape (*index.shape, I), without unpacking the others."""
         packed, flat = self.packed, index.reshape(-1)
+        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < packed.shape[0]:
+            raise IndexError("index out of range in self")  # as torch says
         panels, place = torch.unique(flat // _PANEL, return_inverse=True)
         stored = packed.data.view(-(-packed.shape[0] // _PANEL), -1)
         out = torch.empty(len(flat), packed.shape[1], dtype=self.dtype)
@@ -106,7 +108,7 @@ class PackedWeight(torch.Tensor):
             here = (place >= first) & (place < first + _GATHERED)
             local = (place[here] - first) * _PANEL + flat[here] % _PANEL
             out[here] = weight[local].to(self.dtype)
-        return out.view(*index.shape, -1)
+        return out.view(*index.shape, packed.shape[1])
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PackedWeight({self.packed.kind}, shape={tuple(self.shape)}, dtype={self.dtype})"
@@ -232,7 +234,7 @@ def _converted(
         return weight.plain().to(device, dtype)
     packed = weight.packed
     if packed.kind.startswith("int"):
-        return PackedWeight(packed, dtype)
+        return PackedWeight(_copied(packed), dtype)
     return PackedWeight(pack(weight.plain().to(dtype)), dtype)
 
 
