@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "core/cpu/lanes.h"
+#include "core/cpu/philox_tile.h"
 #include "core/draws.h"
 
 // Gumbel variates of a row's tokens: token v takes word v % 4 of block v / 4. Which tokens can
@@ -30,33 +31,19 @@ inline uint32_t word_below(double least) {
   return cells < 2.0 ? 0u : (uint32_t)(cells - 2.0);
 }
 
-// Words of blocks [block, block + 16), token by token.
+// Words of blocks [block, block + 16), token by token. Requires: block a multiple of 16.
 inline void group_words(const DrawKey& key, uint32_t draw, uint32_t block, uint32_t* words) {
-  uint32_t c0[kGroupBlocks], c1[kGroupBlocks], c2[kGroupBlocks], c3[kGroupBlocks];
-  for (int i = 0; i < kGroupBlocks; ++i) {
-    c0[i] = block + (uint32_t)i;
-    c1[i] = draw;
-    c2[i] = key.position;
-    c3[i] = key.stream;
-  }
-  uint32_t key0 = (uint32_t)key.seed, key1 = (uint32_t)(key.seed >> 32);
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    for (int i = 0; i < kGroupBlocks; ++i) {
-      const uint64_t p0 = (uint64_t)kPhiloxMul0 * c0[i];
-      const uint64_t p1 = (uint64_t)kPhiloxMul1 * c2[i];
-      c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ key0;
-      c1[i] = (uint32_t)p1;
-      c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ key1;
-      c3[i] = (uint32_t)p0;
+  constexpr int kLanes = vec::kLanes;
+  for (int b = 0; b < kGroupBlocks; b += kLanes) {
+    vec::I32 w[4];
+    vec::F32 z[4];  // for the transposition, as bits
+    const uint64_t first = (uint64_t)draw << 32 | (block + (uint32_t)b);
+    vec::philox_tile(first, key.seed, key.position, key.stream, w);
+    for (int i = 0; i < 4; ++i) z[i] = vec::float_of_bits(w[i]);
+    vec::transpose_quads(z);
+    for (int i = 0; i < 4; ++i) {
+      vec::store_i32((int32_t*)words + 4 * b + i * kLanes, vec::bits(z[i]));
     }
-    key0 += kPhiloxWeyl0;
-    key1 += kPhiloxWeyl1;
-  }
-  for (int i = 0; i < kGroupBlocks; ++i) {
-    words[4 * i] = c0[i];
-    words[4 * i + 1] = c1[i];
-    words[4 * i + 2] = c2[i];
-    words[4 * i + 3] = c3[i];
   }
 }
 
