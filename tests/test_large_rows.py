@@ -54,3 +54,16 @@ def test_verify(logits: np.ndarray, rule: str) -> None:
     found = fewstep.tree.verify(parent, indptr, token, logits, [1], 0, rule=rule)
     assert found.path.tolist() == [[1, 2]]
     assert found.next_token.tolist() == [999]
+
+
+@pytest.mark.large
+def test_a_row_of_more_tokens_than_ids_is_refused() -> None:
+    row = np.zeros((1, 2**31), np.float16)  # reserved, never touched
+    message = r"'logits' must have less than 2\^31 per row, got 2147483648$"
+    for call in (
+        lambda: fewstep.logits.sample(row, [1]),
+        lambda: fewstep.logits.top_k(row, 1),
+        lambda: fewstep.logits.renorm(row, 1),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

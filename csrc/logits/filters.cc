@@ -49,6 +49,10 @@ Rows rows_of(const View& logits, const fewstep_tensor* bitmask_tensor, const Vie
              const Filters* filters, const ArgCheck& check) {
   const int64_t R = check.dim('R'), V = check.dim('V');
   if (V < 1 && R > 0) check.fail("logits", "must have a token", "V=0");
+  if (V > INT32_MAX) {
+    check.fail("logits", "must have less than 2^31 per row",
+               std::to_string(static_cast<long long>(V)));
+  }
   check_words(bitmask_tensor, V, check);
   return {R,
           V,
