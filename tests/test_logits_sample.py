@@ -226,3 +226,21 @@ def test_filters_are_those_of_transformers(name: str) -> None:
     wanted = warped.softmax(-1).numpy()
     for row, p in zip(logits, wanted, strict=True):
         assert reference.law(row, filters) == pytest.approx(p, abs=1e-7)
+
+
+def test_pieces_whose_weights_are_all_zero_are_not_drawn_from(cpu_worker: Worker) -> None:
+    """Each piece is far below the next: only the last one's best token has any weight."""
+    V = 40 * 1024
+    logits = np.repeat(np.arange(40, dtype=np.float32) * 60.0, 1024)[None]
+    logits[0, -1] += 30.0
+    for draw in range(8):
+        found = cpu_worker.run(
+            op="logits.sample",
+            inputs={
+                "logits": (logits, "float32"),
+                "seeds": (np.array([draw]), "int64"),
+                "positions": (np.zeros(1, np.int32), "int32"),
+            },
+            outputs={"out": ((1,), "int32")},
+        )
+        assert found["out"][0] == V - 1

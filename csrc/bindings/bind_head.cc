@@ -20,26 +20,14 @@ void head_top_k(int64_t rows, int32_t kind, int32_t group, bool normalise, doubl
   args.normalise = normalise ? 1 : 0;
   args.outputs = rows;
   args.norm_eps = norm_eps;
-  const struct {
-    const char* name;
-    const fewstep_tensor** tensor;
-  } fields[] = {
+  const Field fields[] = {
       {"x", &args.x},           {"packed", &args.packed},
       {"bias", &args.bias},     {"norm", &args.norm},
       {"tokens", &args.tokens}, {"ids", &args.ids},
       {"values", &args.values}, {"log_normaliser", &args.log_normaliser},
       {"status", &args.status}, {"workspace", &args.workspace},
   };
-  constexpr size_t kFields = sizeof fields / sizeof fields[0];
-  Borrowed held[kFields];
-  for (size_t i = 0; i < kFields; ++i) {
-    const bool is_input = i < inputs.size();
-    const py::handle value = is_input ? inputs[i] : outputs[i - inputs.size()];
-    if (value.is_none()) continue;
-    held[i].borrow(value, kFunction, fields[i].name, is_input ? Borrowed::kRead : Borrowed::kWrite,
-                   &stream);
-    *fields[i].tensor = held[i].get();
-  }
+  const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
   const fewstep_context* ctx = stream.context(args.ids, kFunction, "ids");
   fewstep_status result;
   {

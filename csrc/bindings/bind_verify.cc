@@ -29,10 +29,7 @@ void verify(int32_t rule, int32_t law, const std::array<double, 4>& params,
   args.law = law;
   args.filters = f.filters;
   args.params = {params[0], params[1], params[2], params[3]};
-  const struct {
-    const char* name;
-    const fewstep_tensor** tensor;
-  } fields[] = {
+  const Field fields[] = {
       {"parent", &args.parent},
       {"indptr", &args.indptr},
       {"token", &args.token},
@@ -52,16 +49,7 @@ void verify(int32_t rule, int32_t law, const std::array<double, 4>& params,
       {"logprobs", &args.logprobs},
       {"status", &args.status},
   };
-  constexpr size_t kFields = sizeof fields / sizeof fields[0];
-  Borrowed held[kFields];
-  for (size_t i = 0; i < kFields; ++i) {
-    const bool is_input = i < inputs.size();
-    const py::handle value = is_input ? inputs[i] : outputs[i - inputs.size()];
-    if (value.is_none()) continue;
-    held[i].borrow(value, kFunction, fields[i].name, is_input ? Borrowed::kRead : Borrowed::kWrite,
-                   &stream);
-    *fields[i].tensor = held[i].get();
-  }
+  const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
   const fewstep_context* ctx = stream.context(args.next_token, kFunction, "next_token");
   fewstep_status result;
   {

@@ -68,6 +68,33 @@ struct Optional {
   Borrowed tensor;
 };
 
+// A tensor of an op's arguments and where it goes.
+struct Field {
+  const char* name;
+  const fewstep_tensor** tensor;
+};
+
+// Tensors that stay borrowed while an op runs: those of `inputs`, then those of `outputs`, in the
+// order of the fields; None where there is none.
+template <size_t kFields>
+class BorrowedFields {
+ public:
+  BorrowedFields(const Field (&fields)[kFields], const pybind11::tuple& inputs,
+                 const pybind11::tuple& outputs, const char* function, CallStream* stream) {
+    for (size_t i = 0; i < kFields; ++i) {
+      const bool is_input = i < inputs.size();
+      const pybind11::handle value = is_input ? inputs[i] : outputs[i - inputs.size()];
+      if (value.is_none()) continue;
+      held_[i].borrow(value, function, fields[i].name,
+                      is_input ? Borrowed::kRead : Borrowed::kWrite, stream);
+      *fields[i].tensor = held_[i].get();
+    }
+  }
+
+ private:
+  Borrowed held_[kFields];
+};
+
 // Throws the Python exception that stands for a status: ValueError, NotImplementedError,
 // MemoryError or RuntimeError, with the text of fewstep_last_error().
 [[noreturn]] void raise_status(fewstep_status status);

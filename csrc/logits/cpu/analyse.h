@@ -198,6 +198,8 @@ inline RowStatus analyse_all(const RowSpec& row, Law* law) {
   law->mass = 0.0;
   for (int32_t p = 0; p < law->pieces; ++p) {
     if (max_of[p] < max) law->sums[p] *= (double)exp_of((max_of[p] - max) * law->scale);
+    // Scaled down so far, weights may all be 0 where they are drawn from.
+    if (law->sums[p] < (double)law->piece * 0x1p-125) law->sums[p] = 0.0;
     law->mass += law->sums[p];
   }
   return kRowFine;
