@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from fewstep.bench.decode import sampling
 from fewstep.bench.rivals import samplers
 from fewstep.bench.rows import Options, WrongResult
+
+WHOLE = sampling.VOCABULARIES
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +111,10 @@ def test_largest_is_topk() -> None:
     wanted = torch.topk(logits, 9, -1)
     assert torch.equal(values, wanted.values)
     assert torch.equal(ids, wanted.indices)
+
+
+def test_bars_name_rows_that_are_measured() -> None:
+    for case, vocabulary, batch, rival in sampling.BARS:
+        _, forms = sampling.CASES[case]
+        assert rival in forms(torch.randn(1, 128))
+        assert (vocabulary, batch) in itertools.product(WHOLE, sampling.BATCHES)

@@ -19,7 +19,7 @@ import fewstep
 from ..rivals import samplers
 from ..rivals.samplers import Sampler
 from ..rivals.stream import reader
-from ..rows import Options, Row, check, limit_row, set_threads, timed_row
+from ..rows import Options, Row, add_bar, check, limit_row, set_threads, timed_row
 from ..timing import Timed, interleaved
 
 NAMES = ("plain", "top_k_top_p", "min_p")
@@ -41,6 +41,13 @@ CASES: dict[str, tuple[dict[str, Any], Forms]] = {
         {"temperature": TEMPERATURE, "min_p": MIN_P},
         partial(samplers.min_p, temperature=TEMPERATURE, share=MIN_P),
     ),
+}
+
+# What the ratio to a rival is to reach.
+BARS = {
+    ("plain", 151936, 1, "torch multinomial"): 40.0,
+    ("top_k_top_p", 128256, 8, "transformers"): 60.0,
+    ("top_k_top_p", 128256, 8, "torch"): 4.0,
 }
 
 
@@ -74,7 +81,10 @@ def _measured(case: str, vocabulary: int, batch: int, threads: int) -> Iterator[
         "threads": threads,
     }  # fmt: skip
     for name in rivals:
-        yield timed_row(head, name, times["ours"], times[name], spread=True)
+        row = timed_row(head, name, times["ours"], times[name], spread=True)
+        if bar := BARS.get((case, vocabulary, batch, name)):
+            add_bar(row, bar)
+        yield row
     fastest = min((times[name] for name in reads), key=lambda timing: timing.median_us)
     yield limit_row(head, "read bandwidth", times["ours"], fastest)
 

@@ -20,7 +20,7 @@ from fewstep import tree
 from ..rivals import verifiers
 from ..rivals.stream import reader
 from ..rivals.verifiers import Found
-from ..rows import Options, Row, check, limit_row, set_threads, timed_row
+from ..rows import Options, Row, add_bar, check, limit_row, set_threads, timed_row
 from ..timing import Timed, interleaved
 
 NAMES = ("chain", "tree_stochastic", "tree_greedy")
@@ -34,6 +34,16 @@ TOLERANCE = 5e-5  # of log-probabilities: torch sums the weights of a row in flo
 SIGMAS = 5.0  # that two means may be apart
 
 Rivals = dict[str, Callable[[], Found]]
+
+# What the ratio to a rival, or the share of a limit, is to reach, and at which V and B.
+BAR_SIZE = (128256, 8)
+BARS = {
+    ("chain", "torch lazy"): 25.0,
+    ("chain", "torch full"): 100.0,
+    ("tree_stochastic", "torch rows"): 20.0,
+    ("tree_greedy", "torch"): 3.0,
+    ("tree_greedy", "read bandwidth"): 0.8,
+}
 
 
 def rows(options: Options, progress: Callable[[str], None]) -> Iterator[Row]:
@@ -113,9 +123,16 @@ def _measured(head: Row, ours: Callable[[], Any], rivals: Rivals, *, read: Any =
     calls = {"ours": Timed(ours)} | {name: Timed(call) for name, call in rivals.items()}
     times = interleaved(calls | ({"read": Timed(read)} if read else {}))
     for name in rivals:
-        yield timed_row(head, name, times["ours"], times[name], spread=True)
+        yield _with_bar(timed_row(head, name, times["ours"], times[name], spread=True))
     if read:
-        yield limit_row(head, "read bandwidth", times["ours"], times["read"])
+        yield _with_bar(limit_row(head, "read bandwidth", times["ours"], times["read"]), "share")
+
+
+def _with_bar(row: Row, key: str = "ratio") -> Row:
+    bar = BARS.get((row["case"], row["rival"]))
+    if bar and (row["V"], row["B"]) == BAR_SIZE:
+        add_bar(row, bar, key)
+    return row
 
 
 def _chain(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
