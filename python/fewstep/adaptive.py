@@ -130,10 +130,8 @@ class AdaptiveSampler:
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"AdaptiveSampler: '{name}' must be above 0, got {value}")
         if isinstance(guidance, GramGuidance):
-            for name in (
-                "momentum",
-                "zero_init",
-            ):  # of a plan's steps, none of which is tried twice
+            # Both are about the steps of a plan, none of which is tried twice.
+            for name in ("momentum", "zero_init"):
                 if getattr(guidance, name):
                     raise ValueError(
                         f"AdaptiveSampler: 'guidance' must have {name} 0, "

@@ -315,7 +315,9 @@ class DPMSolverV3:
             for i, row in enumerate(self.plan.rows):
                 rows = row.n_guidance * batch.shape[0]
                 t = batch.arrays.convert(np.full(rows, row.t, np.float32))
-                told = batch.arrays.concatenate([x * row.scale] * row.n_guidance)
+                told = x * row.scale
+                if row.n_guidance > 1:
+                    told = batch.arrays.concatenate([told] * row.n_guidance)
                 output = checked_output(model(told, t, **first_rows(conditions, rows)), told)
                 guide.step(self._predictions, i, [x, x0], output)
                 weight = self.statistics.at(self._lam[i])[0]

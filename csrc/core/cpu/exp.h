@@ -29,5 +29,12 @@ FEWSTEP_HOST_DEVICE inline F32 exp_below_88(F32 x) {
 // exp(x) for every x: infinity from 88.38 up, 0.4 before float32 has to.
 FEWSTEP_HOST_DEVICE inline F32 exp(F32 x) { return exp_below_88(min(set(89.0f), x)); }
 
+// exp_below_88 of one number: the bits of a lane.
+inline float exp_of(float x) {
+  float lanes[kLanes];
+  store(lanes, exp_below_88(set(x)));
+  return lanes[0];
+}
+
 }  // namespace
 }  // namespace fewstep::vec

@@ -165,12 +165,6 @@ inline bool has_filters(const RowSpec& row) {
          row.typical < 1.0f || row.eta > 0.0f;
 }
 
-inline float exp_of(float x) {
-  float lanes[vec::kLanes];
-  vec::store(lanes, vec::exp_below_88(vec::set(x)));
-  return lanes[0];
-}
-
 // A law of all tokens in one pass over memory: each block is weighed against the largest logit so
 // far, and what came before a larger one is scaled down once that is known.
 inline RowStatus analyse_all(const RowSpec& row, Law* law) {
@@ -185,19 +179,19 @@ inline RowStatus analyse_all(const RowSpec& row, Law* law) {
       const float before = max;
       max = largest_of(raw, max, &magnitude);
       if (max == kMinusInfinity) continue;
-      if (max > before && sum > 0.0) sum *= (double)exp_of((before - max) * law->scale);
+      if (max > before && sum > 0.0) sum *= (double)vec::exp_of((before - max) * law->scale);
       law->max = max;
       sum += weights_sum(*law, raw);
     }
     law->sums[p] = sum;
     max_of[p] = max;
   }
-  const RowStatus status = status_of(max, magnitude);
+  const RowStatus status = status_of(max, has_nan(magnitude));
   if (status != kRowFine) return status;
   law->max = max;
   law->mass = 0.0;
   for (int32_t p = 0; p < law->pieces; ++p) {
-    if (max_of[p] < max) law->sums[p] *= (double)exp_of((max_of[p] - max) * law->scale);
+    if (max_of[p] < max) law->sums[p] *= (double)vec::exp_of((max_of[p] - max) * law->scale);
     // Scaled down so far, weights may all be 0 where they are drawn from.
     if (law->sums[p] < (double)law->piece * 0x1p-125) law->sums[p] = 0.0;
     law->mass += law->sums[p];

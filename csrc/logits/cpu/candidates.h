@@ -95,12 +95,17 @@ inline float largest_of(const float* raw, float max, vec::I32* magnitude) {
   return largest_lane(top, max);
 }
 
-inline RowStatus status_of(float max, vec::I32 magnitude) {
+inline bool has_nan(vec::I32 magnitude) {
   int32_t bare[vec::kLanes];
   vec::store_i32(bare, magnitude);
   for (int i = 0; i < vec::kLanes; ++i) {
-    if (bare[i] > 0x7f800000) return kRowNaN;
+    if (bare[i] > 0x7f800000) return true;
   }
+  return false;
+}
+
+inline RowStatus status_of(float max, bool is_nan) {
+  if (is_nan) return kRowNaN;
   if (max == -kMinusInfinity) return kRowInfinite;
   return max == kMinusInfinity ? kRowEmpty : kRowFine;
 }
@@ -164,7 +169,7 @@ inline Scan scan_row(const RowSpec& row, int k, Candidate* best) {
   scan.max = largest_lane(top, scan.max);
   keeper.cut();
   scan.count = keeper.count;
-  scan.status = status_of(scan.max, magnitude);
+  scan.status = status_of(scan.max, has_nan(magnitude));
   return scan;
 }
 

@@ -42,17 +42,11 @@ inline bool insert(Candidate c, int32_t K, int32_t* count, Candidate* best) {
   return true;
 }
 
-inline float weight_of(float x) {
-  float lanes[vec::kLanes];
-  vec::store(lanes, vec::exp_below_88(vec::set(x)));
-  return lanes[0];
-}
-
 // Adds exp(y - max) to 32 partial sums, all scaled down where max rises.
 inline void add_weights(const float* y, float max, Found* f, float* partial) {
   float factor = 1.0f;
   if (max > f->max) {
-    factor = f->max == kMinusInfinity ? 0.0f : weight_of(f->max - max);
+    factor = f->max == kMinusInfinity ? 0.0f : vec::exp_of(f->max - max);
     f->max = max;
   }
   const vec::F32 scale = vec::set(factor), top = vec::set(f->max);
@@ -82,16 +76,13 @@ inline bool take(const HeadProblem& p, const float* y, int64_t first, Found* f, 
       insert({y[at], token}, p.K, &f->count, best);
     }
   }
+  if (has_nan(magnitude)) return true;
   float max = kMinusInfinity, lanes[vec::kLanes];
-  int32_t bare[vec::kLanes];
   vec::store(lanes, top);
-  vec::store_i32(bare, magnitude);
-  bool has_nan = false;
   for (int i = 0; i < vec::kLanes; ++i) {
     if (lanes[i] > max) max = lanes[i];
-    has_nan = has_nan || bare[i] > 0x7f800000;
   }
-  if (has_nan || max == kMinusInfinity) return has_nan;
+  if (max == kMinusInfinity) return false;
   if (p.sums) {
     add_weights(y, max, f, partial);
   } else if (max > f->max) {
@@ -121,14 +112,14 @@ void find_items(void* context, int64_t begin, int64_t end) {
   const HeadProblem& p = *work.p;
   alignas(64) float sums[kHeldRows * kPanel];
   alignas(64) float partial[kHeldRows * kPanel];
-  bool has_nan[kHeldRows];
+  bool seen_nan[kHeldRows];
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item % work.groups, t = item / work.groups * work.held;
     const int64_t stop = t + work.held < work.tiles.count ? t + work.held : work.tiles.count;
     const int64_t row = work.tiles.begin(t), rows = work.tiles.begin(stop) - row;
     for (int64_t r = 0; r < rows; ++r) {
       *found_at(p, group, row + r) = {0.0, kMinusInfinity, 0};
-      has_nan[r] = false;
+      seen_nan[r] = false;
     }
     for (int64_t i = 0; i < rows * kPanel; ++i) partial[i] = 0.0f;
     const int64_t first = group * kGroupPanels;
@@ -139,29 +130,26 @@ void find_items(void* context, int64_t begin, int64_t end) {
       for (int64_t r = 0; r < rows; ++r) {
         Found* f = found_at(p, group, row + r);
         const bool is_nan = take(p, sums + r * kPanel, panel * kPanel, f, partial + r * kPanel);
-        has_nan[r] = has_nan[r] || is_nan;
+        seen_nan[r] = seen_nan[r] || is_nan;
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
       Found* f = found_at(p, group, row + r);
       for (int o = 0; o < kPanel; ++o) f->sum += (double)partial[r * kPanel + o];
-      if (has_nan[r]) f->max = __builtin_nanf("");
+      if (seen_nan[r]) f->max = __builtin_nanf("");
     }
   }
 }
 
 void join_row(const HeadProblem& p, int64_t groups, int64_t m) {
   float max = kMinusInfinity;
-  bool has_nan = false;
+  bool is_nan = false;
   for (int64_t g = 0; g < groups; ++g) {
     const float of_group = found_at(p, g, m)->max;
-    has_nan = has_nan || of_group != of_group;
+    is_nan = is_nan || of_group != of_group;
     if (of_group > max) max = of_group;
   }
-  const RowStatus status = has_nan                  ? kRowNaN
-                           : max == -kMinusInfinity ? kRowInfinite
-                           : max == kMinusInfinity  ? kRowEmpty
-                                                    : kRowFine;
+  const RowStatus status = status_of(max, is_nan);
   Candidate best[kMaxCandidates];
   int32_t count = 0;
   double total = (double)__builtin_nanf("");

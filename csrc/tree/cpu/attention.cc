@@ -68,8 +68,8 @@ void finish_row(const AttentionProblem& p, int64_t n, int h, const float* values
     const float sink = p.sinks[h * p.sinks_stride];
     const float most = largest > sink ? largest : sink;
     const float base = most == minus_infinity() ? 0.0f : most;
-    factor = exp_of(largest - base);
-    sum = sum * factor + exp_of(sink - base);
+    factor = vec::exp_of(largest - base);
+    sum = sum * factor + vec::exp_of(sink - base);
     largest = most;
   }
   factor = sum == 0.0f ? 0.0f : factor / sum;
@@ -313,7 +313,7 @@ void join_row(const AttentionProblem& p, int64_t b, int64_t t, int h, int64_t pa
   float sum = 0.0f;
   for (int64_t i = 0; i < parts; ++i) {
     const float* part = first + i * pitch;
-    const float weight = exp_of(part[p.D] - base);
+    const float weight = vec::exp_of(part[p.D] - base);
     sum += weight * part[p.D + 1];
     for (int d = 0; d < p.D; d += kLanes) {
       vec::store(values + d,

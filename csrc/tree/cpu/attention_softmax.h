@@ -155,11 +155,5 @@ inline float total_of(const float* strands) {
   return s[0];
 }
 
-inline float exp_of(float x) {
-  alignas(64) float e[kLanes];
-  vec::store(e, vec::exp_below_88(vec::set(x)));
-  return e[0];
-}
-
 }  // namespace
 }  // namespace fewstep::tree::FEWSTEP_ISA

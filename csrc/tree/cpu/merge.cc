@@ -27,12 +27,6 @@ inline void store_as(DType type, char* row, int64_t d, F32 x) {
   if (type == DType::kBF16) vec::store_bf16((uint16_t*)row + d, x);
 }
 
-inline float exp_of(float x) {
-  alignas(64) float e[kLanes];
-  vec::store(e, vec::exp_below_88(vec::set(x)));
-  return e[0];
-}
-
 struct Weighted {
   const char* row;
   DType type;
@@ -75,7 +69,7 @@ void merge_row(const MergeProblem& p, int64_t n, int64_t h) {
   }
   float sum = 0.0f;
   for (int i = 0; i < count; ++i) {
-    kept[i].weight = exp_of(kept[i].weight - largest);
+    kept[i].weight = vec::exp_of(kept[i].weight - largest);
     sum += kept[i].weight;
   }
   for (int i = 0; i < count; ++i) kept[i].weight /= sum;

@@ -57,12 +57,6 @@ inline void load_chunk(const RowLogits& row, int64_t begin, float* x) {
   for (; i < kLawChunk; ++i) x[i] = -INFINITY;
 }
 
-inline float exp_of(float x) {
-  float lanes[kLawLanes];
-  vec::store(lanes, vec::exp(vec::set(x)));
-  return lanes[0];
-}
-
 // The weights exp(x - top) of a chunk, into w where that is not null, and their sum.
 inline double chunk_weights(const float* x, float top, float* w) {
   vec::F32 sums[kLawVectors];
@@ -131,7 +125,7 @@ inline Law law_of(const RowLogits& row, Best* best) {
       continue;
     }
     if (top > law.top) {
-      law.sum *= (double)exp_of(law.top - top);
+      law.sum *= (double)vec::exp_of(law.top - top);
       law.top = top;
     }
     law.sum += chunk_weights(x, law.top, nullptr);

@@ -91,12 +91,7 @@ inline int32_t canonical(Walk* w, int32_t node, int32_t depth, int64_t* next) {
   if (w->uniform(depth, kAccept, 1) * chance < probability(w->target, token)) {
     return draws.node[picked];
   }
-  const Excess left{&w->target, &q, 1.0, 1.0, {draws.token + picked, 1}};
-  if (weigh(left, w->p.V, &w->masses) > 0.0) {
-    *next = w->draw_left(left, depth);
-  } else {  // p = q but for rounding
-    *next = w->draw_weighed(Excess{&w->target, nullptr, 1.0, 0.0, {draws.token, 0}}, depth);
-  }
+  *next = w->draw_residual(Excess{&w->target, &q, 1.0, 1.0, {draws.token + picked, 1}}, depth);
   return -1;
 }
 
@@ -107,12 +102,7 @@ inline int32_t adjusted_target(Walk* w, int32_t node, int32_t depth, int64_t* ne
   const Adjusted moved = adjust(w->target, q, w->p.params, &w->masses);
   const double chance = draft_probability(q, token);
   if (w->uniform(depth, kAccept) * chance < moved.at(token)) return w->draws.node[0];
-  const AdjustedLeft left{moved};
-  if (weigh(left, w->p.V, &w->masses) > 0.0) {
-    *next = w->draw_left(left, depth);
-  } else {
-    *next = w->draw_weighed(Excess{&w->target, nullptr, 1.0, 0.0, {w->draws.token, 0}}, depth);
-  }
+  *next = w->draw_residual(AdjustedLeft{moved}, depth);
   return -1;
 }
 

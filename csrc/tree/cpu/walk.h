@@ -98,6 +98,12 @@ struct Walk {
     weigh(left, p.V, &masses);
     return draw_left(left, depth);
   }
+  // What a rejected draft leaves; the target's own law where p = q but for rounding.
+  template <class Values>
+  int64_t draw_residual(const Values& left, int32_t depth) {
+    if (weigh(left, p.V, &masses) > 0.0) return draw_left(left, depth);
+    return draw_weighed(Excess{&target, nullptr, 1.0, 0.0, {draws.token, 0}}, depth);
+  }
 };
 
 // Where a request's results go.
