@@ -98,7 +98,11 @@ class LanguageModel(Protocol):
         """
 
     def keep(
-        self, sequences: Sequence[int], path: NDArray[Any], accepted: NDArray[Any], block: NDArray[Any]
+        self,
+        sequences: Sequence[int],
+        path: NDArray[Any],
+        accepted: NDArray[Any],
+        block: NDArray[Any],
     ) -> None:
         """Keep of each sequence's last `block` tokens the root and a path; forget the others.
 
