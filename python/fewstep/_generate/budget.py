@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many drafted nodes are worth verifying, by what calls cost and what drafts brought so far."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep._generate.pack import Block
+from fewstep.drafters._protocol import Draft
+
+_MEMORY = 0.97  # of a measured time after one more
+_FADE = 0.99  # of a node's count after one more call
+_PRIOR = (0.2, 2.0)  # hits and trials of a node that was never verified
+
+
+class CallCost:
+    """Seconds of a call as ``a + b * rows``: least squares that forget."""
+
+    def __init__(self) -> None:
+        self._moments = np.zeros(5)  # of 1, rows, rows^2, seconds, rows * seconds
+
+    def add(self, rows: int, seconds: float) -> None:
+        """Take a measurement; one far above the others, as of a busy machine, counts less."""
+        expected = self(rows)
+        if expected is not None:
+            seconds = min(seconds, 2 * expected)
+        self._moments *= _MEMORY
+        self._moments += (1.0, rows, rows * rows, seconds, rows * seconds)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything has been measured."""
+        return bool(self._moments[0])
+
+    def line(self) -> tuple[float, float] | None:
+        """Return a and b; None before calls of two sizes were measured."""
+        n, x, xx, y, xy = self._moments.tolist()
+        spread = n * xx - x * x
+        if n < 2 or spread < 1e-6 * n * xx:
+            return None
+        slope = max(0.0, (n * xy - x * y) / spread)
+        return max(0.0, (y - slope * x) / n), slope
+
+    def __call__(self, rows: int) -> float | None:
+        """Return the expected seconds of a call."""
+        line = self.line()
+        if line is not None:
+            return line[0] + line[1] * rows
+        n, y = self._moments[0], self._moments[3]
+        return float(y / n) if n > 1.5 else None
+
+
+class Budget:
+    """Which nodes of deterministic drafts to verify.
+
+    A node's chance is its `score`, or the share of its verifications in which it was on the
+    accepted path, counted by its number, since drafters list nodes in an order that means
+    something: the depth of a chain, the place in a template. The nodes that are kept, most likely
+    first, make the expected tokens per second the most, with the cost of a call from `CallCost`.
+    Drafts that were drawn from a law stay whole: what is left out must not depend on a clock, for
+    the same seed to give the same tokens.
+    """
+
+    def __init__(self) -> None:
+        self.cost = CallCost()
+        self._hits = np.zeros(0)
+        self._trials = np.zeros(0)
+        self._bare = False
+
+    def cut(self, drafts: list[Draft]) -> list[Draft]:
+        """Leave out what costs more than it brings."""
+        line = self.cost.line()
+        free = [draft for draft in drafts if draft.law == "deterministic" and len(draft.token) > 1]
+        if not free:
+            return drafts
+        chances = [self.chances(draft) for draft in free]
+        if line is not None:
+            least = self._threshold(np.concatenate(chances), len(drafts), *line)
+        elif self.cost.known and not self._bare:
+            least, self._bare = math.inf, True  # one without drafts, to know what a row costs
+        else:
+            self._bare = False
+            return drafts
+        kept = iter([d.subset(c >= least) for d, c in zip(free, chances, strict=True)])
+        chosen = {id(draft) for draft in free}
+        return [next(kept) if id(draft) in chosen else draft for draft in drafts]
+
+    def chances(self, draft: Draft) -> NDArray[np.float64]:
+        """Return how likely each node is on the accepted path; no child's is above its parent's."""
+        if draft.score is not None:
+            chance = np.array(draft.score, np.float64)
+        else:
+            index = self._index(draft)
+            chance = (self._hits[index] + _PRIOR[0]) / (self._trials[index] + _PRIOR[1])
+        chance[0] = math.inf
+        for _ in range(len(chance)):
+            lower = np.minimum(chance, chance[np.maximum(draft.parent, 0)])
+            if (lower == chance).all():
+                break
+            chance = lower
+        return chance
+
+    @staticmethod
+    def _threshold(chances: NDArray[np.float64], batch: int, a: float, b: float) -> float:
+        """Return the chance from which on nodes are kept."""
+        ordered = np.sort(chances[np.isfinite(chances)])[::-1]
+        tokens = batch + np.concatenate([[0.0], np.cumsum(ordered)])
+        seconds = a + b * (batch + np.arange(len(tokens)))
+        best = int(np.argmax(tokens / np.maximum(seconds, 1e-12)))
+        return float(ordered[best - 1]) if best else math.inf
+
+    def learn(self, block: Block, path: NDArray[np.int32], accepted: NDArray[np.int32]) -> None:
+        """Count which nodes were on the accepted paths."""
+        # All counts fade: nodes that are left out come to stand at the prior and are tried again.
+        self._hits *= _FADE
+        self._trials *= _FADE
+        for b, draft in enumerate(block.drafts):
+            if draft.law == "deterministic" and len(draft.token) > 1:
+                index = self._index(draft)
+                self._trials[index] += 1
+                self._hits[index[path[b, : accepted[b]]]] += 1
+
+    def _index(self, draft: Draft) -> NDArray[np.int32]:
+        """Return the numbers under which a draft's nodes are counted."""
+        index = np.arange(len(draft.token), dtype=np.int32) if draft.index is None else draft.index
+        wanted = int(index.max()) + 1
+        if wanted > len(self._hits):
+            more = wanted - len(self._hits)
+            self._hits, self._trials = (
+                np.pad(self._hits, (0, more)),
+                np.pad(self._trials, (0, more)),
+            )
+        return index

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that run together: admission, drafts, calls of the target, what is accepted."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fewstep._generate.budget import Budget
+from fewstep._generate.judge import Judge, Verdict
+from fewstep._generate.pack import Block, checked, pack, root_alone
+from fewstep._generate.request import Request
+from fewstep._generate.stats import Stats
+from fewstep.drafters._protocol import Draft, Drafter, Seen
+from fewstep.language_model import LanguageModel
+
+
+class Engine:
+    """Advances requests, all by a call of the target at a time; see `fewstep.Generator`."""
+
+    def __init__(
+        self, model: LanguageModel, drafter: Drafter | None, max_batch: int, adapt: bool
+    ) -> None:
+        self.model, self.drafter = model, drafter
+        self.stats = Stats()
+        self.longest: int | None = getattr(model, "max_length", None)
+        self._max_batch = max_batch
+        self._judge, self._budget = Judge(), Budget() if adapt else None
+        self._waiting: deque[Request] = deque()
+        self._active: list[Request] = []
+        self._full = False  # a request had to be sent back, and none has ended since
+
+    def submit(self, request: Request) -> None:
+        """Let a request wait for its turn."""
+        self._waiting.append(request)
+
+    def cancel(self, request: Request) -> None:
+        """End a request; one that has ended stays as it is."""
+        if request.finish is None:
+            request.finish = "cancelled"
+            if request in self._waiting:
+                self._waiting.remove(request)
+            self._leave(request)
+
+    def step(self) -> int:
+        """Advance all requests by one call; return how many are running or waiting."""
+        began = time.perf_counter()
+        inside = self.stats.seconds["model"] + self.stats.seconds["draft"]
+        self._admit()
+        if self._active:
+            drafts = self._room(self._drafts())
+            if self._active:
+                self._call(pack(self._active, drafts))
+        others = self.stats.seconds["model"] + self.stats.seconds["draft"] - inside
+        self.stats.seconds["fewstep"] += time.perf_counter() - began - others
+        return len(self._active) + len(self._waiting)
+
+    def _admit(self) -> None:
+        """Begin waiting requests while there is room, and run their prompts but the last tokens."""
+        begun: list[tuple[Request, int]] = []
+        while self._waiting and not self._full and len(self._active) < self._max_batch:
+            request = self._waiting[0]
+            before = request.tokens[:-1]
+            request.sequence, cached = self.model.add(before)
+            try:
+                self.model.extend(request.sequence, len(before) - cached)
+            except MemoryError as error:
+                self.model.free(request.sequence)
+                request.sequence = None
+                if self._active:
+                    break  # until others have ended
+                request.finish, request.error = "error", error
+                self._waiting.popleft()
+                continue
+            self._waiting.popleft()
+            self._active.append(request)
+            self._safely("start", request)
+            if cached < len(before):
+                begun.append((request, cached))
+        if begun:
+            self._prefill(begun)
+
+    def _prefill(self, begun: Sequence[tuple[Request, int]]) -> None:
+        rows = [request.tokens[cached:-1] for request, cached in begun]
+        indptr = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+        tokens = np.array([token for row in rows for token in row], np.int32)
+        sequences = [_sequence(request) for request, _ in begun]
+        began = time.perf_counter()
+        self.model.forward(sequences, tokens, indptr, rows=np.zeros(0, np.int64))
+        self.stats.seconds["model"] += time.perf_counter() - began
+        self.stats.prefills += 1
+        for request, _ in begun:
+            self.model.publish(_sequence(request), request.tokens[:-1])
+
+    def _drafts(self) -> list[Draft]:
+        """Return a draft that can be run for each request."""
+        alone = [root_alone(request) for request in self._active]
+        if self.drafter is None:
+            return alone
+        # The last token of a request comes from the target, so drafts end one before it.
+        limits = [request.remaining - 1 for request in self._active]
+        if self.longest is not None:
+            longest = self.longest
+            room = [longest - 1 - len(request.tokens) for request in self._active]
+            limits = [max(0, min(pair)) for pair in zip(limits, room, strict=True)]
+        given = self._safely("draft", self._active, limits)
+        if given is None:
+            return alone
+        drafts: list[Draft] = []
+        try:
+            each = list(given)
+            if len(each) != len(alone):
+                raise ValueError(f"{len(each)} drafts for {len(alone)} requests")
+        except Exception as error:
+            self._note(error)
+            return alone
+        for request, draft, root in zip(self._active, each, alone, strict=True):
+            try:
+                drafts.append(
+                    root if draft is None else checked(draft, request, self.model.n_vocab)
+                )
+            except Exception as error:
+                self._note(error)
+                drafts.append(root)
+        return drafts if self._budget is None else self._budget.cut(drafts)
+
+    def _room(self, drafts: list[Draft]) -> list[Draft]:
+        """Make room for the drafts, the oldest request's first; send the youngest back to wait."""
+        kept: list[Draft] = []
+        for request, draft in zip(list(self._active), drafts, strict=True):
+            while request in self._active:
+                try:
+                    self.model.extend(_sequence(request), len(draft.token))
+                    kept.append(draft)
+                    break
+                except MemoryError as error:
+                    if len(draft.token) > 1:
+                        draft = root_alone(request)
+                    elif len(self._active) > 1:
+                        self._send_back(self._active[-1])
+                    else:
+                        self._fail(request, error)
+        return kept
+
+    def _send_back(self, request: Request) -> None:
+        """Let a request wait until another has ended; what it had in the cache will run again."""
+        self._leave(request)
+        self._waiting.appendleft(request)
+        self._full = True
+
+    def _call(self, block: Block) -> None:
+        """Run the target, verify, and add what was accepted."""
+        wants_hidden = bool(getattr(self.drafter, "needs_hidden", False))
+        began = time.perf_counter()
+        ran = self.model.forward(
+            [_sequence(request) for request in block.requests], block.token, block.tree.indptr,
+            bits=block.tree.bits, depth=block.tree.depth, hidden=wants_hidden,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        logits, hidden = ran if wants_hidden else (ran, None)
+        self.stats.seconds["model"] += seconds
+        verdict = self._judge(block, logits)
+        if verdict.wrong is not None:
+            self._note(verdict.wrong)
+        self._count_call(block, verdict, seconds)
+        seen = Seen(
+            block.requests, block.token, block.tree.parent, block.tree.indptr, logits,
+            verdict.path, verdict.accepted, verdict.next_token, hidden,
+        )  # fmt: skip
+        if self.drafter is not None:
+            self._safely("observe", seen)
+        sequences = [_sequence(request) for request in block.requests]
+        self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
+        self._commit(block, verdict)
+
+    def _commit(self, block: Block, verdict: Verdict) -> None:
+        begins = block.tree.indptr.tolist()
+        accepted, following = verdict.accepted.tolist(), verdict.next_token.tolist()
+        for b, request in enumerate(block.requests):
+            request.calls += 1
+            before = len(request.tokens)
+            nodes = verdict.path[b, : accepted[b]] + begins[b]
+            if b in verdict.failed:
+                self._fail(request, verdict.failed[b])
+                continue
+            goes_on = all(request.commit(token, True) for token in block.token[nodes].tolist())
+            if goes_on:
+                goes_on = request.commit(following[b], False)
+            if goes_on and self.longest is not None and len(request.tokens) >= self.longest:
+                request.finish = "length"
+            self.stats.tokens += len(request.tokens) - before
+            if request.finish is not None:
+                self._leave(request)
+
+    def _count_call(self, block: Block, verdict: Verdict, seconds: float) -> None:
+        stats = self.stats
+        stats.forwards += 1
+        stats.calls += len(block.requests)
+        stats.nodes += len(block.token) - len(block.requests)
+        depth, indptr = block.tree.depth, block.tree.indptr
+        deepest = np.maximum.reduceat(depth, indptr[:-1]).tolist()
+        for one, accepted in zip(deepest, verdict.accepted.tolist(), strict=True):
+            stats.count_path(one, accepted)
+        if self._budget is not None:
+            self._budget.cost.add(len(block.token), seconds)
+            self._budget.learn(block, verdict.path, verdict.accepted)
+
+    def _leave(self, request: Request) -> None:
+        """Free what a request that has ended has."""
+        if request.sequence is None:
+            return
+        sequence, request.sequence = request.sequence, None
+        # The last token never ran; tokens behind a stop in the middle of a path are forgotten.
+        length = min(self.model.length(sequence), len(request.tokens) - 1)
+        self.model.truncate(sequence, length)
+        if request.error is None:
+            self.model.publish(sequence, request.tokens[:length])
+        self.model.free(sequence)
+        self._active.remove(request)
+        self._full = False
+        if self.drafter is not None:
+            self._safely("stop", request)
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        request.finish, request.error = "error", error
+        self._leave(request)
+
+    def _safely(self, method: str, *arguments: Any) -> Any:
+        """Call the drafter; what it raises is counted and costs a draft."""
+        if self.drafter is None:
+            return None
+        began = time.perf_counter()
+        try:
+            return getattr(self.drafter, method)(*arguments)
+        except Exception as error:
+            self._note(error)
+            return None
+        finally:
+            self.stats.seconds["draft"] += time.perf_counter() - began
+
+    def _note(self, error: Exception) -> None:
+        self.stats.drafter_errors += 1
+        self.stats.last_error = error
+
+
+def _sequence(request: Request) -> int:
+    assert request.sequence is not None
+    return request.sequence

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the target's logits to accepted tokens: penalties, grammar masks and verification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep import logits as logits_ops
+from fewstep import tree
+from fewstep._generate.pack import Block, laws
+from fewstep._generate.request import Request
+
+_FILTERS = ("temperature", "top_k", "top_p", "min_p", "typical", "eta")
+_STATUS = {1: "hold NaN", 2: "hold +inf", 3: "allow no token"}
+
+
+class Verdict(NamedTuple):
+    """Accepted paths and next tokens of a batch; see `fewstep.tree.verify`.
+
+    `failed` has the errors of requests whose grammar failed or whose logits gave no law. `wrong` is
+    what verification said of drafts that it could not use, and did without.
+    """
+
+    path: NDArray[np.int32]
+    accepted: NDArray[np.int32]
+    next_token: NDArray[np.int32]
+    failed: dict[int, Exception]
+    wrong: ValueError | None
+
+
+class Judge:
+    """Verifies the drafts of a batch by each request's own sampling."""
+
+    def __init__(self) -> None:
+        self._known: list[Request] = []
+        self._seeds = np.zeros(0, np.int64)
+        self._filters: dict[str, Any] = {}
+
+    def __call__(self, block: Block, logits: Any) -> Verdict:
+        """Return what is accepted of each request's draft and what follows it."""
+        batch = len(block.requests)
+        self._read(block.requests)
+        logits, mask, failed = adjusted(block, logits)
+        deepest = int(block.tree.depth.max())
+        path = np.full((batch, deepest), -1, np.int32)
+        accepted, following, status = np.empty((3, batch), np.int32)
+        positions = np.array([len(request.tokens) for request in block.requests], np.int32)
+        indptr, wrong = block.tree.indptr, None
+        for group in block.groups:
+            a, b = group.begin, group.end
+            rows = slice(int(indptr[a]), int(indptr[b]))
+            verify = partial(
+                tree.verify, block.tree.parent[rows], indptr[a : b + 1] - rows.start,
+                logits=logits[rows], seeds=self._seeds[a:b], positions=positions[a:b],
+                bitmask=None if mask is None else mask[rows], path=path[a:b],
+                accepted=accepted[a:b], next_token=following[a:b], status=status[a:b],
+                **{name: values[a:b] for name, values in self._filters.items()},
+            )  # fmt: skip
+            try:
+                drawn = laws(block, group)
+                verify(token=block.token[rows], rule=group.rule, law=group.law, **drawn)
+            except ValueError as error:
+                if group.law == "deterministic":
+                    raise
+                # The probabilities fit nothing: no draft, as if its tokens were negative.
+                wrong = error
+                verify(token=np.full_like(block.token[rows], -1), rule="match")
+        for i in np.flatnonzero(status).tolist():
+            failed.setdefault(i, _reason(block.requests[i], int(status[i])))
+        return Verdict(path, accepted, following, failed, wrong)
+
+    def _read(self, requests: Sequence[Request]) -> None:
+        """Collect the parameters of the requests, unless they are those of the last call."""
+        if self._known == list(requests):
+            return
+        self._known = list(requests)
+        each = [request.sampling for request in requests]
+        self._seeds = np.array([one.seed for one in each], np.int64)
+        self._filters = {
+            name: np.array(
+                [getattr(one, name) for one in each], np.int32 if name == "top_k" else np.float32
+            )
+            for name in _FILTERS
+        }
+        for name, nothing in zip(_FILTERS[1:], (0, 1, 0, 1, 0), strict=True):
+            if (self._filters[name] == nothing).all():
+                del self._filters[name]
+
+
+def _reason(request: Request, status: int) -> ValueError:
+    """Return the error of a request whose logits give no law."""
+    why = _STATUS.get(status, "give no law")
+    return ValueError(
+        f"fewstep.Generator: the logits at position {len(request.tokens)} or in its draft {why}"
+    )
+
+
+def adjusted(
+    block: Block, logits: Any
+) -> tuple[Any, NDArray[np.uint32] | None, dict[int, Exception]]:
+    """Return logits with the requests' penalties, their grammars' masks, and what those raised."""
+    penalised = any(request.sampling.penalises for request in block.requests)
+    masked = any(request.sampling.bitmask is not None for request in block.requests)
+    if not penalised and not masked:
+        return logits, None, {}
+    above = [_above(block, b) for b in range(len(block.requests))]
+    if penalised:
+        logits = _penalised(block, above, logits)
+    failed: dict[int, Exception] = {}
+    masks = _masks(block, above, logits.shape[1], failed) if masked else None
+    return logits, masks, failed
+
+
+def _above(block: Block, b: int) -> list[list[int]]:
+    """Return the drafted tokens on the way to each node of a request, its own included."""
+    begin, end = block.tree.indptr[b : b + 2].tolist()
+    ways: list[list[int]] = [[]]
+    nodes = zip(block.token[begin:end].tolist(), block.tree.parent[begin:end].tolist(), strict=True)
+    ways.extend([*ways[parent], token] for token, parent in list(nodes)[1:])
+    return ways
+
+
+def _penalised(block: Block, above: list[list[list[int]]], logits: Any) -> Any:
+    ids: list[int] = []
+    counts: list[int] = []
+    ends, bias_ends = [0], [0]
+    bias_ids: list[int] = []
+    bias_values: list[float] = []
+    for request, ways in zip(block.requests, above, strict=True):
+        known = dict.fromkeys(request.tokens[: request.prompt], 0) | dict(request.counts)
+        own = request.sampling.penalises
+        bias = request.sampling.bias
+        for way in ways:
+            if own:
+                ids.extend([*known, *way])
+                counts.extend([*known.values(), *[1] * len(way)])
+                bias_ids.extend(bias)
+                bias_values.extend(bias.values())
+            ends.append(len(ids))
+            bias_ends.append(len(bias_ids))
+    rows = np.diff(block.tree.indptr)
+    values = {
+        name: np.repeat(
+            np.array([getattr(r.sampling, name) for r in block.requests], np.float32), rows
+        )
+        for name in ("repetition", "presence", "frequency")
+    }
+    return logits_ops.penalise(
+        logits, np.array(ids, np.int32), np.array(ends, np.int32),
+        counts=np.array(counts, np.int32), bias_ids=np.array(bias_ids, np.int32),
+        bias_values=np.array(bias_values, np.float32), bias_indptr=np.array(bias_ends, np.int32),
+        **values,
+    )  # fmt: skip
+
+
+def _masks(
+    block: Block, above: list[list[list[int]]], n_vocab: int, failed: dict[int, Exception]
+) -> NDArray[np.uint32]:
+    masks = np.full((len(block.token), (n_vocab + 31) // 32), 0xFFFFFFFF, np.uint32)
+    for b, (request, ways) in enumerate(zip(block.requests, above, strict=True)):
+        if request.sampling.bitmask is not None:
+            begin, end = block.tree.indptr[b : b + 2].tolist()
+            try:
+                _ask(request, ways, block.tree.parent[begin:end].tolist(), masks[begin:end])
+            except Exception as error:
+                failed[b] = error
+    return masks
+
+
+def _ask(
+    request: Request, ways: list[list[int]], parents: list[int], masks: NDArray[np.uint32]
+) -> None:
+    """Fill the masks of a request's nodes from its grammar."""
+    assert request.sampling.bitmask is not None
+    words = masks.shape[1]
+    lawful = [True] * len(ways)
+    for i, way in enumerate(ways):
+        if i:
+            # A grammar is only asked about what it allows: below a token that it does not, nothing
+            # is ever accepted.
+            allowed = masks[parents[i], way[-1] // 32] >> np.uint32(way[-1] % 32) & np.uint32(1)
+            lawful[i] = lawful[parents[i]] and bool(allowed)
+        if lawful[i]:
+            given = np.asarray(request.sampling.bitmask([*request.generated, *way]))
+            if given.shape != (words,) or given.dtype not in (np.int32, np.uint32):
+                raise ValueError(
+                    f"fewstep.Sampling: 'bitmask' must give {words} int32 or uint32 words, got "
+                    f"{given.dtype} of shape {list(given.shape)}"
+                )
+            masks[i] = given.view(np.uint32)

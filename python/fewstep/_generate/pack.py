@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drafts of a batch, checked, cut and packed one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep import tree
+from fewstep._generate.request import Request
+from fewstep.drafters._protocol import RULES, Draft
+
+MAX_NODES = 256  # rows of one request that tree.attention takes
+
+Index = NDArray[np.int32]
+ROOT = np.array([-1], np.int32)
+
+
+class Group(NamedTuple):
+    """Neighbours in a batch that one call verifies."""
+
+    begin: int
+    end: int
+    rule: str
+    law: str
+
+
+class Block(NamedTuple):
+    """The rows that a call of the target runs: a tree for each request."""
+
+    requests: list[Request]
+    drafts: list[Draft]
+    token: Index
+    tree: tree.Tree
+    sizes: Index
+    groups: list[Group]
+
+
+def root_alone(request: Request) -> Draft:
+    """Return the draft of a request that nothing was drafted for."""
+    return Draft(np.array(request.tokens[-1:], np.int32), ROOT)
+
+
+def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
+    """Return a draft that can be run: a tree below the last token, of tokens that there are.
+
+    Raises
+    ------
+    ValueError
+        It is no tree, or one that was drawn from a law and holds a token that does not exist.
+    """
+    token, parent = np.asarray(draft.token, np.int32), np.asarray(draft.parent, np.int32)
+    nodes = len(token)
+    if token.ndim != 1 or token.shape != parent.shape or not nodes:
+        raise ValueError(f"shapes {list(token.shape)} and {list(parent.shape)} are no tree's")
+    if token[0] != request.tokens[-1] or parent[0] != -1:
+        raise ValueError(f"node 0 is token {token[0]}, not the last one, {request.tokens[-1]}")
+    if nodes > 1 and (parent[1:].min() < 0 or (parent[1:] >= np.arange(1, nodes)).any()):
+        raise ValueError("a parent does not come before its child")
+    if draft.law != "deterministic":
+        if draft.law not in RULES or draft.q is None:
+            raise ValueError(f"law {draft.law!r} with{'out' if draft.q is None else ''} q")
+        if nodes > MAX_NODES or token.min() < 0 or token.max() >= n_vocab:
+            raise ValueError(f"{nodes} drawn tokens from {token.min()} to {token.max()}")
+        q = np.asarray(draft.q)
+        if not (q.min() >= 0 and q.max() <= 1.001):  # NaN as well
+            raise ValueError(f"q from {q.min()} to {q.max()}")
+    elif nodes > MAX_NODES or token.min() < 0 or token.max() >= n_vocab:
+        good = (token >= 0) & (token < n_vocab)
+        good[MAX_NODES:] = False
+        return replace(draft, token=token, parent=parent).subset(good)
+    return replace(draft, token=token, parent=parent)
+
+
+def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
+    """Put the trees of a batch one after the other, those of one rule and law side by side."""
+    rules = [(draft.rule or RULES[draft.law], draft.law) for draft in drafts]
+    order = sorted(range(len(drafts)), key=rules.__getitem__)
+    requests, drafts = [requests[i] for i in order], [drafts[i] for i in order]
+    rules = [rules[i] for i in order]
+    sizes = np.array([len(draft.token) for draft in drafts], np.int32)
+    indptr = np.zeros(len(drafts) + 1, np.int32)
+    np.cumsum(sizes, out=indptr[1:])
+    if len(drafts) == 1:
+        token, parent = drafts[0].token, drafts[0].parent
+    else:
+        token = np.concatenate([draft.token for draft in drafts])
+        parent = np.concatenate([draft.parent for draft in drafts])
+    groups: list[Group] = []
+    for i, key in enumerate(rules):
+        if groups and (groups[-1].rule, groups[-1].law) == key:
+            groups[-1] = groups[-1]._replace(end=i + 1)
+        else:
+            groups.append(Group(i, i + 1, *key))
+    return Block(requests, drafts, token, tree.build(parent, indptr), sizes, groups)
+
+
+def laws(block: Block, group: Group) -> dict[str, Any]:
+    """Return what `fewstep.tree.verify` needs to know of how a group's drafts were drawn."""
+    if group.law == "deterministic":
+        return {}
+    drafts = block.drafts[group.begin : group.end]
+    rows, draws, ends, first_row, first_draw = [], [], [np.zeros(1, np.int32)], 0, 0
+    for draft in drafts:
+        count = len(draft.token)
+        own = np.arange(count, dtype=np.int32) if draft.q_row is None else draft.q_row
+        rows.append(own + first_row)
+        first_row += len(draft.q)
+        if draft.draw_indptr is not None and draft.draw_node is not None:
+            draws.append(draft.draw_node)
+            ends.append(draft.draw_indptr[1:] + first_draw)
+            first_draw += len(draft.draw_node)
+    q = drafts[0].q if len(drafts) == 1 else np.concatenate([np.asarray(d.q) for d in drafts])
+    found: dict[str, Any] = {"draft": q, "draft_row": np.concatenate(rows).astype(np.int32)}
+    if drafts[0].q_ids is not None:
+        found["draft_ids"] = np.asarray(drafts[0].q_ids, np.int32).reshape(1, -1)
+    if draws:
+        found["draw_node"] = np.concatenate(draws).astype(np.int32)
+        found["draw_indptr"] = np.concatenate(ends).astype(np.int32)
+    return found

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a generator counted and where its time went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def _empty() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+@dataclass
+class Stats:
+    """Counts and seconds of a generator since it was made or `Generator.stats` was reset.
+
+    Attributes
+    ----------
+    calls : int
+        Of the target for one request: a call with a batch of B counts B times.
+    forwards : int
+        Of the target, for whole batches; those of prompts are `prefills`.
+    prefills : int
+    tokens : int
+        Generated.
+    nodes : int
+        Drafted tokens that were verified.
+    accepted : int
+        Those of them that became part of a text.
+    drafted_by_depth, accepted_by_depth : array, shape (D,), int64
+        Calls whose draft had a token at depth d + 1 and went that far, and of them those whose
+        token there was accepted.
+    drafter_errors : int
+        Drafts that were dropped because the drafter failed or what it drafted was no tree.
+    last_error : Exception or None
+        The last of them.
+    seconds : dict
+        ``model`` in the target, ``draft`` in the drafter, ``fewstep`` everywhere else.
+    """
+
+    calls: int = 0
+    forwards: int = 0
+    prefills: int = 0
+    tokens: int = 0
+    nodes: int = 0
+    accepted: int = 0
+    drafted_by_depth: NDArray[np.int64] = field(default_factory=_empty)
+    accepted_by_depth: NDArray[np.int64] = field(default_factory=_empty)
+    drafter_errors: int = 0
+    last_error: Exception | None = None
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"model": 0.0, "draft": 0.0, "fewstep": 0.0}
+    )
+
+    @property
+    def tokens_per_call(self) -> float:
+        """Generated tokens for a call of the target and request; 1 without drafts."""
+        return self.tokens / self.calls if self.calls else 0.0
+
+    @property
+    def acceptance_by_depth(self) -> list[float]:
+        """Share of the drafts that were accepted at each depth, of those accepted before it."""
+        reached = np.maximum(self.drafted_by_depth, 1)
+        return [float(x) for x in self.accepted_by_depth / reached]
+
+    def count_path(self, deepest: int, accepted: int) -> None:
+        """Count a request's draft of which `accepted` tokens in a row were accepted."""
+        if deepest > len(self.drafted_by_depth):
+            more = deepest - len(self.drafted_by_depth)
+            self.drafted_by_depth = np.pad(self.drafted_by_depth, (0, more))
+            self.accepted_by_depth = np.pad(self.accepted_by_depth, (0, more))
+        self.drafted_by_depth[: min(deepest, accepted + 1)] += 1
+        self.accepted_by_depth[:accepted] += 1
+        self.accepted += accepted

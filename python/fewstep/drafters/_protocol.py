@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a generator asks of a drafter; `fewstep.drafters` re-exports it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep._generate.request import Request
+
+# The lossless rule for each law. ``match`` has the tokens that plain sampling has with the same
+# seed, whatever was drafted; the number of accepted tokens is that of ``target_only`` in law.
+RULES = {"deterministic": "match", "iid": "rrs", "without_replacement": "rrs"}
+
+
+@dataclass
+class Draft:
+    """A tree of tokens that may follow a request's last one.
+
+    Attributes
+    ----------
+    token, parent : array, shape (Q,), int32
+        As for `fewstep.tree.verify`: node 0 is the request's last token, its parent is -1, and
+        parents come before children.
+    law : str
+        How the tokens came about: "deterministic" (in any way that draws no random number that
+        matters; always lossless), or "iid" or "without_replacement" (really drawn from `q`).
+    rule : str, optional
+        Of verification; by default `match` for deterministic drafts, `rrs` for others.
+    q : array, shape (M, S), float32, optional
+        Probabilities that tokens were drawn from.
+    q_row : array, shape (Q,), int32, optional
+        The row of `q` that a node's children were drawn from; row i for node i by default.
+    q_ids : array, shape (S,), int32, optional
+        Tokens of the columns of `q`, ascending; all of the vocabulary by default.
+    draw_node, draw_indptr : array, int32, optional
+        The ordered draws at each node, where some were drawn twice; see `fewstep.tree.verify`.
+    score : array, shape (Q,), float32, optional
+        How likely each node is thought to be on the accepted path, such as the product of the
+        drafter's probabilities; says which nodes of a deterministic draft to leave out where
+        verifying all costs more than it brings. Without, what nodes of that number brought before.
+    index : array, shape (Q,), int32, optional
+        Each node's number, where nodes have one that means the same from draft to draft, such as
+        the place in a template; its index in the draft by default.
+    """
+
+    token: NDArray[np.int32]
+    parent: NDArray[np.int32]
+    law: str = "deterministic"
+    rule: str | None = None
+    q: Any = None
+    q_row: NDArray[np.int32] | None = None
+    q_ids: NDArray[np.int32] | None = None
+    draw_node: NDArray[np.int32] | None = None
+    draw_indptr: NDArray[np.int32] | None = None
+    score: NDArray[np.float32] | None = None
+    index: NDArray[np.int32] | None = None
+
+    def subset(self, wanted: NDArray[np.bool_]) -> Draft:
+        """Return what is left of a deterministic draft without some nodes and all below them.
+
+        Parameters
+        ----------
+        wanted : array, shape (Q,), bool
+            The nodes to keep; the root always stays.
+
+        Returns
+        -------
+        Draft
+        """
+        keep = wanted.copy()
+        keep[0] = True
+        above = np.maximum(self.parent, 0)
+        for _ in range(len(keep)):
+            inherited = keep & keep[above]
+            if (inherited == keep).all():
+                break
+            keep = inherited
+        parent = (np.cumsum(keep, dtype=np.int32) - 1)[above[keep]]
+        parent[0] = -1
+        index = np.flatnonzero(keep).astype(np.int32) if self.index is None else self.index[keep]
+        score = None if self.score is None else self.score[keep]
+        return replace(self, token=self.token[keep], parent=parent, score=score, index=index)
+
+
+class Seen(NamedTuple):
+    """What a call of the target showed; valid during `Drafter.observe` only.
+
+    Attributes
+    ----------
+    requests : sequence of Request, length B
+        Their tokens are still those before the call.
+    token, parent : array, shape (N,), int32
+        The nodes that were run, request after request.
+    indptr : array, shape (B + 1,), int32
+    logits : array, shape (N, V)
+        The target's after each node.
+    path : array, shape (B, D), int32
+        Accepted nodes of each request, the root not among them.
+    accepted, next_token : array, shape (B,), int32
+    hidden : array, shape (N, E), or None
+        Last hidden states, for drafters that ask for them.
+    """
+
+    requests: Sequence[Request]
+    token: NDArray[np.int32]
+    parent: NDArray[np.int32]
+    indptr: NDArray[np.int32]
+    logits: Any
+    path: NDArray[np.int32]
+    accepted: NDArray[np.int32]
+    next_token: NDArray[np.int32]
+    hidden: Any = None
+
+
+@runtime_checkable
+class Drafter(Protocol):
+    """Something that guesses how texts go on.
+
+    What it guesses changes how fast a generator is, never which tokens come in which law: with one
+    condition, that tokens called "iid" or "without_replacement" were drawn that way from the `q` of
+    the draft. A method that raises, and a draft that is no tree, cost that draft alone.
+    """
+
+    def start(self, request: Request) -> None:
+        """Take note of a request that begins; its tokens are the prompt."""
+
+    def draft(self, requests: Sequence[Request], limits: Sequence[int]) -> Sequence[Draft | None]:
+        """Draft for each request.
+
+        Parameters
+        ----------
+        requests : sequence of Request, length B
+        limits : sequence of int, length B
+            Depth below the root from which on nodes are of no use, because the request ends.
+
+        Returns
+        -------
+        sequence of Draft or None, length B
+            None for a request that is better run without.
+        """
+
+    def observe(self, seen: Seen) -> None:
+        """Learn from what the target said."""
+
+    def stop(self, request: Request) -> None:
+        """Forget a request that has ended."""

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drafts from what the target held likely before; `fewstep.drafters` re-exports it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep import draft as drafts
+from fewstep import logits as logits_ops
+from fewstep import tree
+from fewstep._generate.request import Request
+from fewstep.drafters._protocol import Draft, Seen
+
+
+class TokenRecycling:
+    """Drafts what the target once held likely after each token, accepted or not.
+
+    Parameters
+    ----------
+    template : pair of arrays, optional
+        Parents and ranks of the tree, from `fewstep.tree.template`; that of the paper by default.
+    successors : int
+        How many tokens to keep for each token.
+
+    References
+    ----------
+    .. [1] Luo et al., "Turning Trash into Treasure: Accelerating Inference of Large Language Models
+       with Token Recycling", arXiv 2408.08696.
+
+    Examples
+    --------
+    >>> table = np.roll(np.eye(8, dtype=np.float32) * 9, 1, axis=1)  # after t comes t + 1
+    >>> model = fewstep.language_model.Markov(table)
+    >>> drafter = fewstep.drafters.TokenRecycling()
+    >>> generator = fewstep.Generator(model, drafter=drafter, adapt=False)
+    >>> greedy = fewstep.Sampling(temperature=0, max_tokens=24)
+    >>> len(generator.generate([[1, 2, 3]], greedy)[0].tokens)
+    24
+    >>> generator.stats.tokens_per_call > 1.5  # the cycle of 8 tokens is known after one round
+    True
+    """
+
+    def __init__(
+        self,
+        template: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None,
+        successors: int = 8,
+    ) -> None:
+        self._parent, self._rank = tree.TOKEN_RECYCLING if template is None else template
+        highest = int(self._rank[1:].max(initial=0))
+        if not highest < successors <= 64:
+            raise ValueError(
+                "fewstep.drafters.TokenRecycling: 'successors' must be above the template's ranks "
+                f"and at most 64, got {successors} with rank {highest}"
+            )
+        self._successors = successors
+        self._depth = tree.build(self._parent).depth
+        self._table: NDArray[np.int32] | None = None
+
+    def start(self, request: Request) -> None:
+        """Nothing: the table belongs to all requests."""
+
+    def draft(self, requests: Sequence[Request], limits: Sequence[int]) -> list[Draft | None]:
+        """Fill the template from the table."""
+        if self._table is None:
+            return [None] * len(requests)
+        root = np.array([request.tokens[-1] for request in requests], np.int32)
+        tokens = tree.from_template(self._parent, self._rank, root, table=self._table)
+        return [
+            self._cut(row, limit) if limit > 0 else None
+            for row, limit in zip(tokens, limits, strict=True)
+        ]
+
+    def _cut(self, token: NDArray[np.int32], limit: int) -> Draft | None:
+        keep = (token >= 0) & (self._depth <= limit)
+        if keep[1:].any():
+            return Draft(token, self._parent).subset(keep)
+        return None
+
+    def observe(self, seen: Seen) -> None:
+        """Keep what the target found likely after each node."""
+        if self._table is None:
+            self._table = np.full((seen.logits.shape[1], self._successors), -1, np.int32)
+        best = logits_ops.top_k(seen.logits, self._successors)
+        drafts.recycle(self._table, seen.token, best.ids)
+
+    def stop(self, request: Request) -> None:
+        """Nothing."""
