@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fewstep
-from cases.attention import DTYPES, problem, rounded
+from cases.attention import DTYPES, problem, rounded, tree_bits
 from harness import Worker
 from reference import attention as reference
 from test_attention import ULP, run
@@ -66,6 +66,35 @@ def test_rows_of_a_chain_equal_single_steps(bf16_worker: Worker, dtype: str, dra
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_levels_of_a_tree_equal_the_tree_at_once(bf16_worker: Worker, dtype: str) -> None:
+    """Rows level by level over a growing block, of two requests whose levels differ in size."""
+    a = problem([(1019, 11), (60, 5)], dtype=dtype, dim=32, page=100, sinks=True, window=1020)
+    parents = [[-1, 0, 0, 0, 1, 1, 2, 3, 4, 4, 6], [-1, 0, 0, 1, 2]]
+    a["bits"] = tree_bits(parents)
+    at_once = run(bf16_worker, a, dtype, deterministic=True)
+    levels = [([0], [0]), ([1, 2, 3], [1, 2]), ([4, 5, 6, 7], [3, 4]), ([8, 9, 10], [])]
+    prefix, done = a["kv_len"] - [11, 5], np.zeros(2, np.int64)
+    for level in levels:
+        count = [len(nodes) for nodes in level]
+        rows = np.array([*level[0], *(11 + node for node in level[1])])
+        done += count
+        own = {name: a[name][rows] for name in ("q", "bits")}
+        own["indptr"] = np.cumsum([0, *count]).astype(np.int32)
+        own["kv_len"] = (prefix + done).astype(np.int32)
+        own["block"] = done.astype(np.int32)
+        got = run(bf16_worker, a | own, dtype, deterministic=True)
+        assert np.array_equal(got["out"], at_once["out"][rows])
+        assert np.array_equal(got["lse"], at_once["lse"][rows])
+
+
+def test_rows_alone_are_the_default_block(bf16_worker: Worker) -> None:
+    a = problem([(100, 9), (31, 4), (0, 1)], tree="random", window=20)
+    own = {"block": np.diff(a["indptr"]).astype(np.int32)}
+    default = run(bf16_worker, a, "float32")["out"]
+    assert np.array_equal(run(bf16_worker, a | own, "float32")["out"], default)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_requests_do_not_know_each_other(bf16_worker: Worker, dtype: str) -> None:
     """Deterministic: alone, in a batch and in another order a request has the same bits."""
     a = problem(LONG, dtype=dtype, dim=32, tree="random")
@@ -114,12 +143,15 @@ def test_any_problem_matches_float64(data: st.DataObject) -> None:
     draw = data.draw
     requests = draw(st.lists(st.tuples(st.integers(0, 150), st.integers(0, 6)), max_size=3))
     groups = draw(st.integers(1, 3))
+    draft = draw(st.sampled_from(["cache", "view", "none"]))
+    earlier = st.lists(st.integers(0, 40), min_size=len(requests), max_size=len(requests))
     a = problem(
         requests,
+        earlier=draw(earlier) if draft == "cache" else None,
         groups=groups,
         heads=groups * draw(st.integers(1, 5)),
         dim=16 * draw(st.integers(1, 4)),
-        draft=draw(st.sampled_from(["cache", "view", "none"])),
+        draft=draft,
         page=draw(st.integers(0, 40)),
         tree=draw(st.sampled_from(["", "star", "random"])),
         int8=draw(st.booleans()),

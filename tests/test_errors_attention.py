@@ -121,6 +121,28 @@ ATTENTION: list[tuple[Call, str]] = [
         call(bits=np.zeros((3, 0), np.uint32)),
         "'bits' must have a bit for each of request 0's 2 rows, got 0 words",
     ),
+    (
+        call(block=ints(7, 1), bits=np.zeros((3, 0), np.uint32)),
+        "'bits' must have a bit for each of request 0's 7 tokens, got 0 words",
+    ),
+    (call(block=ints(2)), "'block' must have shape [B=2], got [1]"),
+    (call(block=ints(2, 1).astype(np.int64)), "'block' must have dtype int32, got int64"),
+    (
+        call(block=ints(2, 0)),
+        "'block[1]' must lie in [1, 4], from the request's rows to its tokens in the cache, got 0",
+    ),
+    (
+        call(block=ints(8, 1)),
+        "'block[0]' must lie in [2, 7], from the request's rows to its tokens in the cache, got 8",
+    ),
+    (
+        call(block=ints(2, 1), draft="none"),
+        "'block' must be left out unless the draft block is in the cache, got a tensor",
+    ),
+    (
+        call(block=ints(2, 1), draft="view", draft_k=zeros(3, 2, 16), draft_v=zeros(3, 2, 16)),
+        "'block' must be left out unless the draft block is in the cache, got a tensor",
+    ),
     (call(bits=zeros(3, 1)), "'bits' must have dtype int32 or uint32, got float32"),
     (call(bits=np.zeros((2, 1), np.int32)), "'bits' must have shape [N=3, W], got [2, 1]"),
     (call(depth=ints(0, 1)), "'depth' must have shape [N=3], got [2]"),

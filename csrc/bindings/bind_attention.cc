@@ -8,13 +8,13 @@ namespace {
 
 void attention(py::handle q, py::handle k, py::handle v, py::handle kv_len, py::handle indptr,
                py::handle page_table, py::handle k_scale, py::handle v_scale, py::handle draft_k,
-               py::handle draft_v, py::handle bits, py::handle depth, py::handle sinks,
-               int32_t draft, double scale, double softcap, int64_t window, bool deterministic,
-               py::handle out, py::handle lse, py::handle workspace) {
+               py::handle draft_v, py::handle block, py::handle bits, py::handle depth,
+               py::handle sinks, int32_t draft, double scale, double softcap, int64_t window,
+               bool deterministic, py::handle out, py::handle lse, py::handle workspace) {
   constexpr const char* kFunction = "fewstep_tree_attention";
-  const py::handle arguments[] = {q,       k,       v,       kv_len,   indptr, page_table,
-                                  k_scale, v_scale, bits,    depth,    sinks,  out,
-                                  lse,     draft_k, draft_v, workspace};
+  const py::handle arguments[] = {q,       k,       v,       kv_len,  indptr,   page_table,
+                                  k_scale, v_scale, block,   bits,    depth,    sinks,
+                                  out,     lse,     draft_k, draft_v, workspace};
   CallStream stream(arguments);
   const auto read = Borrowed::kRead, write = Borrowed::kWrite;
   const Borrowed q_in(q, kFunction, "q", read, &stream);
@@ -27,6 +27,7 @@ void attention(py::handle q, py::handle k, py::handle v, py::handle kv_len, py::
   const Optional v_scales(v_scale, kFunction, "v_scale", read, &stream);
   const Optional k_draft(draft_k, kFunction, "draft_k", read, &stream);
   const Optional v_draft(draft_v, kFunction, "draft_v", read, &stream);
+  const Optional blocks(block, kFunction, "block", read, &stream);
   const Optional words(bits, kFunction, "bits", read, &stream);
   const Optional depths(depth, kFunction, "depth", read, &stream);
   const Optional sink(sinks, kFunction, "sinks", read, &stream);
@@ -49,6 +50,7 @@ void attention(py::handle q, py::handle k, py::handle v, py::handle kv_len, py::
   args.v_scale = v_scales.get();
   args.draft_k = k_draft.get();
   args.draft_v = v_draft.get();
+  args.block = blocks.get();
   args.bits = words.get();
   args.depth = depths.get();
   args.sinks = sink.get();
@@ -104,8 +106,8 @@ void merge(const py::sequence& parts, const py::sequence& lses, py::handle out, 
 void bind_attention(py::module_& m) {
   m.def("tree_attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("kv_len"),
         py::arg("indptr"), py::arg("page_table"), py::arg("k_scale"), py::arg("v_scale"),
-        py::arg("draft_k"), py::arg("draft_v"), py::arg("bits"), py::arg("depth"), py::arg("sinks"),
-        py::arg("draft"), py::arg("scale"), py::arg("softcap"), py::arg("window"),
+        py::arg("draft_k"), py::arg("draft_v"), py::arg("block"), py::arg("bits"), py::arg("depth"),
+        py::arg("sinks"), py::arg("draft"), py::arg("scale"), py::arg("softcap"), py::arg("window"),
         py::arg("deterministic"), py::arg("out"), py::arg("lse"), py::arg("workspace"));
   m.def("tree_attention_workspace_bytes", &fewstep_tree_attention_workspace_bytes, py::arg("N"),
         py::arg("H"), py::arg("G"), py::arg("D"), py::arg("S"), py::arg("deterministic"));

@@ -145,6 +145,24 @@ Tokens drafts_of(const StridedView& v) {
   return {v.as<const char>(), 0, v.strides[0] * bytes, v.strides[1] * bytes};
 }
 
+void check_block(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
+  if (p->draft != Draft::kInCache) {
+    check.fail("block", "must be left out unless the draft block is in the cache", "a tensor");
+  }
+  const View block = check.in("block", a.block, only(DType::kI32), "B");
+  p->block = block.as<const int32_t>();
+  p->block_stride = block.stride;
+  for (int64_t b = 0; b < p->B; ++b) {
+    const int64_t rows = tokens_of(*p, b), cached = p->kv_len[b * p->kv_len_stride];
+    if (block_of(*p, b) >= rows && block_of(*p, b) <= cached) continue;
+    check.fail(
+        {"block", int(b)},
+        format("must lie in [%lld, %lld], from the request's rows to its tokens in the cache",
+               static_cast<long long>(rows), static_cast<long long>(cached)),
+        text_of(block_of(*p, b)));
+  }
+}
+
 void check_draft(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
   if (p->draft == Draft::kSeparate) {
     p->draft_k = drafts_of(check.in_strided("draft_k", a.draft_k, only(p->q_type), "N G D"));
@@ -153,16 +171,18 @@ void check_draft(const fewstep_tree_attention_args& a, ArgCheck& check, Attentio
     check.fail(a.draft_k ? "draft_k" : "draft_v",
                "must be left out unless the draft block is separate", "a tensor");
   }
+  if (a.block) check_block(a, check, p);
   if (a.bits) {
     const StridedView bits = check.in_strided("bits", a.bits, kBitWords, "N W");
     p->bits = bits.as<const uint32_t>();
     p->bits_stride = bits.strides[0];
     for (int64_t b = 0; b < p->B; ++b) {
-      if (tokens_of(*p, b) <= 32 * check.dim('W')) continue;
-      check.fail("bits",
-                 format("must have a bit for each of request %lld's %lld rows",
-                        static_cast<long long>(b), static_cast<long long>(tokens_of(*p, b))),
-                 format("%lld words", static_cast<long long>(check.dim('W'))));
+      if (block_of(*p, b) <= 32 * check.dim('W')) continue;
+      check.fail(
+          "bits",
+          format("must have a bit for each of request %lld's %lld %s", static_cast<long long>(b),
+                 static_cast<long long>(block_of(*p, b)), p->block ? "tokens" : "rows"),
+          format("%lld words", static_cast<long long>(check.dim('W'))));
     }
   }
   if (a.depth) {

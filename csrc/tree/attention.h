@@ -52,6 +52,8 @@ struct AttentionProblem {
   int64_t indptr_stride;
   const int32_t* kv_len;
   int64_t kv_len_stride;
+  const int32_t* block;  // tokens of each draft block; null: the rows
+  int64_t block_stride;
   const uint32_t* bits;  // null: a causal chain
   int64_t bits_stride;
   const int32_t* depth;  // null: from bits, or the index in the block
@@ -79,13 +81,17 @@ inline int64_t first_of(const AttentionProblem& p, int64_t b) {
 inline int64_t tokens_of(const AttentionProblem& p, int64_t b) {
   return first_of(p, b + 1) - first_of(p, b);
 }
+// Tokens of the draft block, the last of which are the rows.
+inline int64_t block_of(const AttentionProblem& p, int64_t b) {
+  return p.block ? p.block[b * p.block_stride] : tokens_of(p, b);
+}
 // Keys before the draft block, and with it.
 inline int64_t prefix_of(const AttentionProblem& p, int64_t b) {
   const int64_t cached = p.kv_len[b * p.kv_len_stride];
-  return p.draft == Draft::kInCache ? cached - tokens_of(p, b) : cached;
+  return p.draft == Draft::kInCache ? cached - block_of(p, b) : cached;
 }
 inline int64_t keys_of(const AttentionProblem& p, int64_t b) {
-  return prefix_of(p, b) + (p.draft == Draft::kNone ? 0 : tokens_of(p, b));
+  return prefix_of(p, b) + (p.draft == Draft::kNone ? 0 : block_of(p, b));
 }
 inline int64_t parts_of(const AttentionProblem& p, int64_t b) {
   const int64_t count = (keys_of(p, b) + p.part - 1) / p.part;

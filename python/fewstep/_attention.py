@@ -30,6 +30,7 @@ def attention(
     draft: str | None = None,
     draft_k: Any = None,
     draft_v: Any = None,
+    block: Any = None,
     bits: Any = None,
     depth: Any = None,
     sinks: Any = None,
@@ -46,6 +47,8 @@ def attention(
     Rows ``indptr[b]`` to ``indptr[b + 1] - 1`` are request b's: its draft block, such as a tree to
     verify, or one token. They see all of the request's prefix, and of the block what `bits` says.
     Of a request with P cached tokens before its block, row n lies at position ``P + depth[n]``.
+    With `block` the rows are the last tokens of a longer block: a tree grows level by level, each
+    level's rows seeing their ancestors among the earlier ones.
 
     Parameters
     ----------
@@ -68,11 +71,15 @@ def attention(
         `draft_k` and `draft_v` (default when these are given), or there are none.
     draft_k, draft_v : array, shape (N, G, D); dtype of q, optional
         Keys and values of the rows, when they are not in the cache.
+    block : array, shape (B,), int32, optional
+        How many of each request's last tokens in the cache are its draft block, the rows included,
+        which are the last of it; the rows alone when left out. With ``draft="cache"`` only.
     bits : array, shape (N, W), uint32 | int32, optional
         Bit j of row n: whether it sees token j of its request's block. A causal chain without.
     depth : array, shape (N,), int32, optional
         Positions behind the prefix; read with `window` alone. The number of set bits less 1, or
-        the index in the block, when left out.
+        the index in the block, when left out. A token of the block before the rows lies as far
+        behind a row as that sees tokens of the block after it.
     sinks : array, shape (H,), float32, optional
         A further logit of each head, whose value is zero.
     scale : float, optional
@@ -83,7 +90,7 @@ def attention(
         A row sees keys fewer than this many positions back; 0 for all.
     deterministic : bool
         A row has the same bits whatever else is in the call: k + 1 rows of a chain equal k + 1
-        single steps.
+        single steps, and a tree at once equals its levels one by one.
     out : array, shape (N, H, D); dtype of q, or float32, optional
         Written in place and returned.
     lse : array, shape (N, H), float32, optional
@@ -146,8 +153,8 @@ def attention(
     if workspace is None:
         workspace = _workspace(q, k, kv_len, deterministic)
     _core.tree_attention(
-        q, k, v, kv_len, indptr, page_table, k_scale, v_scale, draft_k, draft_v, bits, depth,
-        sinks, _DRAFTS.index(draft), 0.0 if scale is None else scale, softcap, window,
+        q, k, v, kv_len, indptr, page_table, k_scale, v_scale, draft_k, draft_v, block,
+        bits, depth, sinks, _DRAFTS.index(draft), 0.0 if scale is None else scale, softcap, window,
         deterministic, out, lse, workspace,
     )  # fmt: skip
     return out

@@ -274,6 +274,7 @@ def tree_attention(
     v_scale: object,
     draft_k: object,
     draft_v: object,
+    block: object,
     bits: object,
     depth: object,
     sinks: object,

@@ -36,6 +36,7 @@ def tree_bits(forest: list[list[int]]) -> np.ndarray:
 def problem(
     requests: list[tuple[int, int]],
     *,
+    earlier: list[int] | None = None,
     heads: int = 4,
     groups: int = 2,
     dim: int = 64,
@@ -51,12 +52,15 @@ def problem(
 ) -> dict[str, Any]:
     """Arguments of the op for requests of (prefix, rows), with q, k, v rounded to `dtype`.
 
-    `page` is the tokens of a page, 0 for a contiguous cache; `tree` is "star" or "random".
+    `page` is the tokens of a page, 0 for a contiguous cache; `tree` is "star" or "random"; and
+    `earlier` the tokens of each request's block before its rows, between prefix and rows.
     """
     rng = np.random.default_rng([77, seed])
     ends = np.cumsum([0, *(rows for _, rows in requests)]).astype(np.int32)
     total, batch = int(ends[-1]), len(requests)
-    own = [rows if draft == "cache" else 0 for _, rows in requests]
+    before = earlier or [0] * batch
+    blocks = [n + rows for n, (_, rows) in zip(before, requests, strict=True)]
+    own = [n if draft == "cache" else 0 for n in blocks]
     length = np.array([p + n for (p, _), n in zip(requests, own, strict=True)], np.int32)
     longest = max(int(length.max(initial=0)), 1)
     a: dict[str, Any] = {"indptr": ends, "kv_len": length.reshape(batch), **options}
@@ -77,14 +81,23 @@ def problem(
         if draft == "view":
             a[f"draft_{name}"] = rounded(rng.normal(size=(total, groups, dim)), dtype)
     a["draft"] = draft
+    if earlier:
+        a["block"] = np.array(blocks, np.int32)
     if sinks:
         a["sinks"] = rng.normal(size=heads).astype(np.float32)
     if tree:
         forest = [
             [-1, *([0] * (n - 1))][:n] if tree == "star" else random_tree(rng, n)[:n]
-            for _, n in requests
+            for n in blocks
         ]
-        a["bits"] = tree_bits(forest)
+        rows_of_block = np.cumsum([0, *blocks])
+        a["bits"] = tree_bits(forest)[
+            [
+                row
+                for end, (_, n) in zip(rows_of_block[1:], requests, strict=True)
+                for row in range(end - n, end)
+            ]
+        ]
     return a
 
 
@@ -118,7 +131,16 @@ def _cases() -> dict[str, dict[str, Any]]:
         table[f"window tree {draft}"] = {
             "requests": [(150, 40), (4, 3)], "draft": draft, "window": 5, "tree": "random",
         }  # fmt: skip
+    for tree in ("", "random"):
+        for window in (0, 4):
+            table[f"block {tree or 'chain'} window {window}"] = {
+                "requests": ragged, "earlier": [4, 0, 40, 0, 1, 2], "tree": tree, "window": window,
+            }  # fmt: skip
     table |= {
+        "block in pages": {
+            "requests": [(100, 3), (7, 1)], "earlier": [70, 0], "tree": "random", "page": 16,
+        },
+        "block alone": {"requests": [(0, 1)], "earlier": [140], "tree": "random"},
         "star": {"requests": [(20, 40)], "tree": "star"},
         "tree above 32": {"requests": [(20, 50)], "tree": "random"},
         "tree above 64": {"requests": [(120, 70)], "tree": "random"},

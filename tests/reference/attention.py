@@ -27,12 +27,18 @@ def tokens_of(a: dict[str, Any], b: int, g: int, kind: str) -> tuple[Array, int]
     draft = a.get("draft", "cache")
     if draft == "view":
         rows += [np.asarray(a[f"draft_{kind}"][n, g], np.float64) for n in range(begin, end)]
-    prefix = length - (end - begin) if draft == "cache" else length
+    prefix = length - block_of(a, b) if draft == "cache" else length
     return np.array(rows).reshape(len(rows), cache.shape[3]), prefix
 
 
+def block_of(a: dict[str, Any], b: int) -> int:
+    """Return how many tokens request b's draft block has."""
+    rows = int(a["indptr"][b + 1]) - int(a["indptr"][b])
+    return rows if a.get("block") is None else int(a["block"][b])
+
+
 def depth_of(a: dict[str, Any], n: int, i: int) -> int:
-    """Return how far row n, the i-th of its request, lies behind the prefix."""
+    """Return how far row n, the i-th token of its block, lies behind the prefix."""
     if a.get("depth") is not None:
         return int(a["depth"][n])
     if a.get("bits") is not None:
@@ -43,7 +49,8 @@ def depth_of(a: dict[str, Any], n: int, i: int) -> int:
 def visible(a: dict[str, Any], b: int, prefix: int, keys: int) -> Array:
     """Return which keys each of request b's rows sees, [rows, keys]."""
     begin, end = int(a["indptr"][b]), int(a["indptr"][b + 1])
-    depths = [depth_of(a, n, n - begin) for n in range(begin, end)]
+    earlier = block_of(a, b) - (end - begin)
+    depths = [depth_of(a, n, earlier + n - begin) for n in range(begin, end)]
     seen = np.zeros((end - begin, keys), bool)
     for i in range(end - begin):
         for j in range(keys):
@@ -52,10 +59,14 @@ def visible(a: dict[str, Any], b: int, prefix: int, keys: int) -> Array:
                 word = int(a["bits"][begin + i, node // 32])
                 seen[i, j] = word >> (node % 32) & 1
             else:
-                seen[i, j] = node <= i
-            position = j if node < 0 else prefix + depths[node]
-            if a.get("window", 0) and prefix + depths[i] - position >= a["window"]:
-                seen[i, j] = False
+                seen[i, j] = node <= earlier + i
+        if a.get("window", 0):
+            own = prefix + depths[i]
+            drafted = np.flatnonzero(seen[i, prefix:]).tolist()
+            position = {node: own - len(drafted[at + 1 :]) for at, node in enumerate(drafted)}
+            position |= {earlier + row: prefix + depth for row, depth in enumerate(depths)}
+            for j in np.flatnonzero(seen[i]):
+                seen[i, j] = own - (j if j < prefix else position[j - prefix]) < a["window"]
     return seen
 
 

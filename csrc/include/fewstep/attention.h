@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-/* Where the keys of a request's own rows, its draft block, lie. */
+/* Where the keys of a request's draft block, its rows and what it drafted before them, lie. */
 typedef enum fewstep_draft_block {
   FEWSTEP_DRAFT_IN_CACHE = 0, /* the cache's last tokens; kv_len counts them */
   FEWSTEP_DRAFT_SEPARATE = 1, /* draft_k and draft_v; kv_len counts the prefix alone */
@@ -35,6 +35,7 @@ typedef struct fewstep_tree_attention_args {
   const fewstep_tensor* indptr;     /* [B + 1] i32 */
   const fewstep_tensor* draft_k;    /* [N, G, D], with FEWSTEP_DRAFT_SEPARATE */
   const fewstep_tensor* draft_v;    /* [N, G, D], with FEWSTEP_DRAFT_SEPARATE */
+  const fewstep_tensor* block;      /* [B] i32, with FEWSTEP_DRAFT_IN_CACHE, or NULL: its rows */
   const fewstep_tensor* bits;       /* [N, W] u32 or i32, or NULL for a causal chain */
   const fewstep_tensor* depth;      /* [N] i32, or NULL */
   const fewstep_tensor* sinks;      /* [H] f32, or NULL */
@@ -65,6 +66,7 @@ typedef struct fewstep_tree_attention_args {
    NULL,                                 \
    NULL,                                 \
    NULL,                                 \
+   NULL,                                 \
    NULL}
 
 /* Bytes of workspace that fewstep_tree_attention needs at most. S is the most keys that a request
@@ -80,23 +82,25 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  *   of KV head h / (H / G) that row n sees, and sinks[h] as one more logit whose value is zero
  *
  * Rows indptr[b] .. indptr[b + 1] - 1 are request b's and see its whole prefix: the cached tokens
- * before the draft block. Of that block, token j of which is row indptr[b] + j, row n sees token j
- * where bit j of bits[n] is set, or without bits the tokens up to itself. A row lies at position
- * prefix + depth[n]; without depth that is the number of set bits less 1, or the index in the
- * block. Keys whose position is `window` or more behind are not seen.
+ * before the draft block. The block has block[b] tokens, the rows are the last of them; it is the
+ * rows alone where block is left out. Of the block, row n sees token j where bit j of bits[n] is
+ * set, or without bits the tokens up to itself. A row lies at position prefix + depth[n]; without
+ * depth that is the number of set bits less 1, or the index in the block. A token of the block that
+ * is no row lies as far behind a row as the row sees tokens of the block after it, as an ancestor
+ * does. Keys whose position is `window` or more behind are not seen.
  *
  * Token i of request b is token i % T of page page_table[b, i / T]; without a page table, token i
  * of page b. A row that sees nothing has out 0 and lse -infinity.
  *
  * Shapes   q [N, H, D]  k, v [P, T, G, D]  k_scale, v_scale [P, T, G]  page_table [B, M]
- *          kv_len [B]  indptr [B + 1]  draft_k, draft_v [N, G, D]  bits [N, W]  depth [N]
- *          sinks [H]  out [N, H, D]  lse [N, H]  workspace [X];
- *          D a multiple of 16 up to 256; H = 1 to 16 times G; 32 W >= rows of every request;
- *          P = B without a page table
+ *          kv_len [B]  indptr [B + 1]  draft_k, draft_v [N, G, D]  block [B]  bits [N, W]
+ *          depth [N]  sinks [H]  out [N, H, D]  lse [N, H]  workspace [X];
+ *          D a multiple of 16 up to 256; H = 1 to 16 times G; 32 W >= tokens of every block;
+ *          P = B without a page table; rows <= block <= kv_len
  * Types    q: f32 f16 bf16; k, v: q's, or int8 with scales, x = scale * int8; draft_k, draft_v:
- *          q's; bits: u32 or i32; page_table, kv_len, indptr, depth: i32; sinks, k_scale, v_scale,
- *          lse: f32; out: q's or f32; workspace: i64; arithmetic f32; of a bf16 cache the kernels
- *          for AVX512-BF16 round the weights w to bf16 before the second product and take
+ *          q's; bits: u32 or i32; page_table, kv_len, indptr, block, depth: i32; sinks, k_scale,
+ *          v_scale, lse: f32; out: q's or f32; workspace: i64; arithmetic f32; of a bf16 cache the
+ *          kernels for AVX512-BF16 round the weights w to bf16 before the second product and take
  *          subnormals for zero
  * Layout   last dimension contiguous, the others strided, zero strides of inputs included;
  *          workspace contiguous
@@ -107,9 +111,10 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  * Repeat   across runs, thread counts and ISAs but avx512_bf16 for bf16, bit for bit. The keys of
  *          a request are split into parts whose size depends on the batch, and avx512_bf16 sums
  *          up to 4 rows of a KV head in an order of their own. Neither holds with
- *          deterministic = 1, so that a row has the same bits in every batch, and of a chain the
- *          same as if its rows were run one by one. Values that a row does not see but that lie in
- *          its request's cache or block are multiplied by zero, and have to be finite
+ *          deterministic = 1, so that a row has the same bits in every batch, and the same in one
+ *          block as when a chain's rows run one by one or a tree's level by level. Values that a
+ *          row does not see but that lie in its request's cache or block are multiplied by zero,
+ *          and have to be finite
  * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
  * Source   online softmax: Milakov, Gimelshein 2018, arXiv 1805.02867; tiles and split keys: Dao et
  *          al., arXiv 2205.14135, and Flash-Decoding; ancestor masks: Miao et al., arXiv

@@ -27,38 +27,47 @@ inline F32 tanh_of(F32 x) {
   return vec::select(is_small, vec::flip_sign(large, vec::bits(x)), small);
 }
 
-// The depth of draft token i of request b: how far it lies behind the prefix.
-inline int64_t depth_of(const AttentionProblem& p, int64_t b, int64_t i) {
-  const int64_t n = first_of(p, b) + i;
-  if (p.depth) return p.depth[n * p.depth_stride];
-  if (!p.bits) return i;
-  const uint32_t* words = p.bits + n * p.bits_stride;
-  const int64_t tokens = tokens_of(p, b);
-  int count = 0;
-  for (int64_t w = 0; 32 * w < tokens; ++w) {
-    const int64_t left = tokens - 32 * w;
-    const uint32_t mask = left < 32 ? (1u << left) - 1 : 0xffffffffu;
-    count += __builtin_popcount(words[w] & mask);
+// Tokens of its block, from `first` on, that row t of request b sees.
+inline int64_t seen_from(const AttentionProblem& p, int64_t b, int64_t t, int64_t first) {
+  const int64_t tokens = block_of(p, b);
+  if (!p.bits) return tokens - tokens_of(p, b) + t + 1 - first;
+  const uint32_t* words = p.bits + (first_of(p, b) + t) * p.bits_stride;
+  int64_t count = 0;
+  for (int64_t i = first; i < tokens;) {
+    const int64_t behind = min_of(tokens, i / 32 * 32 + 32);
+    const uint32_t mask = 0xffffffffu >> (32 - (behind - i));
+    count += __builtin_popcount(words[i / 32] >> (i % 32) & mask);
+    i = behind;
   }
-  return count - 1;
+  return count;
+}
+
+// The depth of row t of request b: how far it lies behind the prefix.
+inline int64_t depth_of(const AttentionProblem& p, int64_t b, int64_t t) {
+  if (p.depth) return p.depth[(first_of(p, b) + t) * p.depth_stride];
+  return seen_from(p, b, t, 0) - 1;
 }
 
 // Marks which of keys [begin, begin + count) row t of request b does not see.
 inline void find_hidden(const AttentionProblem& p, int64_t b, int64_t t, int64_t begin, int count,
                         uint32_t* hidden) {
-  const int64_t prefix = prefix_of(p, b);
+  const int64_t prefix = prefix_of(p, b), earlier = block_of(p, b) - tokens_of(p, b);
   const uint32_t* words = p.bits ? p.bits + (first_of(p, b) + t) * p.bits_stride : nullptr;
-  const int64_t position = p.window > 0 ? prefix + depth_of(p, b, t) : 0;
+  const int64_t depth = p.window > 0 ? depth_of(p, b, t) : 0;
   // Keys at or before this position have left the window.
-  const int64_t left = p.window > 0 ? position - p.window : -1;
+  const int64_t left = p.window > 0 ? prefix + depth - p.window : -1;
   for (int j = 0; j < count; ++j) {
     const int64_t i = begin + j - prefix;
     bool seen;
     if (i < 0) {
       seen = begin + j > left;
     } else {
-      seen = words ? (words[i / 32] >> (i % 32) & 1u) != 0 : i <= t;
-      if (seen && p.window > 0) seen = prefix + depth_of(p, b, i) > left;
+      seen = words ? (words[i / 32] >> (i % 32) & 1u) != 0 : i <= earlier + t;
+      if (seen && p.window > 0) {
+        const int64_t own = i < earlier ? depth - seen_from(p, b, t, i + 1)  // an ancestor
+                                        : depth_of(p, b, i - earlier);
+        seen = prefix + own > left;
+      }
     }
     hidden[j] = seen ? 0 : kHidden;
   }
