@@ -85,7 +85,8 @@ def block(
         if i < length:
             mass = excess(i).sum()
             chance = mass / (mass + 1 - joint[i]) if mass > 0 else 0.0
-        if by.accepts(chance, i - 1, 0):
+        # Numbers of the first position: those behind it are for the calls that follow.
+        if by.accepts(chance, 0, i):
             accepted = i
     if accepted == length:
         return nodes[1:], by.token(p_of(nodes[-1]), length, BONUS)

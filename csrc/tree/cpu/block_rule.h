@@ -40,7 +40,9 @@ inline void verify_block(const VerifyProblem& p, int64_t b, Walk* w) {
     const Excess left = excess_of(*w, &q, joint);
     const double mass = is_last ? joint : weigh(left, p.V, &w->masses);
     const double chance = is_last ? joint : mass > 0.0 ? mass / (mass + 1.0 - joint) : 0.0;
-    const bool is_accepted = depth == 0 || w->uniform(depth - 1, kAccept) < chance;
+    // Tests behind the accepted prefix have looked at their numbers too, and the next call stands
+    // amid their positions: so all are numbers of the first position, which no other call has.
+    const bool is_accepted = depth == 0 || w->uniform(0, kAccept, depth) < chance;
     if (is_accepted) {
       accepted = depth;
       const bool is_plain = is_last || !(mass > 0.0);  // p = q but for rounding
