@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from typing import Any
 
 from fewstep._generate.engine import Engine
@@ -13,7 +12,7 @@ from fewstep._generate.sampling import Sampling
 from fewstep._generate.stats import Stats
 from fewstep._generate.text import TextStream, codec
 from fewstep.drafters._protocol import Drafter
-from fewstep.language_model import LanguageModel
+from fewstep.language_model import as_language_model
 
 __all__ = ["Generator", "Piece", "Request", "Result", "Sampling", "Stats"]
 
@@ -79,7 +78,7 @@ class Generator:
     ) -> None:
         if max_batch < 1:
             raise ValueError(f"fewstep.Generator: 'max_batch' must be 1 or more, got {max_batch}")
-        self.model = _language_model(model)
+        self.model = as_language_model("fewstep.Generator", model)
         self._engine = Engine(self.model, drafter, max_batch, adapt)
         self._codec = None if tokenizer is None else codec(tokenizer)
         given = getattr(self.model, "stop_tokens", ()) if stop_tokens is None else stop_tokens
@@ -256,16 +255,3 @@ class Generator:
         stops = self._stop_tokens.union(sampling.stop_tokens)
         self._count += 1
         return Request(self._count - 1, tokens, len(tokens), sampling, text, stops)
-
-
-def _language_model(model: Any) -> LanguageModel:
-    if isinstance(model, LanguageModel):
-        return model
-    if hasattr(model, "config") and callable(model):
-        # Imported where it is needed: it imports torch and transformers.
-        wrapped: LanguageModel = import_module("fewstep.transformers").PagedModel(model)
-        return wrapped
-    raise TypeError(
-        "fewstep.Generator: 'model' must be a LanguageModel or a model of transformers, got "
-        f"{type(model).__name__}"
-    )

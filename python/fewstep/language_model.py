@@ -8,6 +8,7 @@ own write these few methods.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -141,6 +142,20 @@ class LanguageModel(Protocol):
 
     def free(self, sequence: int) -> None:
         """End a sequence."""
+
+
+def as_language_model(function: str, model: Any) -> LanguageModel:
+    """Return a model itself if it is a `LanguageModel`, else one of transformers wrapped."""
+    if isinstance(model, LanguageModel):
+        return model
+    if hasattr(model, "config") and callable(model):
+        # Imported where it is needed: it imports torch and transformers.
+        wrapped: LanguageModel = import_module("fewstep.transformers").PagedModel(model)
+        return wrapped
+    raise TypeError(
+        f"{function}: 'model' must be a LanguageModel or a model of transformers, got "
+        f"{type(model).__name__}"
+    )
 
 
 class Markov:

@@ -169,7 +169,7 @@ class Engine:
         self._count_call(block, verdict, seconds)
         seen = Seen(
             block.requests, block.token, block.tree.parent, block.tree.indptr, logits,
-            verdict.path, verdict.accepted, verdict.next_token, hidden,
+            verdict.path, verdict.accepted, verdict.next_token, hidden, seconds,
         )  # fmt: skip
         if self.drafter is not None:
             self._safely("observe", seen)

@@ -7,17 +7,21 @@ A drafter is anything with the four methods of `Drafter`.
 from __future__ import annotations
 
 from fewstep._generate.request import Request
+from fewstep.drafters._heads import Template
 from fewstep.drafters._lookup import PromptLookup, TriGram
+from fewstep.drafters._model import DraftModel
 from fewstep.drafters._protocol import RULES, Draft, Drafter, Seen
 from fewstep.drafters._recycling import TokenRecycling
 
 __all__ = [
     "RULES",
     "Draft",
+    "DraftModel",
     "Drafter",
     "PromptLookup",
     "Request",
     "Seen",
+    "Template",
     "TokenRecycling",
     "TriGram",
 ]

@@ -103,7 +103,9 @@ class Seen(NamedTuple):
         Accepted nodes of each request, the root not among them.
     accepted, next_token : array, shape (B,), int32
     hidden : array, shape (N, E), or None
-        Last hidden states, for drafters that ask for them.
+        Last hidden states, for drafters whose `needs_hidden` is true.
+    seconds : float
+        That the call took.
     """
 
     requests: Sequence[Request]
@@ -115,6 +117,7 @@ class Seen(NamedTuple):
     accepted: NDArray[np.int32]
     next_token: NDArray[np.int32]
     hidden: Any = None
+    seconds: float = 0.0
 
 
 @runtime_checkable

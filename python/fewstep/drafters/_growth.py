@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of draft trees in a draft model's cache, level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fewstep._generate.request import Request
+from fewstep.language_model import LanguageModel
+
+
+@dataclass
+class Rows:
+    """What a draft model has of a request: its text up to `base`, and a block behind that.
+
+    Attributes
+    ----------
+    sequence : int
+    base : int
+        Tokens before the block.
+    token, parent : list of int
+        Of the block's rows: the root, then nodes in the order in which they were run.
+    sees : list of int
+        Bits of the rows that each row sees, itself included.
+    depth : list of int
+    """
+
+    sequence: int
+    base: int
+    token: list[int] = field(default_factory=list)
+    parent: list[int] = field(default_factory=list)
+    sees: list[int] = field(default_factory=list)
+    depth: list[int] = field(default_factory=list)
+
+    def walk(self, tokens: Sequence[int]) -> list[int]:
+        """Return the rows below the root that hold these tokens, as far as they do."""
+        path: list[int] = []
+        at = 0
+        for token in tokens:
+            for row in range(at + 1, len(self.token)):
+                if self.parent[row] == at and self.token[row] == token:
+                    path.append(row)
+                    at = row
+                    break
+            else:
+                break
+        return path
+
+    def add(self, token: int, parent: int) -> int:
+        """Add a row below another."""
+        row = len(self.token)
+        self.token.append(token)
+        self.parent.append(parent)
+        self.sees.append(1 << row if parent < 0 else self.sees[parent] | 1 << row)
+        self.depth.append(0 if parent < 0 else self.depth[parent] + 1)
+        return row
+
+
+class Cache:
+    """The draft model's side of a batch of requests."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self._rows: dict[int, Rows] = {}
+
+    def forget(self, request: Request) -> None:
+        """Free what there is of a request."""
+        rows = self._rows.pop(request.number, None)
+        if rows is not None:
+            self.model.free(rows.sequence)
+
+    def settle(self, requests: Sequence[Request]) -> None:
+        """Keep of the last drafts' rows those that became part of the texts."""
+        known = [(r, self._rows[r.number]) for r in requests if r.number in self._rows]
+        known = [(request, rows) for request, rows in known if rows.token]
+        if not known:
+            return
+        # The last token has no row to look for: it is the next root, whose logits are wanted.
+        paths = [rows.walk(request.tokens[rows.base + 1 : -1]) for request, rows in known]
+        path = np.zeros((len(paths), max(1, *map(len, paths))), np.int32)
+        for i, own in enumerate(paths):
+            path[i, : len(own)] = own
+        self.model.keep(
+            [rows.sequence for _, rows in known],
+            path,
+            np.array([len(own) for own in paths], np.int32),
+            np.array([len(rows.token) for _, rows in known], np.int32),
+        )
+        for (request, rows), own in zip(known, paths, strict=True):
+            self._rows[request.number] = Rows(rows.sequence, rows.base + 1 + len(own))
+
+    def root(self, requests: Sequence[Request]) -> tuple[list[Rows | None], Any]:
+        """Run what is new of each text; return its block and the logits after its last token.
+
+        A request that the cache has no room for has no block, and no row of logits.
+        """
+        self.settle(requests)
+        blocks = [self._begin(request) for request in requests]
+        pairs = [(r, b) for r, b in zip(requests, blocks, strict=True) if b is not None]
+        if not pairs:
+            return blocks, None
+        parts = [request.tokens[rows.base :] for request, rows in pairs]
+        ends = np.cumsum([0, *map(len, parts)]).astype(np.int32)
+        logits = self.model.forward(
+            [rows.sequence for _, rows in pairs],
+            np.array([token for part in parts for token in part], np.int32),
+            ends,
+            rows=ends[1:].astype(np.int64) - 1,
+        )
+        for request, rows in pairs:
+            rows.base = len(request.tokens) - 1
+            rows.add(request.tokens[-1], -1)
+        return blocks, logits
+
+    def _begin(self, request: Request) -> Rows | None:
+        """Make room for what is new of a text."""
+        rows = self._rows.get(request.number)
+        try:
+            if rows is None:
+                rows = self._rows[request.number] = Rows(*self.model.add(request.tokens[:-1]))
+            self.model.extend(rows.sequence, len(request.tokens) - rows.base)
+        except MemoryError:
+            self.forget(request)
+            return None
+        return rows
+
+    def level(self, blocks: Sequence[Rows], nodes: Sequence[Sequence[tuple[int, int]]]) -> Any:
+        """Run nodes, given as tokens and rows of their parents; return their logits.
+
+        Raises
+        ------
+        MemoryError
+            There is no room; nothing was run.
+        """
+        for rows, own in zip(blocks, nodes, strict=True):
+            self.model.extend(rows.sequence, len(own))
+        for rows, own in zip(blocks, nodes, strict=True):
+            for token, parent in own:
+                rows.add(token, parent)
+        sizes = [len(rows.token) for rows in blocks]
+        counts = [len(own) for own in nodes]
+        words = (max(sizes) + 31) // 32
+        seen = [mask for rows, n in zip(blocks, counts, strict=True) for mask in rows.sees[-n:]]
+        bits = np.frombuffer(
+            b"".join(mask.to_bytes(4 * words, "little") for mask in seen), np.uint32
+        )
+        return self.model.forward(
+            [rows.sequence for rows in blocks],
+            np.array([token for own in nodes for token, _ in own], np.int32),
+            np.cumsum([0, *counts]).astype(np.int32),
+            bits=bits.reshape(len(seen), words),
+            depth=np.array(
+                [d for rows, n in zip(blocks, counts, strict=True) for d in rows.depth[-n:]],
+                np.int32,
+            ),
+            block=np.array(sizes, np.int32),
+        )

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a further level of a draft is worth its time."""
+
+from __future__ import annotations
+
+from fewstep.drafters._protocol import Seen
+
+_MEMORY = 0.9
+
+
+class Pace:
+    """Tokens per second of the whole, and seconds of a level of drafting, both of late."""
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+        self._level = 0.0
+        self._drafting = 0.0
+
+    def called(self, seen: Seen) -> None:
+        """Take note of a call of the target and of the drafting before it."""
+        self._tokens = _MEMORY * self._tokens + float(seen.accepted.sum()) + len(seen.accepted)
+        self._seconds = _MEMORY * self._seconds + seen.seconds + self._drafting
+        self._drafting = 0.0
+
+    def level(self, seconds: float) -> None:
+        """Take note of the time of a level."""
+        self._level += (seconds - self._level) * ((1 - _MEMORY) if self._level else 1)
+
+    def drafted(self, seconds: float) -> None:
+        """Take note of the time of a draft, its levels included."""
+        self._drafting += seconds
+
+    def pays(self, chance: float) -> bool:
+        """Tell whether a level is worth it, whose frontier is on the texts' way with this chance.
+
+        What it can bring is at most that many tokens; the same time brings others elsewhere.
+        """
+        if not self._level or not self._seconds:
+            return True
+        return chance > self._level * self._tokens / self._seconds
