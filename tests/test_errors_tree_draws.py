@@ -28,10 +28,13 @@ CASES: list[tuple[Call, str]] = [
     (lambda: draw(positions=ints(1, 2)), "'positions' must have shape [R=3], got [2]"),
     (lambda: draw(node=ints(1)), "'node' must have shape [R=3], got [1]"),
     (lambda: draw(indptr=ints(0, 4)), "'indptr' must end with R=3, got 4"),
-    (lambda: draw(temperature=zeros(1)),
-     "'temperature' must be finite and above 0 for request 0, got 0"),
+    (lambda: draw(temperature=-1.0), "'temperature' must be 0 or more and finite, got -1"),
     (lambda: draw(temperature=np.array([np.nan], np.float32)),
-     "'temperature' must be finite and above 0 for request 0, got nan"),
+     "'temperature' must be 0 or more and finite, got nan at 0"),
+    (lambda: draw(top_k=-1), "'top_k' must be 0 or more, got -1"),
+    (lambda: draw(top_p=0.0), "'top_p' must lie in (0, 1], got 0"),
+    (lambda: draw(min_p=zeros(2)), "'min_p' must have shape [B=1], got [2]"),
+    (lambda: draw(logits=zeros(3, 0)), "'logits' must have a token, got V=0"),
     (lambda: draw(temperature=zeros(2)), "'temperature' must have shape [B=1], got [2]"),
     (lambda: draw(cum_logp=zeros(2)), "'cum_logp' must have shape [R=3], got [2]"),
     (lambda: draw(parent_perturbed=zeros(3)),
@@ -53,8 +56,9 @@ CASES: list[tuple[Call, str]] = [
     (lambda: draw(status=zeros(2, dtype=np.int32)), "'status' must have shape [R=3], got [2]"),
     (lambda: draw(logq=X[:, :2]), "'logq' must not overlap 'logits', got shared memory"),
     (lambda: _core.tree_sample_children(
-        3, X, ints(0, 3), SEEDS, AT, *[None] * 5, zeros(3, 2, dtype=np.int32), zeros(3, 2),
-        None, None, None), "'law' must be a fewstep_draw_law, got 3"),
+        3, (None,) * 6, (X, ints(0, 3), SEEDS, AT, *[None] * 4),
+        (zeros(3, 2, dtype=np.int32), zeros(3, 2), *[None] * 3)),
+     "'law' must be a fewstep_draw_law, got 3"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fewstep
 from cases import tree as cases
+from cases.logits import FILTERS
+from cases.logits import rows as logit_rows
 from fewstep import tree
 from harness import Worker
 from reference import tree_draws as reference
@@ -71,7 +74,7 @@ def test_sample_children_matches_reference(
     requests = np.repeat(np.arange(4), np.diff(case["indptr"])).tolist()
     for r, b in enumerate(requests):
         if not np.isfinite(case["logits"][r]).any():
-            assert got["status"][r] == 1
+            assert got["status"][r] == 3
             assert (got["draws"][r] == -1).all()
             continue
         draws, logq, perturbed = reference.sample_children(
@@ -191,6 +194,47 @@ def test_a_stochastic_beam_draws_paths_without_replacement() -> None:
 
 
 @pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", FILTERS)
+def test_filtered_draws_have_the_law_that_renorm_gives(law: str, name: str) -> None:
+    """Draw by draw, by the contract's random numbers."""
+    rows, k, filters = 24, 8, FILTERS[name]
+    logits, seeds = logit_rows(rows, 2050), np.array([2**40 + 5])
+    at = np.arange(rows, dtype=np.int32)
+    got = tree.sample_children(logits, law, k, seeds, at, **filters)
+    given = fewstep.logits.renorm(logits, **filters).astype(np.float64)
+    for r in range(rows):
+        with np.errstate(divide="ignore"):
+            logits_of_law = np.log(given[r])
+        draws, logq, _ = reference.sample_children(logits_of_law, law, k, int(seeds[0]), r, r)
+        assert got.draws[r].tolist() == draws + [-1] * (k - len(draws))
+        assert np.allclose(got.logq[r, : len(draws)], logq, rtol=1e-6, atol=1e-6)
+        assert (got.logq[r, len(draws) :] == -np.inf).all()
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_filters_are_a_request_s_own(law: str) -> None:
+    logits, seeds = logit_rows(6, 500), np.array([3, 3, 3])
+    ends, at = np.array([0, 1, 4, 6], np.int32), np.arange(6, dtype=np.int32)
+    own: dict[str, list[float]] = {
+        "temperature": [0.0, 0.5, 1.5], "top_k": [0, 5, 300], "top_p": [1.0, 0.9, 0.99],
+        "min_p": [0.0, 0.1, 0.0],
+    }  # fmt: skip
+    kinds = {"top_k": np.int32}
+    arrays = {n: np.array(v, kinds.get(n, np.float32)) for n, v in own.items()}
+    got = tree.sample_children(logits, law, 6, seeds, at, indptr=ends, **arrays)
+    for b in range(3):
+        part = slice(ends[b], ends[b + 1])
+        alone = tree.sample_children(
+            logits[part], law, 6, seeds[:1], at[part], **{n: v[b] for n, v in own.items()}
+        )
+        assert np.array_equal(alone.draws, got.draws[part])
+        assert np.array_equal(alone.logq, got.logq[part])
+    best = [int(logits[0].argmax())]
+    assert got.draws[0].tolist() == (best * 6 if law == "iid" else best + [-1] * 5)
+    assert got.logq[0, 0] == 0
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_rows_without_a_law(cpu_worker: Worker, law: str, value: float) -> None:
     """A status and no draws; neither has a row whose path is dead."""
@@ -200,7 +244,7 @@ def test_rows_without_a_law(cpu_worker: Worker, law: str, value: float) -> None:
     case["logits"][1] = -np.inf
     case["cum_logp"][2] = -np.inf
     got = drawn(cpu_worker, case, law, 4)
-    assert got["status"][:4].tolist() == [1, 1, 0, 0]
+    assert got["status"][:4].tolist() == [1 if np.isnan(value) else 2, 3, 0, 0]
     assert (got["draws"][:3] == -1).all()
     assert (got["logq"][:3] == -np.inf).all()
     assert (got["draws"][3:] >= 0).all()

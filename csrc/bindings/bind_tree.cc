@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "py_filters.h"
 #include "py_tensor.h"
 
 namespace py = pybind11;
@@ -136,47 +137,34 @@ void rerank(py::handle cum_logp, py::handle parent, py::handle indptr, py::handl
   check(status);
 }
 
-void sample_children(int32_t law, py::handle logits, py::handle indptr, py::handle seeds,
-                     py::handle positions, py::handle node, py::handle temperature,
-                     py::handle cum_logp, py::handle parent_perturbed, py::handle d2t,
-                     py::handle draws, py::handle logq, py::handle perturbed, py::handle beam,
-                     py::handle status) {
+// `inputs` is (logits, indptr, seeds, positions, node, cum_logp, parent_perturbed, d2t), `outputs`
+// (draws, logq, perturbed, beam, status); None where there is none.
+void sample_children(int32_t law, const py::tuple& filters, const py::tuple& inputs,
+                     const py::tuple& outputs) {
   constexpr const char* kFunction = "fewstep_tree_sample_children";
-  const py::handle arguments[] = {
-      logits,           indptr, seeds, positions, node,      temperature, cum_logp,
-      parent_perturbed, d2t,    draws, logq,      perturbed, beam,        status};
+  const py::handle arguments[] = {inputs, outputs};
   CallStream stream(arguments);
+  const PyFilters f(filters, kFunction, &stream);
   fewstep_tree_sample_children_args args = FEWSTEP_TREE_SAMPLE_CHILDREN_ARGS_INIT;
-  const Borrowed l(logits, kFunction, "logits", Borrowed::kRead, &stream);
-  const Borrowed i(indptr, kFunction, "indptr", Borrowed::kRead, &stream);
-  const Borrowed s(seeds, kFunction, "seeds", Borrowed::kRead, &stream);
-  const Borrowed p(positions, kFunction, "positions", Borrowed::kRead, &stream);
-  const Optional n(node, kFunction, "node", Borrowed::kRead, &stream);
-  const Optional t(temperature, kFunction, "temperature", Borrowed::kRead, &stream);
-  const Optional c(cum_logp, kFunction, "cum_logp", Borrowed::kRead, &stream);
-  const Optional pp(parent_perturbed, kFunction, "parent_perturbed", Borrowed::kRead, &stream);
-  const Optional m(d2t, kFunction, "d2t", Borrowed::kRead, &stream);
-  const Borrowed d(draws, kFunction, "draws", Borrowed::kWrite, &stream);
-  const Borrowed q(logq, kFunction, "logq", Borrowed::kWrite, &stream);
-  const Optional g(perturbed, kFunction, "perturbed", Borrowed::kWrite, &stream);
-  const Optional b(beam, kFunction, "beam", Borrowed::kWrite, &stream);
-  const Optional o(status, kFunction, "status", Borrowed::kWrite, &stream);
   args.law = law;
-  args.logits = l.get();
-  args.indptr = i.get();
-  args.seeds = s.get();
-  args.positions = p.get();
-  args.node = n.get();
-  args.temperature = t.get();
-  args.cum_logp = c.get();
-  args.parent_perturbed = pp.get();
-  args.d2t = m.get();
-  args.draws = d.get();
-  args.logq = q.get();
-  args.perturbed = g.get();
-  args.beam = b.get();
-  args.status = o.get();
-  const fewstep_context* ctx = stream.context(d.get(), kFunction, "draws");
+  args.filters = f.filters;
+  const Field fields[] = {
+      {"logits", &args.logits},
+      {"indptr", &args.indptr},
+      {"seeds", &args.seeds},
+      {"positions", &args.positions},
+      {"node", &args.node},
+      {"cum_logp", &args.cum_logp},
+      {"parent_perturbed", &args.parent_perturbed},
+      {"d2t", &args.d2t},
+      {"draws", &args.draws},
+      {"logq", &args.logq},
+      {"perturbed", &args.perturbed},
+      {"beam", &args.beam},
+      {"status", &args.status},
+  };
+  const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
+  const fewstep_context* ctx = stream.context(args.draws, kFunction, "draws");
   fewstep_status result;
   {
     const py::gil_scoped_release release;
@@ -200,11 +188,8 @@ void bind_tree(py::module_& m) {
         py::arg("budget"), py::arg("kept"), py::arg("kept_parent"), py::arg("kept_indptr"),
         py::arg("workspace"));
   m.def("tree_rerank_workspace_bytes", &fewstep_tree_rerank_workspace_bytes, py::arg("M"));
-  m.def("tree_sample_children", &sample_children, py::arg("law"), py::arg("logits"),
-        py::arg("indptr"), py::arg("seeds"), py::arg("positions"), py::arg("node"),
-        py::arg("temperature"), py::arg("cum_logp"), py::arg("parent_perturbed"), py::arg("d2t"),
-        py::arg("draws"), py::arg("logq"), py::arg("perturbed"), py::arg("beam"),
-        py::arg("status"));
+  m.def("tree_sample_children", &sample_children, py::arg("law"), py::arg("filters"),
+        py::arg("inputs"), py::arg("outputs"));
 }
 
 }  // namespace fewstep::python

@@ -4,6 +4,7 @@
 #include "core/check.h"
 #include "core/cpu/parallel.h"
 #include "fewstep/tree.h"
+#include "logits/filters.h"
 #include "tree/trees.h"
 
 namespace fewstep::tree {
@@ -47,13 +48,14 @@ void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args
   }
   ExpandProblem p{};
   const View cum = check.in("cum_logp", args->cum_logp, only(DType::kF32), "R");
-  const View logits = check.in("logits", args->logits, kFloating, "R V");
+  const View scores = check.in("logits", args->logits, kFloating, "R V");
   const Indices indptr(check.in("indptr", args->indptr, only(DType::kI32), "B+1"));
   if (args->d2t) {
     const Indices d2t(check.in("d2t", args->d2t, only(DType::kI32), "V"));
     p.d2t = d2t.data;
     p.d2t_stride = d2t.stride;
   }
+  p.rows = logits::rows_of(scores, nullptr, View{}, nullptr, check);
   const View ids = check.out("ids", args->ids, only(DType::kI32), "R K");
   const View logp = check.out("logp", args->logp, only(DType::kF32), "R K");
   check_children(check, "ids", check.dim('K'));
@@ -66,19 +68,11 @@ void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args
   check.no_overlap();
   check_thread_settings();
   p.B = check.dim('B');
-  p.R = check.dim('R');
-  p.V = check.dim('V');
   p.K = int32_t(check.dim('K'));
-  if (p.V > INT32_MAX) {
-    check.fail("logits", "must have less than 2^31 per row", std::to_string(p.V));
-  }
   ExpandFn& kernel = kExpand.pick(check.device(), kFunction);
-  check_indptr(check, "indptr", indptr, p.B, p.R, 'R');
+  check_indptr(check, "indptr", indptr, p.B, p.rows.R, 'R');
   p.cum_logp = cum.as<float>();
   p.cum_logp_stride = cum.stride;
-  p.logits = logits.as<char>();
-  p.logits_pitch = logits.stride * size_of(logits.dtype);
-  p.dtype = logits.dtype;
   p.indptr = indptr.data;
   p.indptr_stride = indptr.stride;
   p.ids = ids.as<int32_t>();

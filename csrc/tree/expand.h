@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "core/dtype.h"
 #include "core/kernel_set.h"
+#include "logits/row.h"
 
 namespace fewstep::tree {
 
@@ -12,10 +12,9 @@ constexpr int kMaxChildren = 64;
 
 // K children of each of R frontier rows, and each request's M best of all its rows'.
 struct ExpandProblem {
-  int64_t B, R, V;
+  int64_t B;
   int32_t K, M;
-  const char* logits;  // [R, V]
-  DType dtype;
+  logits::Rows rows;
   const float* cum_logp;  // [R]
   const int32_t* indptr;  // [B + 1], checked
   const int32_t* d2t;     // [V]; null: ids are those of the logits
@@ -24,8 +23,7 @@ struct ExpandProblem {
   int32_t* beam_ids;      // [B, M]; null: no beam
   float* beam_logp;
   int32_t* beam_parent;
-  int32_t* status;       // [R]; null: not wanted
-  int64_t logits_pitch;  // bytes
+  int32_t* status;  // [R]; null: not wanted
   int64_t cum_logp_stride, indptr_stride, d2t_stride, status_stride;
   int64_t ids_stride, logp_stride, beam_ids_stride, beam_logp_stride, beam_parent_stride;
   int32_t threads;

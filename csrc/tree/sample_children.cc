@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tree/sample_children.h"
 
-#include <cmath>
-
 #include "core/check.h"
 #include "core/cpu/parallel.h"
 #include "fewstep/noise.h"
 #include "fewstep/tree.h"
+#include "logits/filters.h"
 #include "tree/trees.h"
 
 namespace fewstep::tree {
@@ -25,10 +24,8 @@ void check_count(const ArgCheck& check, const char* name, int64_t count) {
 
 void take_inputs(const fewstep_tree_sample_children_args& args, ArgCheck& check,
                  SampleChildrenProblem* p) {
-  const View logits = check.in("logits", args.logits, kFloating, "R V");
-  p->logits = logits.as<char>();
-  p->logits_pitch = logits.stride * size_of(logits.dtype);
-  p->dtype = logits.dtype;
+  const View scores = check.in("logits", args.logits, kFloating, "R V");
+  p->rows = logits::rows_of(scores, nullptr, View{}, nullptr, check);
   const View seeds = check.in("seeds", args.seeds, kSeeds, "B");
   p->seeds = seeds.as<uint64_t>();
   p->seeds_stride = seeds.stride;
@@ -39,11 +36,6 @@ void take_inputs(const fewstep_tree_sample_children_args& args, ArgCheck& check,
     const View node = check.in("node", args.node, kIndex, "R");
     p->node = node.as<int32_t>();
     p->node_stride = node.stride;
-  }
-  if (args.temperature) {
-    const View temperature = check.in("temperature", args.temperature, kScore, "B");
-    p->temperature = temperature.as<float>();
-    p->temperature_stride = temperature.stride;
   }
   if (args.cum_logp) {
     const View cum = check.in("cum_logp", args.cum_logp, kScore, "R");
@@ -99,16 +91,6 @@ void take_outputs(const fewstep_tree_sample_children_args& args, ArgCheck& check
   }
 }
 
-void check_temperatures(const ArgCheck& check, const SampleChildrenProblem& p) {
-  for (int64_t b = 0; p.temperature && b < p.B; ++b) {
-    const float t = p.temperature[b * p.temperature_stride];
-    if (!(t > 0.0f) || !std::isfinite(t) || !std::isfinite(1.0f / t)) {
-      check.fail("temperature", format("must be finite and above 0 for request %d", int(b)),
-                 number(double(t)));
-    }
-  }
-}
-
 void run_sample_children(const fewstep_context* ctx,
                          const fewstep_tree_sample_children_args* args) {
   ArgCheck check(kFunction, ctx);
@@ -125,19 +107,15 @@ void run_sample_children(const fewstep_context* ctx,
   p.stream = FEWSTEP_STREAM_DRAFT;
   const Indices indptr(check.in("indptr", args->indptr, kIndex, "B+1"));
   take_inputs(*args, check, &p);
+  const logits::Filters filters = logits::check_filters(args->filters, "B", check);
+  p.filters = &filters;
   take_outputs(*args, check, &p);
   check.no_overlap();
   check_thread_settings();
   p.B = check.dim('B');
-  p.R = check.dim('R');
-  p.V = check.dim('V');
   p.K = int32_t(check.dim('K'));
-  if (p.V > INT32_MAX) {
-    check.fail("logits", "must have less than 2^31 per row", std::to_string(p.V));
-  }
   SampleChildrenFn& kernel = kSampleChildren.pick(check.device(), kFunction);
-  check_indptr(check, "indptr", indptr, p.B, p.R, 'R');
-  check_temperatures(check, p);
+  check_indptr(check, "indptr", indptr, p.B, p.rows.R, 'R');
   p.indptr = indptr.data;
   p.indptr_stride = indptr.stride;
   p.threads = execution_of(ctx).threads;

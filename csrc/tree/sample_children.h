@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "core/dtype.h"
 #include "core/kernel_set.h"
+#include "logits/row.h"
 
 namespace fewstep::tree {
 
@@ -14,26 +14,24 @@ enum class DrawLaw : int32_t { kIid = 0, kWithoutReplacement = 1, kStochasticBea
 
 // K children drawn for each of R frontier rows.
 struct SampleChildrenProblem {
-  int64_t B, R, V;
+  int64_t B;
   int32_t K, M;
   DrawLaw law;
-  const char* logits;  // [R, V]
-  DType dtype;
-  const int32_t* indptr;       // [B + 1], checked
-  const uint64_t* seeds;       // [B]
-  const int32_t* positions;    // [R]
-  const int32_t* node;         // [R]; null: the row within its request
-  const float* temperature;    // [B], checked; null: 1
-  const float* cum_logp;       // [R]; null: 0
-  const float* parent_scores;  // [R]: perturbed log-probability of the row; null: 0
-  const int32_t* d2t;          // [V]; null: ids are those of the logits
-  int32_t* draws;              // [R, K]
-  float* logq;                 // [R, K]
-  float* perturbed;            // [R, K]; null with kIid
-  int32_t* beam;               // [B, M]; null: not wanted
-  int32_t* status;             // [R]; null: not wanted
-  int64_t logits_pitch;        // bytes
-  int64_t indptr_stride, seeds_stride, positions_stride, node_stride, temperature_stride;
+  logits::Rows rows;
+  const logits::Filters* filters;  // of requests
+  const int32_t* indptr;           // [B + 1], checked
+  const uint64_t* seeds;           // [B]
+  const int32_t* positions;        // [R]
+  const int32_t* node;             // [R]; null: the row within its request
+  const float* cum_logp;           // [R]; null: 0
+  const float* parent_scores;      // [R]: perturbed log-probability of the row; null: 0
+  const int32_t* d2t;              // [V]; null: ids are those of the logits
+  int32_t* draws;                  // [R, K]
+  float* logq;                     // [R, K]
+  float* perturbed;                // [R, K]; null with kIid
+  int32_t* beam;                   // [B, M]; null: not wanted
+  int32_t* status;                 // [R]; null: not wanted
+  int64_t indptr_stride, seeds_stride, positions_stride, node_stride;
   int64_t cum_logp_stride, parent_scores_stride, d2t_stride, status_stride;
   int64_t draws_stride, logq_stride, perturbed_stride, beam_stride;
   uint32_t stream;

@@ -292,21 +292,7 @@ def tree_attention_workspace_bytes(
 ) -> int: ...
 def tree_merge(parts: object, lses: object, out: object, lse: object) -> None: ...
 def tree_sample_children(
-    law: int,
-    logits: object,
-    indptr: object,
-    seeds: object,
-    positions: object,
-    node: object,
-    temperature: object,
-    cum_logp: object,
-    parent_perturbed: object,
-    d2t: object,
-    draws: object,
-    logq: object,
-    perturbed: object,
-    beam: object,
-    status: object,
+    law: int, filters: tuple[Any, ...], inputs: tuple[Any, ...], outputs: tuple[Any, ...]
 ) -> None: ...
 
 class Row:

@@ -44,10 +44,15 @@ def sample_children(
     beam: Any = None,
     indptr: Any = None,
     node: Any = None,
-    temperature: Any = None,
     cum_logp: Any = None,
     parent_perturbed: Any = None,
     d2t: Any = None,
+    temperature: Any = 1.0,
+    top_k: Any = 0,
+    top_p: Any = 1.0,
+    min_p: Any = 0.0,
+    typical: Any = 1.0,
+    eta: Any = 0.0,
     draws: Any = None,
     logq: Any = None,
     perturbed: Any = None,
@@ -76,8 +81,6 @@ def sample_children(
     node : array, shape (R,), int32, optional
         A number that tells rows of one request and position apart, such as the node's index; the
         row within the request when left out.
-    temperature : array, shape (B,), float32, optional
-        Above 0; 1 when left out.
     cum_logp : array, shape (R,), float32, optional
         Log-probability of each row's path, which the stochastic beam needs below the root; a row
         of -inf has no draws.
@@ -85,6 +88,8 @@ def sample_children(
         Perturbed log-probability of each row's node; stochastic beam only, 0 when left out.
     d2t : array, shape (V,), int32, optional
         Id in the target's vocabulary of each id of the drafter's; below 0 for none.
+    temperature, top_k, top_p, min_p, typical, eta : number or array, shape (B,)
+        Filters of the drafter's law, as in `fewstep.logits.sample`.
     draws : array, shape (R, k), int32, optional
         Written in place, as are all that follow; allocated when left out.
     logq, perturbed : array, shape (R, k), float32, optional
@@ -95,11 +100,11 @@ def sample_children(
     Returns
     -------
     Draws
-        ``draws`` in draw order; ``logq``, the log-probability of each under
-        ``q = softmax(logits / temperature)``, the law drawn from; ``perturbed``, descending (None
-        with independent draws); ``beam``: of a request's children the best by ``perturbed``, as
-        row within the request times k plus draw, or None; ``status``: 1 for a row with a NaN, +inf
-        or nothing above -inf, which has no draws, else 0. Where there are fewer: -1 and -inf.
+        ``draws`` in draw order; ``logq``, the log-probability of each under the
+        law drawn from; ``perturbed``, descending (None with independent draws); ``beam``: of a
+        request's children the best by ``perturbed``, as row within the request times k plus draw,
+        or None; ``status``: why a row has no draws, as in `fewstep.logits.sample`, 0 where it has
+        a law. Where there are fewer: -1 and -inf.
 
     Raises
     ------
@@ -112,8 +117,8 @@ def sample_children(
     -----
     Random numbers are Philox words of (seed, position, node, token) in the stream of drafts: they
     depend on no batch, thread or kernel variant, and share nothing with those of verification.
-    Decisions are taken in float64. To draw from a filtered law, set the other logits to -inf.
-    Allocates nothing with `indptr`, all outputs and `beam` given as arrays.
+    Decisions are taken in float64. `fewstep.logits.renorm` with the same filters gives the law that
+    X
 
     References
     ----------
@@ -145,10 +150,10 @@ def sample_children(
     if perturbed is None and law != "iid":
         perturbed = empty((rows, k), "float32", logits)
     status = empty((rows,), "int32", logits) if status is None else status
-    _core.tree_sample_children(
-        LAWS.index(law), logits, indptr, seeds, positions, node, temperature, cum_logp,
-        parent_perturbed, d2t, draws, logq, perturbed, beam, status,
-    )  # fmt: skip
+    inputs = (logits, indptr, seeds, positions, node, cum_logp, parent_perturbed, d2t)
+    filters = (temperature, top_k, top_p, min_p, typical, eta)
+    outputs = (draws, logq, perturbed, beam, status)
+    _core.tree_sample_children(LAWS.index(law), filters, inputs, outputs)
     return Draws(draws, logq, perturbed, beam, status)
 
 

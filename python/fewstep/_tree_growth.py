@@ -78,8 +78,8 @@ def expand(
         ``ids`` and ``logp = cum_logp + log softmax(logits)`` of each row's best tokens, best
         first: the candidates for `rerank`. ``beam_ids``, ``beam_logp`` and ``beam_parent`` (the
         row within the request) of the best of all a request's candidates: the next frontier.
-        Where there are fewer, ids and parents are -1, log-probabilities -inf. ``status`` is 1 for
-        a row with a NaN, +inf or nothing above -inf, which has no children, else 0.
+        Where there are fewer, ids and parents are -1, log-probabilities -inf. ``status``: why a
+        row has no children, as in `fewstep.logits.sample`; 0 where it has a law.
 
     Raises
     ------

@@ -4,6 +4,7 @@
 
 #include "base.h"
 #include "context.h"
+#include "logits.h"
 #include "tensor.h"
 
 #ifdef __cplusplus
@@ -125,9 +126,9 @@ typedef struct fewstep_tree_expand_args {
  *                    their row, counted within the request
  *
  * Where there are fewer: id -1, logp -infinity, parent -1. A row of cum_logp -infinity or NaN has
- * no children and is not read, so a beam can be expanded as it came. status[r] is 1 for a row
- * without a law (a NaN, +infinity, or nothing above -infinity), which has no children, else 0. d2t
- * maps ids of the logits to ids of the target; below 0 stands for none.
+ * no children and is not read, so a beam can be expanded as it came. status[r] is the
+ * fewstep_logits_status of a row; one without a law has no children. d2t maps ids of the logits to
+ * ids of the target; below 0 stands for none.
  *
  * Shapes   cum_logp [R]  logits [R, V]  indptr [B + 1]  d2t [V] or NULL  ids, logp [R, K]
  *          beam_ids, beam_logp, beam_parent [B, M] or all NULL  status [R] or NULL;
@@ -201,12 +202,12 @@ typedef enum fewstep_draw_law {
 typedef struct fewstep_tree_sample_children_args {
   uint32_t size;                          /* sizeof(fewstep_tree_sample_children_args) */
   int32_t law;                            /* fewstep_draw_law */
+  fewstep_logits_filters filters;         /* of the drafter's law; tensors are [B] */
   const fewstep_tensor* logits;           /* [R, V] */
   const fewstep_tensor* indptr;           /* [B + 1] i32 */
   const fewstep_tensor* seeds;            /* [B] i64 or u64 */
   const fewstep_tensor* positions;        /* [R] i32 */
   const fewstep_tensor* node;             /* [R] i32; NULL: the row within its request */
-  const fewstep_tensor* temperature;      /* [B] f32; NULL: 1 */
   const fewstep_tensor* cum_logp;         /* [R] f32; NULL: 0 */
   const fewstep_tensor* parent_perturbed; /* [R] f32; NULL: 0, that of a root */
   const fewstep_tensor* d2t;              /* [V] i32; NULL: ids are those of the logits */
@@ -220,7 +221,7 @@ typedef struct fewstep_tree_sample_children_args {
 #define FEWSTEP_TREE_SAMPLE_CHILDREN_ARGS_INIT \
   {sizeof(fewstep_tree_sample_children_args),  \
    FEWSTEP_DRAW_IID,                           \
-   NULL,                                       \
+   FEWSTEP_LOGITS_FILTERS_INIT,                \
    NULL,                                       \
    NULL,                                       \
    NULL,                                       \
@@ -235,7 +236,9 @@ typedef struct fewstep_tree_sample_children_args {
    NULL,                                       \
    NULL}
 
-/* Draws children of every frontier row from the drafter's law q = softmax(logits / temperature).
+/* Draws children of every frontier row from the drafter's law q, that of its filtered logits as
+ * fewstep_logits_sample has it. fewstep_logits_renorm with the same filters gives its
+ * probabilities, which a verification needs.
  *
  *   IID                   draws[r] are K independent tokens, repeats among them
  *   WITHOUT_REPLACEMENT   the K tokens of greatest perturbed = log q + Gumbel, greatest first: the
@@ -249,20 +252,21 @@ typedef struct fewstep_tree_sample_children_args {
  *                         ones the earlier first, as (row within the request) * K + j
  *
  * Where there are fewer tokens of a weight: draw -1, logq and perturbed -infinity, beam -1. A row
- * of cum_logp or parent_perturbed -infinity or NaN has no draws and is not read. status[r] is 1 for
- * a row without a law (a NaN, +infinity, or nothing above -infinity), which has no draws, else 0.
- * d2t maps ids of the logits to ids of the target; below 0 stands for none.
+ * of cum_logp or parent_perturbed -infinity or NaN has no draws and is not read. status[r] is the
+ * fewstep_logits_status of a row; one without a law has no draws. d2t maps ids of the logits to ids
+ * of the target; below 0 stands for none.
  *
  * Shapes   logits [R, V]  indptr [B + 1]  seeds [B]  positions [R]  node [R] or NULL
- *          temperature [B] or NULL  cum_logp, parent_perturbed [R] or NULL  d2t [V] or NULL
+ *          cum_logp, parent_perturbed [R] or NULL  d2t [V] or NULL
  *          draws, logq [R, K]  perturbed [R, K]  beam [B, M] or NULL  status [R] or NULL;
  *          1 <= K, M <= 64
- * Types    logits: f32 f16 bf16; seeds: i64 or u64 (the same 64 bits); temperature, cum_logp,
+ * Types    logits: f32 f16 bf16; seeds: i64 or u64 (the same 64 bits); cum_logp,
  *          parent_perturbed, logq, perturbed: f32; others: i32; exponentials in f32, their sums,
  *          logarithms, Gumbels and every decision in f64
  * Layout   first dimension strided, others contiguous
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
- * Memory   allocates nothing; reads logits twice, three times for independent draws
+ * Memory   allocates nothing; reads logits once for independent draws from the whole vocabulary,
+ *          once more for others, and as fewstep_logits_sample where they are filtered
  * Order    CPU: done on return; no CUDA kernel yet
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Random   Philox4x32-10, key (seed lo, seed hi), counter (block, node, position,
@@ -270,7 +274,7 @@ typedef struct fewstep_tree_sample_children_args {
  *          -log(-log((w + 1/2) / 2^32)); independent draw j takes the 52-bit uniform of words 0 and
  *          1 of block j, by inversion. Rows of one seed and position need different nodes
  * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written: an indptr
- *          that does not ascend from 0 to R, a temperature that is not finite and above 0
+ *          that does not ascend from 0 to R, a filter's number out of its range
  * Source   Jeon et al. 2024, "Recursive speculative decoding", arXiv 2402.14160, section 3.1; Kool,
  *          van Hoof, Welling 2019, "Stochastic beams and where to find them", arXiv 1903.06059
  */

@@ -166,8 +166,9 @@ inline bool has_filters(const RowSpec& row) {
 }
 
 // A law of all tokens in one pass over memory: each block is weighed against the largest logit so
-// far, and what came before a larger one is scaled down once that is known.
-inline RowStatus analyse_all(const RowSpec& row, Law* law) {
+// far, and what came before a larger one is scaled down once that is known. On the way the best
+// logits are kept where they are asked for.
+inline RowStatus analyse_all(const RowSpec& row, Law* law, Keeper* keeper = nullptr) {
   float buffer[kBlock], max_of[kMaxPieces], max = kMinusInfinity;
   vec::I32 magnitude = vec::set_i32(0);
   set_pieces(law);
@@ -182,6 +183,7 @@ inline RowStatus analyse_all(const RowSpec& row, Law* law) {
       if (max > before && sum > 0.0) sum *= (double)vec::exp_of((before - max) * law->scale);
       law->max = max;
       sum += weights_sum(*law, raw);
+      if (keeper) offer_block(raw, begin, keeper);
     }
     law->sums[p] = sum;
     max_of[p] = max;

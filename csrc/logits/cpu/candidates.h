@@ -134,6 +134,17 @@ struct Keeper {
   }
 };
 
+// Offers the tokens of a block.
+inline void offer_block(const float* raw, int64_t begin, Keeper* keeper) {
+  for (int i = 0; i < kBlock; i += vec::kLanes) {
+    uint32_t above = vec::greater_bits(vec::load(raw + i), vec::set(keeper->threshold));
+    for (; above; above &= above - 1) {
+      const int at = i + __builtin_ctz(above);
+      keeper->offer(raw[at], (int32_t)(begin + at));
+    }
+  }
+}
+
 // What a pass over a row learns.
 struct Scan {
   float max = kMinusInfinity;

@@ -58,6 +58,11 @@ inline uint32_t kept_lanes(const Threshold& t, vec::F32 key, int64_t at) {
 inline vec::F32 shifted(const Law& law, vec::F32 raw) {
   return vec::mul(vec::sub(raw, vec::set(law.max)), vec::set(law.scale));
 }
+inline float shifted_at(const Law& law, int64_t v) {
+  float lanes[vec::kLanes];
+  vec::store(lanes, shifted(law, vec::set(logit_at(law.row, v))));
+  return lanes[0];
+}
 inline vec::F32 nearness(const Law& law, vec::F32 x) {
   const vec::F32 d = vec::sub(x, vec::set(law.center));
   return vec::min(d, vec::sub(vec::set(law.center), x));

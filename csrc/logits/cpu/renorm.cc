@@ -32,14 +32,9 @@ int32_t offer_weights(const Law& law, Keeper* keeper) {
   for (int64_t begin = 0; begin < law.row.V; begin += kBlock) {
     fill_weights(law, begin, w);
     for (int i = 0; i < kBlock; i += vec::kLanes) {
-      const vec::F32 x = vec::load(w + i);
-      count += __builtin_popcount(vec::greater_bits(x, vec::set(0.0f)));
-      uint32_t above = vec::greater_bits(x, vec::set(keeper->threshold));
-      for (; above; above &= above - 1) {
-        const int at = i + __builtin_ctz(above);
-        keeper->offer(w[at], (int32_t)(begin + at));
-      }
+      count += __builtin_popcount(vec::greater_bits(vec::load(w + i), vec::set(0.0f)));
     }
+    offer_block(w, begin, keeper);
   }
   return count;
 }
