@@ -33,6 +33,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
 
 
 DRAFT = np.full((4, 5), 0.2, np.float32)
+GREEDY = {"rule": "greedy", "target_token": ints(1, 2, 3, 4), "logits": None}
 RRS = {"rule": "rrs", "law": "iid", "draft": DRAFT}
 
 
@@ -137,6 +138,27 @@ CANONICAL = {
             {"bitmask": np.zeros((4, 2), np.int32)},
             "'bitmask' must have 1 words in a row, one bit for each token, got 2",
         ),
+        (
+            {"target_token": ints(1, 2, 3, 4), "rule": "chain"},
+            "'target_token' must be left out but for rules greedy and match, got one",
+        ),
+        (
+            {"target_token": ints(1, 2, 3, 4), "rule": "greedy"},
+            "'logits' must be left out with target_token, got one",
+        ),
+        (
+            GREEDY | {"bitmask": np.zeros((4, 1), np.int32)},
+            "'bitmask' must be left out with target_token, got one",
+        ),
+        (
+            GREEDY | {"logprobs": np.zeros((1, 3), np.float32)},
+            "'logprobs' must be left out with target_token, got one",
+        ),
+        (
+            GREEDY | {"target_token": ints(1, 2)},
+            "'target_token' must have shape [N=4], got [2]",
+        ),
+        ({"logits": None}, "'logits' must be given, got NULL"),
         ({"logits": np.zeros((3, 5), np.float32)}, "'logits' must have shape [N=4, V], got [3, 5]"),
     ],
 )

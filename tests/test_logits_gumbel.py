@@ -55,6 +55,17 @@ def check(got: Any, logits: np.ndarray, k: int, filters: dict[str, Any], mask: A
     return close
 
 
+def test_a_token_is_drawn_where_its_weight_is_not_zero(cpu_worker: Worker) -> None:
+    """Down to the last float whose weight has not vanished beside the largest."""
+    logits = np.linspace(-87.4, -87.9, 1024, dtype=np.float32)[None].copy()
+    logits[0, 0] = 0.0
+    got = drawn(cpu_worker, logits, 1024)
+    weighed = np.flatnonzero(fewstep.logits.renorm(logits)[0])
+    assert 1 < len(weighed) < 1024
+    assert sorted(got["ids"][0, : len(weighed)].tolist()) == weighed.tolist()
+    assert (got["ids"][0, len(weighed) :] == -1).all()
+
+
 @pytest.mark.parametrize("name", cases.FILTERS)
 @pytest.mark.parametrize("V", [1, 17, 64, 1025, 5000])
 def test_it_is_the_reference(cpu_worker: Worker, V: int, name: str) -> None:

@@ -196,6 +196,42 @@ def test_match_is_plain_sampling() -> None:
             node = path[depth] if depth < len(path) else -1
 
 
+@pytest.mark.parametrize("rule", ["greedy", "match"])
+def test_tokens_of_the_target_in_place_of_its_logits(cpu_worker: Worker, rule: str) -> None:
+    """What each row's logits would give, found beforehand for all nodes."""
+    t = cases.trees(200, 5, "iid", 3, 3, seed=6)
+    whole = given(t, rule, "iid")
+    logits, _ = whole["inputs"].pop("logits")
+    del whole["outputs"]["logprobs"]
+    options = {"rule": rule, "law": "iid"}
+    wanted = cpu_worker.run(
+        **whole | {"inputs": whole["inputs"] | {"logits": (logits, "float32")}}, options=options
+    )
+    request = np.repeat(np.arange(200), np.diff(t.indptr))
+    depth = fewstep.tree.build(t.parent, t.indptr).depth
+    tokens = fewstep.logits.sample(
+        logits, request + 11, (request % 5 + depth).astype(np.int32),
+        temperature=0.0 if rule == "greedy" else 1.0,
+    )  # fmt: skip
+    inputs = whole["inputs"] | {"target_token": (tokens, "int32")}
+    options |= {"logits": None}
+    found = cpu_worker.run(**whole | {"inputs": inputs}, options=options, gap=3)
+    assert wanted["accepted"].max() > 1
+    for key, values in wanted.items():
+        assert np.array_equal(found[key], values)
+
+
+def test_a_target_without_a_token_ends_the_path() -> None:
+    parent, indptr = np.array([-1, 0, 1], np.int32), np.array([0, 3], np.int32)
+    token, status = np.array([0, 1, 2], np.int32), np.zeros(1, np.int32)
+    found = fewstep.tree.verify(
+        parent, indptr, token, None, [1], 0, rule="match", status=status,
+        target_token=np.array([1, -1, 5], np.int32),
+    )  # fmt: skip
+    assert (found.path.tolist(), found.next_token.tolist()) == ([[1, -1]], [-1])
+    assert status.tolist() == [3]
+
+
 def test_a_row_without_a_law_ends_the_path() -> None:
     parent = np.array([-1, 0, 1, -1, -1], np.int32)
     indptr = np.array([0, 3, 4, 4, 5], np.int32)

@@ -13,9 +13,9 @@ namespace {
 
 constexpr const char* kFunction = "fewstep_tree_verify";
 
-// `inputs` is (parent, indptr, token, logits, seeds, positions, bitmask, draft, draft_ids,
-// draft_row, draw_indptr, draw_node, draw_weight), `outputs` (path, accepted, next_token, logprobs,
-// status); None where there is none.
+// `inputs` is (parent, indptr, token, logits, seeds, positions, target_token, bitmask, draft,
+// draft_ids, draft_row, draw_indptr, draw_node, draw_weight), `outputs` (path, accepted,
+// next_token, logprobs, status); None where there is none.
 void verify(int32_t rule, int32_t law, const std::array<double, 4>& params,
             const py::tuple& filters, const py::tuple& inputs, const py::tuple& outputs) {
   py::list arguments;
@@ -36,6 +36,7 @@ void verify(int32_t rule, int32_t law, const std::array<double, 4>& params,
       {"logits", &args.logits},
       {"seeds", &args.seeds},
       {"positions", &args.positions},
+      {"target_token", &args.target_token},
       {"bitmask", &args.bitmask},
       {"draft", &args.draft},
       {"draft_ids", &args.draft_ids},

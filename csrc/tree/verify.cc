@@ -219,6 +219,36 @@ void check_one_draw(const ArgCheck& check, const VerifyProblem& p, Indices paren
   }
 }
 
+// The target's logits, or for some rules the tokens that it chose.
+void take_target(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyProblem* p) {
+  if (args.target_token) {
+    if (p->rule != Rule::kGreedy && p->rule != Rule::kMatch) {
+      check.fail("target_token", "must be left out but for rules greedy and match", "one");
+    }
+    const auto leave_out = [&](const char* name, const fewstep_tensor* tensor) {
+      if (tensor) check.fail(name, "must be left out with target_token", "one");
+    };
+    leave_out("logits", args.logits);
+    leave_out("bitmask", args.bitmask);
+    leave_out("logprobs", args.logprobs);
+    p->target_token = vector_of<const int32_t>(
+        check.in("target_token", args.target_token, only(DType::kI32), "N"));
+    p->V = INT32_MAX;
+    return;
+  }
+  const View logits = check.in("logits", args.logits, kFloating, "N V");
+  p->logits = logits.as<const char>();
+  p->logits_pitch = logits.stride * size_of(logits.dtype);
+  p->dtype = logits.dtype;
+  p->V = check.dim('V');
+  if (args.bitmask) {
+    const View mask = check.in("bitmask", args.bitmask, kBitWords, "N W");
+    p->bitmask = mask.as<const uint32_t>();
+    p->bitmask_stride = mask.stride;
+  }
+  logits::check_words(args.bitmask, p->V, check);
+}
+
 void take_draft(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyProblem* p) {
   if (!needs_draft(p->rule, p->law)) return;
   const View draft = check.in("draft", args.draft, only(DType::kF32), "M S");
@@ -270,26 +300,16 @@ void run_verify(const fewstep_context* ctx, const fewstep_tree_verify_args* args
   const View parent = check.in("parent", args->parent, index, "N");
   const View indptr = check.in("indptr", args->indptr, index, "B+1");
   const View token = check.in("token", args->token, index, "N");
-  const View logits = check.in("logits", args->logits, kFloating, "N V");
+  take_target(*args, check, &p);
   const View seeds = check.in("seeds", args->seeds, kSeeds, "B");
   const View positions = check.in("positions", args->positions, index, "B");
   p.B = check.dim('B');
-  p.V = check.dim('V');
   const int64_t N = check.dim('N');
-  if (args->bitmask) {
-    const View mask = check.in("bitmask", args->bitmask, kBitWords, "N W");
-    p.bitmask = mask.as<const uint32_t>();
-    p.bitmask_stride = mask.stride;
-  }
-  logits::check_words(args->bitmask, p.V, check);
   const logits::Filters filters = logits::check_filters(args->filters, "B", check);
   p.filters = &filters;
   p.parent = vector_of<const int32_t>(parent);
   p.indptr = vector_of<const int32_t>(indptr);
   p.token = vector_of<const int32_t>(token);
-  p.logits = logits.as<const char>();
-  p.logits_pitch = logits.stride * size_of(logits.dtype);
-  p.dtype = logits.dtype;
   p.seeds = vector_of<const uint64_t>(seeds);
   p.positions = vector_of<const int32_t>(positions);
   take_draft(*args, check, &p);

@@ -42,8 +42,9 @@ struct VerifyProblem {
   Law law;
   const logits::Filters* filters;  // rows are requests
   Vector<const int32_t> parent, indptr, token;
-  const char* logits;    // [N, V] dtype
-  int64_t logits_pitch;  // bytes between rows
+  Vector<const int32_t> target_token;  // in place of logits, or null
+  const char* logits;                  // [N, V] dtype
+  int64_t logits_pitch;                // bytes between rows
   DType dtype;
   const uint32_t* bitmask;  // [N, ceil(V / 32)] or null
   int64_t bitmask_stride;

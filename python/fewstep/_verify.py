@@ -85,6 +85,7 @@ def verify(
     typical: Any = 1.0,
     eta: Any = 0.0,
     bitmask: Any = None,
+    target_token: Any = None,
     path: Any = None,
     accepted: Any = None,
     next_token: Any = None,
@@ -108,7 +109,8 @@ def verify(
     token : array, shape (N,), int32
         Of each node; a negative one is never accepted.
     logits : array, shape (N, V); float32 | float16 | bfloat16
-        The target's, after each node. Only rows on the accepted path are read.
+        The target's, after each node. Only rows on the accepted path are read. None with
+        `target_token`.
     seeds : array or sequence of int, shape (B,), int64 | uint64
     positions : array, sequence of int or int, shape (B,), int32
         Where in its sequence the first token after the root stands.
@@ -152,6 +154,10 @@ def verify(
         Filters of the target's law, as in `fewstep.logits.sample`.
     bitmask : array, shape (N, ceil(V / 32)), int32 | uint32, optional
         Allowed tokens after each node.
+    target_token : array, shape (N,), int32, optional
+        The target's token after each node in place of its logits, as `fewstep.logits.head_top_k` or
+        a sampler has found it; below 0 where it has none. For ``greedy`` and ``match``, without
+        `bitmask` and `logprobs`.
     path : array, shape (B, D), int32, optional
         Written in place; D is the depth of the deepest tree or more.
     accepted, next_token : array, shape (B,), int32, optional
@@ -205,17 +211,18 @@ def verify(
     (array([[ 1, -1]], dtype=int32), array([1], dtype=int32), array([0], dtype=int32))
     """
     requests = shape_of("fewstep.tree.verify", "indptr", indptr)[0] - 1
-    seeds = row_numbers(seeds, requests, "int64", logits)
-    positions = row_numbers(positions, requests, "int32", logits)
+    like = logits if target_token is None else target_token
+    seeds = row_numbers(seeds, requests, "int64", like)
+    positions = row_numbers(positions, requests, "int32", like)
     if path is None:
-        path = empty((requests, _depth(parent, indptr)), "int32", logits)
+        path = empty((requests, _depth(parent, indptr)), "int32", like)
     if accepted is None:
-        accepted = empty((requests,), "int32", logits)
+        accepted = empty((requests,), "int32", like)
     if next_token is None:
-        next_token = empty((requests,), "int32", logits)
+        next_token = empty((requests,), "int32", like)
     inputs = (
-        parent, indptr, token, logits, seeds, positions, bitmask, draft, draft_ids, draft_row,
-        draw_indptr, draw_node, draw_weight,
+        parent, indptr, token, logits, seeds, positions, target_token, bitmask, draft, draft_ids,
+        draft_row, draw_indptr, draw_node, draw_weight,
     )  # fmt: skip
     filters = (temperature, top_k, top_p, min_p, typical, eta)
     outputs = (path, accepted, next_token, logprobs, status)

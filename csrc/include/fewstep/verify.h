@@ -65,12 +65,13 @@ typedef struct fewstep_tree_verify_args {
   const fewstep_tensor* parent;
   const fewstep_tensor* indptr;
   const fewstep_tensor* token;
-  const fewstep_tensor* logits;
-  const fewstep_tensor* bitmask;     /* or NULL */
-  const fewstep_tensor* draft;       /* or NULL where the rule needs none */
-  const fewstep_tensor* draft_ids;   /* or NULL: column s is token s */
-  const fewstep_tensor* draft_row;   /* or NULL: row i is that of node i */
-  const fewstep_tensor* draw_indptr; /* or NULL: each child was drawn once, in order */
+  const fewstep_tensor* logits;       /* or NULL with target_token */
+  const fewstep_tensor* target_token; /* or NULL; rules greedy and match */
+  const fewstep_tensor* bitmask;      /* or NULL */
+  const fewstep_tensor* draft;        /* or NULL where the rule needs none */
+  const fewstep_tensor* draft_ids;    /* or NULL: column s is token s */
+  const fewstep_tensor* draft_row;    /* or NULL: row i is that of node i */
+  const fewstep_tensor* draw_indptr;  /* or NULL: each child was drawn once, in order */
   const fewstep_tensor* draw_node;
   const fewstep_tensor* draw_weight; /* or NULL; needed by canonical, with the list of draws */
   const fewstep_tensor* seeds;
@@ -105,6 +106,7 @@ typedef struct fewstep_tree_verify_args {
    NULL,                              \
    NULL,                              \
    NULL,                              \
+   NULL,                              \
    NULL}
 
 /* Verifies draft trees against the target's logits: which path is accepted, which token follows.
@@ -114,13 +116,13 @@ typedef struct fewstep_tree_verify_args {
  * target's. Block and typical decide about whole paths. A node whose token is negative is never
  * accepted and no draw. Request b has nodes
  * indptr[b] .. indptr[b + 1] - 1 (tree.h), row i of logits is the target's after node i; only rows
- * of the path are read.
+ * of the path are read. For greedy and match the target's token after each node may be given in
+ * place of its logits, as a head with a top-k or a sampler has it: below 0 it has none.
  *
- * Shapes   parent, token [N]  indptr [B + 1]  logits [N, V]  bitmask [N, ceil(V / 32)]
- *          draft [M, S]  draft_ids [M, S] or [1, S]  draft_row [N]  draw_indptr [N + 1]
- *          draw_node, draw_weight [K]  seeds, positions [B]  path [B, D], D at least the trees'
- *          depth
- *          accepted, next_token, status [B]  logprobs [B, D + 1]
+ * Shapes   parent, token, target_token [N]  indptr [B + 1]  logits [N, V]
+ *          bitmask [N, ceil(V / 32)]  draft [M, S]  draft_ids [M, S] or [1, S]  draft_row [N]
+ *          draw_indptr [N + 1]  draw_node, draw_weight [K]  seeds, positions [B]  path [B, D], D at
+ *          least the trees' depth  accepted, next_token, status [B]  logprobs [B, D + 1]
  * Types    logits: f32 f16 bf16; draft: f32 probabilities, the law really drawn from; draft_ids:
  *          i32, ascending in a row; draw_weight: f32, from 0 up, not all 0 at a node; seeds: i64
  *          or u64; logprobs: f32; bitmask: i32 or u32; all others: i32. Weights in f32, their sums
@@ -136,7 +138,8 @@ typedef struct fewstep_tree_verify_args {
  *          number among the node's draws (block: 0; canonical: 0 picks, 1 accepts); RESIDUAL and
  *          BONUS, draw 0; match: SAMPLE, draw 0
  * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a pair of law and rule that is not
- *          listed is refused. A row without a law ends the path: next_token -1, its status
+ *          listed is refused, and with target_token logits, bitmask and logprobs. A row without a
+ *          law ends the path: next_token -1, its status
  * Source   chain: Chen et al. 2023, arXiv 2302.01318, and Leviathan et al. 2023, arXiv
  *          2211.17192; target_only: Li et al. 2024, EAGLE, arXiv 2401.15077; rrs: Miao et al.
  *          2023, SpecInfer, arXiv 2305.09781, and Jeon et al. 2024, RSD, arXiv 2402.14160;

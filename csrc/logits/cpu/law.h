@@ -81,6 +81,17 @@ inline vec::F32 weights_of(const Law& law, vec::F32 raw, int64_t at) {
   return w;
 }
 
+// Lanes of kLanes tokens from `at` on, given as shifted logits, that have a weight: what the law
+// keeps and exp_below_88 leaves anything of, which is 0 where x / ln 2 rounds to -127 or less.
+inline uint32_t lanes_with_weight(const Law& law, vec::F32 x, int64_t at) {
+  const vec::F32 shift = vec::set(0x1.8p23f);  // its last place is 1
+  uint32_t lanes =
+      vec::greater_bits(vec::fma(x, vec::set(0x1.715476p+0f), shift), vec::set(0x1.8p23f - 127.0f));
+  if (law.has_least) lanes &= kept_lanes(law.least, x, at);
+  if (law.has_nearest) lanes &= kept_lanes(law.nearest, nearness(law, x), at);
+  return lanes;
+}
+
 // Weights of tokens [begin, begin + kBlock), zeros past the row. begin is a multiple of kBlock.
 inline void fill_weights(const Law& law, int64_t begin, float* w) {
   if (law.count >= 0) {

@@ -13,26 +13,38 @@
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
+// The target's own token after a node, where the rule accepts that alone and it is no draw from a
+// law: given, or the best.
+logits::RowStatus find_token(const Walk& w, int32_t node, int64_t* token) {
+  logits::RowStatus status = logits::kRowFine;
+  if (w.p.target_token.data) {
+    *token = at(w.p.target_token, w.first + node);
+    if (*token < 0) status = logits::kRowEmpty;
+  } else {
+    *token = best_token(w.row(node), &status);
+  }
+  return status;
+}
+
 // Node after node from the root on.
 void verify_nodes(const VerifyProblem& p, int64_t b, Walk* w) {
   Result result(p, b);
   logits::RowStatus status = logits::kRowFine;
   int32_t node = w->size > 0 ? 0 : -1, depth = 0;
   int64_t next = -1;
+  const bool is_known = p.rule == Rule::kGreedy || p.target_token.data;
   while (node >= 0) {
     next = -1;
     w->list_draws(node);
-    const bool is_greedy = p.rule == Rule::kGreedy;
-    const logits::RowSpec row = w->row(node);
-    if (is_greedy) next = best_token(row, &status);
-    if (!is_greedy || (result.logprobs && status == logits::kRowFine)) {
-      status = analyse(row, &w->target);
+    if (is_known) status = find_token(*w, node, &next);
+    if (!is_known || (result.logprobs && status == logits::kRowFine)) {
+      status = analyse(w->row(node), &w->target);
     }
     if (status != logits::kRowFine) {
       next = -1;
       break;
     }
-    const int32_t child = is_greedy ? w->child_with(next) : decide(w, node, depth, &next);
+    const int32_t child = is_known ? w->child_with(next) : decide(w, node, depth, &next);
     const int64_t token = child >= 0 ? w->token(child) : next;
     if (result.logprobs) result.logprobs[depth] = w->log_probability(token);
     if (child < 0) break;
