@@ -52,7 +52,7 @@ def law(tokens: int, temperature: float = 1.0) -> Any:
 def p_value(seen: Any, expected: Any) -> float:
     """Of a chi-square test; what is expected fewer than 5 times counts together."""
     rare = expected < 5
-    pairs = [np.append(one[~rare], one[rare].sum()) for one in (seen, expected)]
+    pairs = [np.append(one[~rare], one[rare].sum() or []) for one in (seen, expected)]
     return float(stats.chisquare(*pairs).pvalue)
 
 
@@ -64,6 +64,24 @@ def test_drawn_drafts_leave_the_law(mode: str, temperature: float) -> None:
     seen, generator = texts(drafter, 8000, 4, temperature)
     assert p_value(seen, 8000 * law(4, temperature)) > 1e-3
     assert 0.3 < generator.stats.accepted / generator.stats.tokens < 0.8
+
+
+@pytest.mark.parametrize("mode", DRAWN)
+def test_drawn_drafts_leave_a_filtered_law(mode: str) -> None:
+    """The drafter is filtered like the target, so that it drafts nothing that cannot come."""
+    width = 1 if mode == "chain" else 3
+    each = [fewstep.Sampling(seed=i, max_tokens=3, top_k=3, top_p=0.9) for i in range(6000)]
+    drafter = DraftModel(Markov(TARGET), mode, depth=2, width=width)
+    generator = fewstep.Generator(Markov(TARGET), drafter=drafter, max_batch=64)
+    seen = np.zeros((V, V, V))
+    for result in generator.generate([[1]] * len(each), each):
+        seen[tuple(result.tokens)] += 1
+    p = np.asarray(fewstep.logits.renorm(TARGET, top_k=3, top_p=0.9), np.float64)
+    p /= p.sum(1, keepdims=True)
+    expected = 6000 * p[1][:, None, None] * p[:, :, None] * p[None]
+    assert not seen[expected == 0].any()
+    assert p_value(seen, expected) > 1e-3
+    assert generator.stats.tokens_per_call == 3  # the drafter is the target: all is accepted
 
 
 def test_a_draft_vocabulary_leaves_the_law() -> None:

@@ -14,8 +14,8 @@ from fewstep import logits as logits_ops
 from fewstep import tree
 from fewstep._generate.pack import Block, laws
 from fewstep._generate.request import Request
+from fewstep._generate.sampling import FILTERS, Sampling
 
-_FILTERS = ("temperature", "top_k", "top_p", "min_p", "typical", "eta")
 _STATUS = {1: "hold NaN", 2: "hold +inf", 3: "allow no token"}
 
 
@@ -82,14 +82,12 @@ class Judge:
         each = [request.sampling for request in requests]
         self._seeds = np.array([one.seed for one in each], np.int64)
         self._filters = {
-            name: np.array(
-                [getattr(one, name) for one in each], np.int32 if name == "top_k" else np.float32
-            )
-            for name in _FILTERS
+            name: np.array([getattr(one, name) for one in each], dtype)
+            for name, dtype in FILTERS.items()
         }
-        for name, nothing in zip(_FILTERS[1:], (0, 1, 0, 1, 0), strict=True):
-            if (self._filters[name] == nothing).all():
-                del self._filters[name]
+        for name, values in list(self._filters.items()):
+            if name != "temperature" and (values == getattr(Sampling, name)).all():
+                del self._filters[name]  # nothing to do, at some cost
 
 
 def _reason(request: Request, status: int) -> ValueError:

@@ -8,6 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+# Of `fewstep.logits.sample`, by name, and the dtype of each.
+FILTERS: dict[str, Any] = {
+    "temperature": np.float32, "top_k": np.int32, "top_p": np.float32, "min_p": np.float32,
+    "typical": np.float32, "eta": np.float32,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Sampling:

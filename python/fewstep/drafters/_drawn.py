@@ -11,6 +11,7 @@ import numpy as np
 from fewstep import logits as logits_ops
 from fewstep import tree
 from fewstep._generate.request import Request
+from fewstep._generate.sampling import FILTERS
 from fewstep.drafters._growth import Cache, Rows
 from fewstep.drafters._protocol import Draft
 
@@ -122,7 +123,10 @@ def _draw(
 ) -> None:  # fmt: skip
     """Draw the children of all frontiers; they are the next ones."""
     counts = [len(one.frontier) for one in trees]
-    temperature = np.array([request.sampling.temperature for request in requests], np.float32)
+    filters: dict[str, Any] = {
+        name: np.array([getattr(request.sampling, name) for request in requests], dtype)
+        for name, dtype in FILTERS.items()
+    }
     rows = np.repeat(np.arange(len(trees)), counts)
     last = np.array([len(request.tokens) - 1 for request in requests], np.int32)
     law, beam = LAWS[mode][0], mode == "rsd_s"
@@ -135,14 +139,14 @@ def _draw(
         beam=width if beam else None,
         indptr=np.cumsum([0, *counts]).astype(np.int32),
         node=np.array([node for _, node in nodes], np.int32),
-        temperature=temperature,
+        **filters,
         cum_logp=np.array([one.logp[node] for one, node in nodes], np.float32) if beam else None,
         parent_perturbed=(
             np.array([one.perturbed[node] for one, node in nodes], np.float32) if beam else None
         ),
         d2t=cache.model.d2t,
     )  # fmt: skip
-    q = np.asarray(logits_ops.renorm(logits, temperature=temperature[rows]))
+    q = np.asarray(logits_ops.renorm(logits, None, **{k: v[rows] for k, v in filters.items()}))
     chosen = np.asarray(drawn.beam).tolist() if beam else None
     draws, logq = np.asarray(drawn.draws).tolist(), np.asarray(drawn.logq).tolist()
     perturbed = draws if drawn.perturbed is None else np.asarray(drawn.perturbed).tolist()
