@@ -52,7 +52,9 @@ class Engine:
         inside = self.stats.seconds["model"] + self.stats.seconds["draft"]
         self._admit()
         if self._active:
-            drafts = self._room(self._drafts())
+            drafts = self._drafts()
+            with self.stats.timed("cache"):
+                drafts = self._room(drafts)
             if self._active:
                 self._call(pack(self._active, drafts))
         others = self.stats.seconds["model"] + self.stats.seconds["draft"] - inside
@@ -89,9 +91,8 @@ class Engine:
         indptr = np.cumsum([0, *map(len, rows)]).astype(np.int32)
         tokens = np.array([token for row in rows for token in row], np.int32)
         sequences = [_sequence(request) for request, _ in begun]
-        began = time.perf_counter()
-        self.model.forward(sequences, tokens, indptr, rows=np.zeros(0, np.int64))
-        self.stats.seconds["model"] += time.perf_counter() - began
+        with self.stats.timed("model"):
+            self.model.forward(sequences, tokens, indptr, rows=np.zeros(0, np.int64))
         self.stats.prefills += 1
         for request, _ in begun:
             self.model.publish(_sequence(request), request.tokens[:-1])
@@ -163,7 +164,8 @@ class Engine:
         seconds = time.perf_counter() - began
         logits, hidden = ran if wants_hidden else (ran, None)
         self.stats.seconds["model"] += seconds
-        verdict = self._judge(block, logits)
+        with self.stats.timed("verify"):
+            verdict = self._judge(block, logits)
         if verdict.wrong is not None:
             self._note(verdict.wrong)
         self._count_call(block, verdict, seconds)
@@ -174,7 +176,8 @@ class Engine:
         if self.drafter is not None:
             self._safely("observe", seen)
         sequences = [_sequence(request) for request in block.requests]
-        self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
+        with self.stats.timed("cache"):
+            self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
         self._commit(block, verdict)
 
     def _commit(self, block: Block, verdict: Verdict) -> None:
@@ -233,14 +236,12 @@ class Engine:
         """Call the drafter; what it raises is counted and costs a draft."""
         if self.drafter is None:
             return None
-        began = time.perf_counter()
         try:
-            return getattr(self.drafter, method)(*arguments)
+            with self.stats.timed("draft"):
+                return getattr(self.drafter, method)(*arguments)
         except Exception as error:
             self._note(error)
             return None
-        finally:
-            self.stats.seconds["draft"] += time.perf_counter() - began
 
     def _note(self, error: Exception) -> None:
         self.stats.drafter_errors += 1

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +41,9 @@ class Stats:
     last_error : Exception or None
         The last of them.
     seconds : dict
-        ``model`` in the target, ``draft`` in the drafter, ``fewstep`` everywhere else.
+        ``model`` in the target, ``draft`` in the drafter, ``fewstep`` everywhere else; of the last,
+        ``verify`` in penalties, masks and verification, ``cache`` in making room and keeping what
+        was accepted.
     """
 
     calls: int = 0
@@ -52,8 +57,17 @@ class Stats:
     drafter_errors: int = 0
     last_error: Exception | None = None
     seconds: dict[str, float] = field(
-        default_factory=lambda: {"model": 0.0, "draft": 0.0, "fewstep": 0.0}
+        default_factory=lambda: dict.fromkeys(("model", "draft", "fewstep", "verify", "cache"), 0.0)
     )
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the time that is spent inside as a part's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - began
 
     @property
     def tokens_per_call(self) -> float:
