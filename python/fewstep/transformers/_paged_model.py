@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Causal language models of transformers as what a generator drives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ..torch import pack_linears
+from ._cache import NAME, PagedRows, check_cache_dtype
+from ._rows import LONGEST, Rows, rows_of, tensor
+from ._shares import layer_stack, sharing
+from ._store import FITTING, Store
+
+_FUNCTION = "fewstep.transformers.PagedModel"
+
+
+class PagedModel:
+    """A causal language model of transformers with its keys and values in pages.
+
+    What `fewstep.Generator` drives, as target or as draft model (`fewstep.LanguageModel`): ragged
+    rows of many sequences in one forward pass, token trees, shared prefixes, roll-back.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        On the CPU; float32 | float16 | bfloat16. Its attention is set to ``"fewstep"``.
+    pages : int, optional
+        Pages of the cache: 65,536 tokens by default. Memory is taken up as pages are written.
+    page_tokens : int, default 32
+        Tokens of a page.
+    cache_dtype : {"int8"}, optional
+        Quantise keys and values per token and head; as the model has them when left out.
+    vocabulary : array of int, shape (n_vocab,), optional
+        Ascending ids: logits of these tokens alone, from a head of their rows, as a draft model of
+        FR-Spec [1]_ has it. They become `d2t`.
+    layers : int, optional
+        The first layers alone, and the norm and head after them: a draft model made of the target's
+        own weights, as in EESD [2]_.
+
+    Attributes
+    ----------
+    model : PreTrainedModel
+        What runs; another one than was given with `vocabulary` or `layers`, of the same weights.
+    n_vocab : int
+        Columns of the logits.
+    d2t : array, shape (n_vocab,), int32, or None
+        Id in the full vocabulary of each column.
+    pool : fewstep.kv.Pool
+        Which sequence has which pages.
+
+    Raises
+    ------
+    TypeError
+        `model` is not a causal language model of transformers.
+    ValueError
+        A number out of range, a device or dtype that does not fit, ids that do not ascend.
+    MemoryError
+        Of `extend`: the pages do not suffice.
+
+    Notes
+    -----
+    A model that was given to `fewstep.transformers.fuse` runs without the forward pass of
+    transformers, in a fraction of its time. One thread at a time.
+
+    References
+    ----------
+    .. [1] Zhao et al., "FR-Spec", arXiv 2502.14856.
+    .. [2] Liu et al., "Speculative decoding via early-exiting for faster LLM inference with
+       Thompson sampling control mechanism", arXiv 2406.03853.
+
+    Examples
+    --------
+    >>> import fewstep.transformers, torch, transformers
+    >>> config = transformers.LlamaConfig(
+    ...     vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+    ...     num_attention_heads=2)
+    >>> model = fewstep.transformers.PagedModel(transformers.LlamaForCausalLM(config), pages=8)
+    >>> sequence, cached = model.add([5, 6])
+    >>> model.extend(sequence, 3)
+    >>> tokens, indptr = np.array([5, 6, 7], np.int32), np.array([0, 3], np.int32)
+    >>> model.forward([sequence], tokens, indptr, rows=np.array([2])).shape
+    torch.Size([1, 64])
+    >>> model.length(sequence)
+    3
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        pages: int | None = None,
+        page_tokens: int = 32,
+        cache_dtype: str | None = None,
+        vocabulary: ArrayLike | None = None,
+        layers: int | None = None,
+    ) -> None:
+        _check_model(model)
+        check_cache_dtype(_FUNCTION, cache_dtype)
+        if layers is not None:
+            layers = _checked_layers(model, layers)
+        ids = None if vocabulary is None else _checked_ids(model, vocabulary)
+        if pages is None:
+            pages = max(1, (1 << 16) // max(page_tokens, 1))
+        store = Store(pages, page_tokens, cache_dtype == "int8")
+        if model.config._attn_implementation != NAME:
+            model.set_attn_implementation(NAME)
+        self.model = model
+        if ids is not None or layers is not None:
+            index = None if ids is None else torch.from_numpy(ids).long()
+            self.model = sharing(model, layers, index)
+            if ids is not None:
+                pack_linears(self.model.get_output_embeddings())
+        self.pool = store.pool
+        self.d2t: NDArray[Any] | None = ids
+        self.n_vocab = len(ids) if ids is not None else _vocabulary(model)
+        config = self.model.base_model.config.get_text_config(decoder=True)
+        self._cache = PagedRows(store, config.num_hidden_layers)
+        self._lengths: dict[int, int] = {}
+        accepted = inspect.signature(type(model).forward).parameters
+        self._name = "cache" if "cache" in accepted else "past_key_values"
+
+    def add(self, tokens: Sequence[int] | NDArray[Any] = ()) -> tuple[int, int]:
+        """Begin a sequence with what is cached of these tokens; return its number and how many."""
+        sequence, cached = self.pool.add(tokens)
+        self._lengths[sequence] = cached
+        return sequence, cached
+
+    def fork(self, sequence: int, length: int | None = None) -> int:
+        """Begin a sequence with the first tokens of another, by default all; return its number."""
+        length = self.length(sequence) if length is None else length
+        made = self.pool.fork(sequence, length)
+        self._lengths[made] = length
+        return made
+
+    def extend(self, sequence: int, n_tokens: int) -> None:
+        """Make room for tokens behind those that a sequence has, for the next `forward`."""
+        needed = self.length(sequence) + n_tokens - self.pool.length(sequence)
+        if needed <= 0:
+            return
+        try:
+            self._cache.store.extend([sequence], [needed])
+        except MemoryError:
+            stats = self.pool.stats()
+            raise MemoryError(
+                f"{_FUNCTION}.extend: {n_tokens} tokens of sequence {sequence} must fit in the "
+                f"{stats['free'] + stats['cached']} of {stats['pages']} pages that are not in use, "
+                f"of {stats['page_tokens']} tokens each"
+            ) from None
+
+    @torch.no_grad()
+    def forward(
+        self,
+        sequences: Sequence[int],
+        tokens: NDArray[Any],
+        indptr: NDArray[Any],
+        *,
+        bits: NDArray[Any] | None = None,
+        depth: NDArray[Any] | None = None,
+        block: NDArray[Any] | None = None,
+        rows: NDArray[Any] | None = None,
+        hidden: bool = False,
+    ) -> Any:
+        """Run rows of tokens; every sequence has its rows afterwards.
+
+        Parameters
+        ----------
+        sequences : sequence of int, shape (B,)
+            Different ones, that room was made for.
+        tokens : array, shape (N,), int32
+        indptr : array, shape (B + 1,), int32
+            Rows ``indptr[b]`` to ``indptr[b + 1] - 1`` are those of ``sequences[b]``.
+        bits : array, shape (N, W), uint32, optional
+            Of trees, of up to 256 tokens: bit j of a row says that it sees token j of its block.
+        depth : array, shape (N,), int32, optional
+            Of trees: positions behind the block's first token.
+        block : array, shape (B,), int32, optional
+            How many of a sequence's last tokens are its block, these rows included.
+        rows : array, shape (R,), int64, optional
+            The rows whose logits are wanted; all by default.
+        hidden : bool
+            Return the hidden states that the logits are made of, too.
+
+        Returns
+        -------
+        tensor, shape (R, n_vocab), dtype of the model
+            Logits; with `hidden` a pair of them and of a tensor of shape (R, E).
+
+        Raises
+        ------
+        ValueError
+            An argument that is not as described; the cache is as it was.
+        """
+        laid = self._rows(sequences, indptr, len(tokens), bits, depth, block)
+        ids = tensor(tokens, np.int64)
+        wanted = None if rows is None else tensor(rows, np.int64)
+        result = self._run(ids, laid, wanted, hidden)
+        for sequence, count in zip(sequences, np.diff(indptr).tolist(), strict=True):
+            self._lengths[int(sequence)] += count
+        return result
+
+    def _rows(
+        self, sequences: Sequence[int], indptr: NDArray[Any], n: int, bits: Any, depth: Any,
+        block: Any,
+    ) -> Rows:  # fmt: skip
+        """Check a batch and lay it out."""
+        indptr = np.asarray(indptr, np.int32)
+        counts = np.diff(indptr)
+        if indptr.shape != (len(sequences) + 1,) or indptr[0] != 0 or indptr[-1] != n:
+            raise ValueError(
+                f"{_FUNCTION}.forward: 'indptr' must go from 0 to {n} in {len(sequences)} steps, "
+                f"got {indptr.tolist()}"
+            )
+        if (counts < 1).any():
+            raise ValueError(f"{_FUNCTION}.forward: 'indptr' must ascend, got {indptr.tolist()}")
+        length = np.array([self.length(int(s)) for s in sequences], np.int32)
+        for sequence, before, count in zip(sequences, length, counts, strict=True):
+            room = self.pool.length(int(sequence)) - before
+            if room < count:
+                raise ValueError(
+                    f"{_FUNCTION}.forward: 'sequences' must have room for their rows, got {room} "
+                    f"tokens for {count} rows of sequence {sequence}; call extend"
+                )
+        if bits is not None:
+            size = counts if block is None else np.asarray(block, np.int32)
+            if (size > LONGEST).any() or (size < counts).any() or (size > length + counts).any():
+                raise ValueError(
+                    f"{_FUNCTION}.forward: 'block' must be the rows or more, up to {LONGEST} and "
+                    f"the tokens of the sequence, got {size.tolist()}"
+                )
+            block = None if block is None else size
+        table = self.pool.page_table(sequences)
+        return rows_of(length, indptr, table, bits=bits, depth=depth, block=block)
+
+    def _run(self, ids: torch.Tensor, rows: Rows, wanted: torch.Tensor | None, hidden: bool) -> Any:
+        self._cache.rows = rows
+        if wanted is None:
+            wanted = torch.arange(len(ids))
+        given = {self._name: self._cache}
+        out = self.model(
+            input_ids=ids[None],
+            position_ids=rows.positions.long()[None],
+            use_cache=True,
+            logits_to_keep=wanted,
+            output_hidden_states=hidden,
+            **given,
+        )
+        if hidden:
+            return out.logits[0], out.hidden_states[-1][0][wanted]
+        return out.logits[0]
+
+    def keep(
+        self,
+        sequences: Sequence[int],
+        path: NDArray[Any],
+        accepted: NDArray[Any],
+        block: NDArray[Any],
+    ) -> None:
+        """Keep of each sequence's last `block` tokens the root and a path; forget the others.
+
+        Parameters
+        ----------
+        sequences : sequence of int, shape (B,)
+        path : array, shape (B, M), int32
+            Nodes, ascending, as `fewstep.tree.verify` gives them; node 0 is the root.
+        accepted : array, shape (B,), int32
+            How many of them are kept behind the root.
+        block : array, shape (B,), int32
+            How many tokens each block has, the root's included.
+        """
+        length = np.array([self.length(int(s)) for s in sequences], np.int32)
+        size, count = np.asarray(block, np.int32), np.asarray(accepted, np.int32)
+        if not ((size >= 1) & (size <= length)).all():
+            raise ValueError(
+                f"{_FUNCTION}.keep: 'block' must lie in 1 to the tokens of its sequence, "
+                f"{length.tolist()}, got {size.tolist()}"
+            )
+        base = length - size
+        nodes = np.ascontiguousarray(path, np.int32)
+        for row, n, b in zip(nodes, count, size, strict=True):
+            if not (0 <= n <= len(row)) or (n and row[n - 1] >= b):
+                raise ValueError(
+                    f"{_FUNCTION}.keep: 'path' must hold {n} nodes below {b}, got {row.tolist()}"
+                )
+        if nodes.size:
+            self._cache.store.commit(sequences, nodes, np.ascontiguousarray(count), base)
+        for sequence, kept in zip(sequences, (base + 1 + count).tolist(), strict=True):
+            self.truncate(int(sequence), kept)
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Forget the tokens of a sequence from `length` on."""
+        if not 0 <= length <= self.length(sequence):
+            raise ValueError(
+                f"{_FUNCTION}.truncate: 'length' must lie in 0 to {self.length(sequence)}, the "
+                f"sequence's tokens, got {length}"
+            )
+        self.pool.truncate(sequence, length)
+        self._lengths[sequence] = length
+
+    def length(self, sequence: int) -> int:
+        """Return how many tokens a sequence has."""
+        if sequence not in self._lengths:
+            raise ValueError(
+                f"{_FUNCTION}: 'sequence' must be one that was added and not freed, got {sequence}"
+            )
+        return self._lengths[sequence]
+
+    def publish(self, sequence: int, tokens: Sequence[int] | NDArray[Any]) -> None:
+        """Let later sequences share this one's full pages; `tokens` are all that it has."""
+        self.pool.publish(sequence, np.asarray(tokens)[: self.length(sequence)])
+
+    def free(self, sequence: int) -> None:
+        """End a sequence."""
+        self.length(sequence)
+        self.pool.free(sequence)
+        del self._lengths[sequence]
+
+
+def _check_model(model: Any) -> None:
+    fits = isinstance(model, torch.nn.Module) and hasattr(model, "get_output_embeddings")
+    if not fits:
+        raise TypeError(
+            f"{_FUNCTION}: 'model' must be a causal language model of transformers, got "
+            f"{type(model).__name__}"
+        )
+    if model.get_output_embeddings() is None:
+        raise TypeError(
+            f"{_FUNCTION}: 'model' must have a head, got {type(model).__name__} without one"
+        )
+    if model.device.type != "cpu" or model.dtype not in FITTING:
+        raise ValueError(
+            f"{_FUNCTION}: 'model' must be on cpu, of float32, float16 or bfloat16, got "
+            f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
+        )
+
+
+def _vocabulary(model: Any) -> int:
+    size: int = model.get_output_embeddings().weight.shape[0]
+    return size
+
+
+def _checked_layers(model: Any, layers: int) -> int:
+    most = len(layer_stack(model)[1])
+    if not 1 <= layers <= most:
+        raise ValueError(
+            f"{_FUNCTION}: 'layers' must lie in 1 to {most}, the model's, got {layers}"
+        )
+    return layers
+
+
+def _checked_ids(model: Any, vocabulary: ArrayLike) -> NDArray[Any]:
+    ids, size = np.asarray(vocabulary), _vocabulary(model)
+    fits = ids.ndim == 1 and ids.size > 0 and ids.dtype.kind in "iu"
+    if not fits or ids[0] < 0 or ids[-1] >= size or (np.diff(ids.astype(np.int64)) <= 0).any():
+        raise ValueError(
+            f"{_FUNCTION}: 'vocabulary' must hold ascending ids below {size}, got {ids.dtype} of "
+            f"shape {list(ids.shape)}"
+        )
+    return ids.astype(np.int32)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and values of all layers in pages, and the pool that hands the pages out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import _core
+from ..kv import Pool, append, commit, copy_pages
+from ..linear import aligned
+from ..tree import attention
+from ._rows import Requests, Rows, tensor
+
+FITTING = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Store:
+    """A paged cache of the layers that write to it.
+
+    A layer has memory once it has keys, and that is taken up page by page: what is reserved costs
+    nothing until it is written.
+    """
+
+    def __init__(self, pages: int, page_tokens: int, int8: bool = False) -> None:
+        self.pool = Pool(pages, page_tokens)
+        self.shape = (pages, page_tokens)
+        self.int8 = int8
+        self.k: dict[int, torch.Tensor] = {}
+        self.v: dict[int, torch.Tensor] = {}
+        self.scales: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._flat: dict[int, tuple[torch.Tensor, ...]] = {}
+        self._scratch = torch.empty(0, dtype=torch.int64)
+
+    def _make(self, layer: int, like: torch.Tensor) -> None:
+        shape = (*self.shape, *like.shape[1:])
+        dtype = torch.int8 if self.int8 else like.dtype
+        count = int(np.prod(shape)) * dtype.itemsize
+        self.k[layer], self.v[layer] = (
+            aligned(count, like).view(dtype).view(shape) for _ in range(2)
+        )
+        if self.int8:
+            self.scales[layer] = torch.empty(shape[:3]), torch.empty(shape[:3])
+        parts = (self.k[layer], self.v[layer], *self.scales.get(layer, ()))
+        self._flat[layer] = tuple(part.view(-1, 1, *part.shape[2:]) for part in parts)
+
+    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor, rows: Rows, **rope: Any) -> None:
+        """Write a layer's keys and values, shape (N, G, D) each, into their slots."""
+        if layer not in self.k:
+            self._make(layer, k)
+        if self.int8:
+            rope["k_scale"], rope["v_scale"] = self.scales[layer]
+        append(
+            k, v, self.k[layer], self.v[layer], rows.indptr, rows.length, page_table=rows.table,
+            **rope,
+        )  # fmt: skip
+
+    def attend(
+        self, layer: int, q: torch.Tensor, requests: Requests, out: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        """Attend from rows, shape (N, H, D), to what requests see of a layer."""
+        if requests.single:
+            k, v, *scales = self._flat[layer]
+        else:
+            k, v, scales = self.k[layer], self.v[layer], list(self.scales.get(layer, ()))
+        if scales:
+            options["k_scale"], options["v_scale"] = scales
+        options.update(requests.options)
+        attention(
+            q, k, v, requests.kv_len, requests.indptr, page_table=requests.table, out=out,
+            workspace=self.workspace(q, k), **options,
+        )  # fmt: skip
+        return out
+
+    def workspace(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """Return scratch for attention, the same as before where that is large enough."""
+        n, h, d = q.shape
+        needed = _core.tree_attention_workspace_bytes(n, h, k.shape[2], d, 0, False) // 8
+        if len(self._scratch) < needed:
+            self._scratch = torch.empty(needed, dtype=torch.int64)
+        return self._scratch
+
+    def extend(self, sequences: Sequence[int], n_tokens: Sequence[int]) -> None:
+        """Make room behind the tokens of sequences, for all of them or none."""
+        pairs = []
+        done: list[tuple[int, int]] = []
+        try:
+            for sequence, count in zip(sequences, n_tokens, strict=True):
+                length = self.pool.length(sequence)
+                pairs.append(self.pool.extend(sequence, count))
+                done.append((sequence, length))
+        except MemoryError:
+            for sequence, length in done:
+                self.pool.truncate(sequence, length)
+            raise
+        finally:  # pages that were exchanged stay so
+            self._copy(pairs)
+
+    def _copy(self, pairs: list[tuple[int, int]]) -> None:
+        pairs = [pair for pair in pairs if pair[0] >= 0]
+        if not (pairs and self.k):
+            return
+        source, target = (tensor(part) for part in zip(*pairs, strict=True))
+        copy_pages(*self._caches(), source, target, **self._scales())
+
+    def commit(self, sequences: Sequence[int], path: Any, accepted: Any, base: Any) -> None:
+        """Move accepted rows of draft blocks, whose roots lie at `base`, behind their roots."""
+        table = self.pool.page_table(sequences)
+        commit(*self._caches(), path, accepted, base, page_table=table, first=1, **self._scales())
+
+    def _caches(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        return list(self.k.values()), list(self.v.values())
+
+    def _scales(self) -> dict[str, list[torch.Tensor]]:
+        if not self.int8:
+            return {}
+        k, v = zip(*self.scales.values(), strict=True)
+        return {"k_scale": list(k), "v_scale": list(v)}
