@@ -44,6 +44,26 @@ def test_rows_are_checked_against_every_form(dtype: str, paged: bool) -> None:
     assert rows[0]["form"] in forms
 
 
+def test_flex_is_a_rival_where_it_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here uncompiled, which is the same sum."""
+    monkeypatch.setattr(bench.Size, "is_compiled", True)
+    monkeypatch.setattr(bench.torch, "compile", lambda function, **_: function)
+    for size in (bench.Size(16, 64), bench.Size(1, 64, dtype="float32")):
+        assert "torch flex" in [row["rival"] for row in bench.measured(size, 1)]
+
+
+def test_flex_says_why_it_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(bench.Size, "is_compiled", True)
+    monkeypatch.setattr(bench.torch, "compile", lambda *_, **__: refused)
+    rows = {row["rival"]: row for row in bench.measured(bench.Size(2, 64), 1)}
+    assert rows["torch flex"]["reason"] == "not compiled: no compiler"
+    assert rows["torch flex"]["rival_us"] is None
+    assert rows["torch best"]["ratio"] == 3.0
+
+
 def test_bars_have_rows() -> None:
     """Each of the bars is that of some size in the list."""
     found = {

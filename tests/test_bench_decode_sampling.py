@@ -35,6 +35,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     monkeypatch.setattr(sampling, "VOCABULARIES", (3200,))
+    monkeypatch.setattr(sampling, "NARROW", ((3200, 2),))
     monkeypatch.setattr(sampling, "interleaved", called)
 
 
@@ -46,17 +47,20 @@ def test_rows(quick: bool) -> None:
     rivals = {
         "plain": ("torch multinomial", "torch blocks", "read bandwidth"),
         "top_k_top_p": filtered,
+        "top_p": ("transformers", "torch", "torch topk", "read bandwidth"),
         "min_p": filtered,
     }
-    assert [(row["case"], row["B"], row["threads"], row["rival"]) for row in rows] == [
-        (case, batch, threads, rival)
+    wide = [(batch, "float32") for batch in batches]
+    narrow = [] if quick else [(2, "bfloat16")]
+    assert [(r["case"], r["B"], r["dtype"], r["threads"], r["rival"]) for r in rows] == [
+        (case, *size, threads, rival)
         for threads in (1, 2)
         for case, names in rivals.items()
-        for batch in batches
+        for size in wide + narrow * (case in sampling.CUT_BY_VALUE)
         for rival in names
     ]
     assert all(row["op"] == "logits.sample" and row["V"] == 3200 for row in rows)
-    assert all(row["dtype"] == "float32" and row["ratio"] == 0.5 for row in rows)
+    assert all(row["ratio"] == 0.5 for row in rows)
     assert {row["rival"] for row in rows if "share" in row} == {"read bandwidth"}
 
 
@@ -94,7 +98,7 @@ def test_the_rivals_of_a_case_have_one_law() -> None:
     logits = torch.randn(3, 128)
     for case, (_, forms) in sampling.CASES.items():
         made = forms(logits)
-        law = made["torch blocks"].law().clone()
+        law = made["torch topk" if case == "top_p" else "torch blocks"].law().clone()
         for name, form in made.items():
             assert torch.allclose(form.law(), law, atol=1e-6), (case, name)
             drawn = torch.cat([form.draw() for _ in range(4000)], 1)
@@ -103,6 +107,21 @@ def test_the_rivals_of_a_case_have_one_law() -> None:
             excess = (counts / 4000 - law) ** 2 / law.clamp(min=1e-9)
             spread = (law > 0).sum(1) - 1  # of chi-square, whose mean is its degrees of freedom
             assert bool((4000 * excess.sum(1) < spread + 5 * (2 * spread).sqrt() + 5).all())
+
+
+def test_a_flat_law_is_sorted_whole() -> None:
+    """Where the few largest do not reach the share."""
+    made = samplers.top_p(torch.zeros(2, 4096), 1.0, 0.9)
+    assert torch.equal(made["torch"].law(), made["torch topk"].law())
+    assert torch.allclose(made["transformers"].law().amax(), torch.tensor(1 / 3687), atol=1e-7)
+
+
+def test_widened_forms_read_the_logits_again() -> None:
+    narrow = torch.zeros(1, 128, dtype=torch.bfloat16)
+    form = samplers.widened(narrow, samplers.plain)["torch blocks"]
+    narrow[0, 5] = 100.0
+    assert form.law()[0, 5] == 1
+    assert int(form.draw()) == 5
 
 
 def test_largest_is_topk() -> None:

@@ -16,13 +16,13 @@ from typing import Any
 from ..measure import Keep, measure
 from ..rows import Options, Row
 from ..target import Target, cpu
-from . import attention, cache, sampling, trees, verification
+from . import attention, cache, processors, sampling, trees, verification
 from ._table import table as table
 
 
 def sections() -> tuple[Any, ...]:
     """Return the modules that measure, in the order of the output."""
-    return attention, cache, sampling, trees, verification
+    return attention, cache, sampling, processors, trees, verification
 
 
 def names() -> tuple[str, ...]:

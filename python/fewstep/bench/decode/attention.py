@@ -14,8 +14,19 @@ import torch
 import fewstep
 from fewstep import _core
 
+from ..rivals.flex import flex
 from ..rivals.stream import reader
-from ..rows import DTYPES, Options, Row, add_bar, check, difference, set_threads, timed_row
+from ..rows import (
+    DTYPES,
+    Options,
+    Row,
+    add_bar,
+    check,
+    difference,
+    set_threads,
+    timed_row,
+    unmeasured_row,
+)
 from ..timing import Timed, interleaved
 
 Call = Callable[[], torch.Tensor]
@@ -44,6 +55,12 @@ class Size:
     def flops(self) -> float:
         """Of both products."""
         return 4.0 * self.B * HEADS * self.T * self.L * DIM
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether FlexAttention is compiled for it, which takes some ten seconds."""
+        common = self.B == 1 and self.GQA == 4 and not self.paged
+        return common and self.T in (1, 16, 64) and self.L in (2048, 8192)
 
     @property
     def bytes(self) -> float:
@@ -153,6 +170,10 @@ class Problem:
         weights = logits.add_(self.folded_mask).softmax(-1)
         return torch.matmul(weights, self.v).view(self.q.shape)
 
+    def flex(self) -> Call:
+        """Return the compiled form."""
+        return flex(self.q, self.k, self.v, self.size.L - self.size.T)
+
     def transformers(self) -> torch.Tensor:
         """What transformers calls: heads expanded by `repeat_kv`, a mask of four dimensions."""
         shape = (self.size.B, HEADS, self.size.L, DIM)
@@ -186,6 +207,14 @@ def measured(size: Size, threads: int) -> Iterator[Row]:
     }
     if size.B * size.L * HEADS <= SHARED_ROWS // 2:
         forms["transformers"] = problem.transformers
+    reason = ""
+    if size.is_compiled:
+        forms["torch flex"] = problem.flex()
+        try:
+            forms["torch flex"]()
+        except Exception as refusal:  # of any kind: what a compiler may say
+            del forms["torch flex"]
+            reason = f"not compiled: {str(refusal).strip().splitlines()[0]}"
     result, worst = ours(), 0.0
     for name, call in forms.items():
         error = difference(result, call())
@@ -203,6 +232,8 @@ def measured(size: Size, threads: int) -> Iterator[Row]:
         if name == "torch best":
             row["form"] = form
         yield _with_bar(row, size, "ratio")
+    if reason:
+        yield unmeasured_row(head, "torch flex", reason, times["ours"])
     yield limited(head, size, times["ours"], times["read"])
     if size.T >= 16:
         seconds = size.flops / gemm_flops(threads, size.dtype)

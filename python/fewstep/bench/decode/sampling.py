@@ -19,12 +19,16 @@ import fewstep
 from ..rivals import samplers
 from ..rivals.samplers import Sampler
 from ..rivals.stream import reader
-from ..rows import Options, Row, add_bar, check, limit_row, set_threads, timed_row
+from ..rows import DTYPES, Options, Row, add_bar, check, limit_row, set_threads, timed_row
 from ..timing import Timed, interleaved
 
-NAMES = ("plain", "top_k_top_p", "min_p")
+NAMES = ("plain", "top_k_top_p", "top_p", "min_p")
 VOCABULARIES = (32000, 128256, 151936, 262144)
 BATCHES = (1, 8, 64)
+# Sizes and cases that are measured with bfloat16 logits too. These have ties, of which transformers
+# keeps all at the rank where top-k and top-p cut.
+NARROW = ((128256, 8),)
+CUT_BY_VALUE = ("plain", "min_p")
 TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 50, 0.9, 0.05
 CHECKED = 64  # draws that are compared with a rival's law
 TOLERANCE = 5e-5  # of log-probabilities: torch sums the weights of a row in float32
@@ -36,6 +40,10 @@ CASES: dict[str, tuple[dict[str, Any], Forms]] = {
     "top_k_top_p": (
         {"temperature": TEMPERATURE, "top_k": TOP_K, "top_p": TOP_P},
         partial(samplers.top_k_top_p, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P),
+    ),
+    "top_p": (
+        {"temperature": TEMPERATURE, "top_p": TOP_P},
+        partial(samplers.top_p, temperature=TEMPERATURE, share=TOP_P),
     ),
     "min_p": (
         {"temperature": TEMPERATURE, "min_p": MIN_P},
@@ -53,23 +61,25 @@ BARS = {
 
 def rows(options: Options, progress: Callable[[str], None]) -> Iterator[Row]:
     """Measure what was asked for."""
-    sizes = list(product(VOCABULARIES, BATCHES))
     for threads in options.threads:
         set_threads(threads)
         for case in NAMES:
             if not options.wants(case):
                 continue
-            for vocabulary, batch in sizes[:1] if options.quick else sizes:
-                progress(f"logits.sample, {case}, V={vocabulary} B={batch}, {threads} threads")
-                yield from _measured(case, vocabulary, batch, threads)
+            sizes = [(v, b, "float32") for v, b in product(VOCABULARIES, BATCHES)]
+            sizes += [(v, b, "bfloat16") for v, b in NARROW if case in CUT_BY_VALUE]
+            for size in sizes[:1] if options.quick else sizes:
+                progress("logits.sample, {}, V={} B={} {}, {} threads".format(case, *size, threads))
+                yield from _measured(case, *size, threads)
 
 
-def _measured(case: str, vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
+def _measured(case: str, vocabulary: int, batch: int, dtype: str, threads: int) -> Iterator[Row]:
     """Check the law, time all turn by turn, and yield a row for each rival and for the limit."""
     torch.manual_seed(11)
-    logits = 3 * torch.randn(batch, vocabulary)
+    logits = (3 * torch.randn(batch, vocabulary)).to(DTYPES[dtype])
     filters, forms = CASES[case]
-    ours, rivals = _ours(logits, filters), forms(logits)
+    ours = _ours(logits, filters)
+    rivals = forms(logits) if dtype == "float32" else samplers.widened(logits, forms)
     _check(case, batch, ours, rivals)
     calls = {"ours": Timed(ours)} | {name: Timed(form.draw) for name, form in rivals.items()}
     # A second thread costs more than it brings where the logits are few.
@@ -77,12 +87,13 @@ def _measured(case: str, vocabulary: int, batch: int, threads: int) -> Iterator[
     reads = {f"read by {n}": Timed(reader(halves[0], halves[1], n)) for n in {1, threads}}
     times = interleaved(calls | reads)
     head = {
-        "op": "logits.sample", "case": case, "V": vocabulary, "B": batch, "dtype": "float32",
+        "op": "logits.sample", "case": case, "V": vocabulary, "B": batch, "dtype": dtype,
         "threads": threads,
     }  # fmt: skip
     for name in rivals:
         row = timed_row(head, name, times["ours"], times[name], spread=True)
-        if bar := BARS.get((case, vocabulary, batch, name)):
+        bar = BARS.get((case, vocabulary, batch, name))
+        if bar and dtype == "float32":
             add_bar(row, bar)
         yield row
     fastest = min((times[name] for name in reads), key=lambda timing: timing.median_us)

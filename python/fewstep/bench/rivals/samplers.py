@@ -19,6 +19,7 @@ from .inversion import inverted
 Call = Callable[[], torch.Tensor]
 
 BLOCK = 64
+FEW = 4096  # largest tokens that reach a share of the mass
 
 
 class Sampler(NamedTuple):
@@ -99,6 +100,59 @@ def top_k_top_p(
         "torch": form(torch.topk),
         "torch blocks": form(largest),
     }
+
+
+def top_p(logits: torch.Tensor, temperature: float, share: float) -> dict[str, Sampler]:
+    """Return the forms that keep the fewest tokens whose probabilities reach `share`."""
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    def sorted_all(sums: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        values, ids = logits.sort(-1, descending=True)
+        return values.div_(temperature).softmax(-1, dtype=sums), ids
+
+    def sorted_few(sums: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the largest, where they reach the share, which nearly always they do."""
+        total = logits.div(temperature).logsumexp(-1, keepdim=True)
+        values, ids = logits.topk(min(FEW, logits.shape[1] // 2), -1)
+        p = values.div_(temperature).sub_(total).to(sums).exp_()
+        return (p, ids) if bool((p.sum(-1) >= share).all()) else sorted_all(sums)
+
+    def form(best: Callable[[torch.dtype], tuple[torch.Tensor, torch.Tensor]]) -> Sampler:
+        def kept(sums: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+            p, ids = best(sums)
+            return p.mul_(p.cumsum(-1).sub_(p) < share), ids
+
+        def law() -> torch.Tensor:  # float32 sums of sorted weights are off by 1e-4
+            p, ids = kept(torch.float64)
+            p.div_(p.sum(-1, keepdim=True))
+            return torch.zeros_like(logits).scatter_(1, ids, p.float())
+
+        def draw() -> torch.Tensor:
+            p, ids = kept(torch.float32)
+            return ids.gather(1, inverted(p))
+
+        return Sampler(law, draw)
+
+    warpers = [TemperatureLogitsWarper(temperature), TopPLogitsWarper(share)]
+    return {
+        "transformers": _transformers(logits, warpers),
+        "torch": form(sorted_all),
+        "torch topk": form(sorted_few),
+    }
+
+
+def widened(narrow: torch.Tensor, forms: Callable[..., dict[str, Sampler]]) -> dict[str, Sampler]:
+    """Return forms for logits of 16 bits, which each call first makes float32 as generate does."""
+    wide = narrow.float()
+
+    def after(call: Call) -> Call:
+        def run() -> torch.Tensor:
+            wide.copy_(narrow)
+            return call()
+
+        return run
+
+    return {n: Sampler(after(f.law), after(f.draw)) for n, f in forms(wide).items()}
 
 
 def min_p(logits: torch.Tensor, temperature: float, share: float) -> dict[str, Sampler]:
