@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 import fewstep
 from fewstep.drafters import DraftModel, Template
 from fewstep.language_model import Markov
+from frequencies import p_value
 
 V = 4
 DRAWN = ("chain", "k_seq", "rsd_c", "rsd_s")
@@ -47,13 +47,6 @@ def law(tokens: int, temperature: float = 1.0) -> Any:
     for _ in range(tokens - 1):
         joint = joint[..., None] * p
     return joint
-
-
-def p_value(seen: Any, expected: Any) -> float:
-    """Of a chi-square test; what is expected fewer than 5 times counts together."""
-    rare = expected < 5
-    pairs = [np.append(one[~rare], one[rare].sum() or []) for one in (seen, expected)]
-    return float(stats.chisquare(*pairs).pvalue)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -146,7 +146,7 @@ class Cache:
         words = (max(sizes) + 31) // 32
         seen = [mask for rows, n in zip(blocks, counts, strict=True) for mask in rows.sees[-n:]]
         bits = np.frombuffer(
-            b"".join(mask.to_bytes(4 * words, "little") for mask in seen), np.uint32
+            bytearray().join(mask.to_bytes(4 * words, "little") for mask in seen), np.uint32
         )
         return self.model.forward(
             [rows.sequence for rows in blocks],
