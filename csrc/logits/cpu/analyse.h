@@ -140,24 +140,25 @@ inline void list_few(Law* law, Candidate* c, int n) {
   }
 }
 
-// The first token with a row's largest logit.
-inline int64_t first_with(const RowSpec& row, float max) {
-  float buffer[kBlock];
-  for (int64_t begin = 0; begin < row.V; begin += kBlock) {
-    const float* raw = raw_block(row, begin, buffer);
-    for (int i = 0; i < kBlock; i += vec::kLanes) {
-      const uint32_t equal = vec::equal_bits(vec::load(raw + i), vec::set(max));
-      if (equal) return begin + i + __builtin_ctz(equal);
-    }
-  }
-  return -1;
-}
-
-// The best token of a row, ties to the lowest id; -1 with the status where there is none.
+// The best token of a row, ties to the lowest id; -1 with the status where there is none. One pass,
+// and another over the block in which the largest logit came first.
 inline int64_t best_token(const RowSpec& row, RowStatus* status) {
-  const Scan scan = scan_row(row, 0, nullptr);
-  *status = scan.status;
-  return scan.status == kRowFine ? first_with(row, scan.max) : -1;
+  float buffer[kBlock], max = kMinusInfinity;
+  vec::I32 magnitude = vec::set_i32(0);
+  int64_t block = 0;
+  for (int64_t begin = 0; begin < row.V; begin += kBlock) {
+    const float before = max;
+    max = largest_of(raw_block(row, begin, buffer), max, &magnitude);
+    if (max > before) block = begin;
+  }
+  *status = status_of(max, has_nan(magnitude));
+  if (*status != kRowFine) return -1;
+  const float* raw = raw_block(row, block, buffer);
+  for (int i = 0; i < kBlock; i += vec::kLanes) {
+    const uint32_t equal = vec::equal_bits(vec::load(raw + i), vec::set(max));
+    if (equal) return block + i + __builtin_ctz(equal);
+  }
+  return -1;  // cannot be: the block holds it
 }
 
 inline bool has_filters(const RowSpec& row) {
@@ -201,22 +202,28 @@ inline RowStatus analyse_all(const RowSpec& row, Law* law, Keeper* keeper = null
   return kRowFine;
 }
 
+inline RowStatus analyse_best(const RowSpec& row, Law* law) {
+  RowStatus status;
+  Candidate best = {0.0f, (int32_t)best_token(row, &status)};
+  if (status != kRowFine) return status;
+  begin_law(row, logit_at(row, best.id), 1.0f, law);
+  list_few(law, &best, 1);
+  return kRowFine;
+}
+
 inline RowStatus analyse(const RowSpec& row, Law* law) {
   Candidate best[kMaxBuffer];
   // Below the normal numbers 1 / temperature could be infinite.
-  const bool is_best_alone = row.temperature < 0x1p-126f;
+  if (row.temperature < 0x1p-126f) return analyse_best(row, law);
   const bool is_few = row.top_k > 0 && row.top_k <= kMaxCandidates && row.top_k < row.V;
-  if (!is_best_alone && !has_filters(row)) {
+  if (!has_filters(row)) {
     begin_law(row, 0.0f, 1.0f / row.temperature, law);
     return analyse_all(row, law);
   }
-  const Scan scan = scan_row(row, is_few && !is_best_alone ? row.top_k : 0, best);
+  const Scan scan = scan_row(row, is_few ? row.top_k : 0, best);
   if (scan.status != kRowFine) return scan.status;
-  begin_law(row, scan.max, is_best_alone ? 1.0f : 1.0f / row.temperature, law);
-  if (is_best_alone) {
-    best[0] = {0.0f, (int32_t)first_with(row, scan.max)};
-    list_few(law, best, 1);
-  } else if (is_few) {
+  begin_law(row, scan.max, 1.0f / row.temperature, law);
+  if (is_few) {
     sort(best, scan.count, ByRank());
     for (int i = 0; i < scan.count; i += vec::kLanes) {
       float x[vec::kLanes];
