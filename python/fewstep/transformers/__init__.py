@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from ._attention import register
 from ._cache import PagedCache as PagedCache
+from ._fuse import Fused as Fused
+from ._fuse import fuse as fuse
 from ._paged_model import PagedModel as PagedModel
 
-__all__ = ["PagedCache", "PagedModel"]
+__all__ = ["Fused", "PagedCache", "PagedModel", "fuse"]
 
 register()

@@ -84,12 +84,17 @@ class PagedRows(Cache):
         self.store = store
         self.rows: Rows | None = None
 
+    def begin(self, layer_idx: int, batch: int, count: int) -> Rows:
+        """Return where the rows of a layer go, which the caller appends."""
+        assert self.rows is not None
+        return self.rows
+
     def update(
         self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append rows, shape (B, G, N, D) each; return what stands for all keys."""
-        assert self.rows is not None
-        self.store.append(layer_idx, flat(key_states), flat(value_states), self.rows)
+        rows = self.begin(layer_idx, key_states.shape[0], key_states.shape[2])
+        self.store.append(layer_idx, flat(key_states), flat(value_states), rows)
         return PagedKeys.of(key_states, self, layer_idx), value_states
 
     def requests(self, first: Sequence[int] | None) -> Requests:
@@ -172,7 +177,6 @@ class PagedCache(PagedRows):
         self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append rows, shape (B, G, N, D) each; return what stands for all keys."""
-        self.begin(layer_idx, key_states.shape[0], key_states.shape[2])
         keys, values = super().update(key_states, value_states, layer_idx)
         if self.in_pages:
             return keys, values

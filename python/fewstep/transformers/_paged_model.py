@@ -16,6 +16,7 @@ from ._cache import NAME, PagedRows, check_cache_dtype
 from ._rows import LONGEST, Rows, rows_of, tensor
 from ._shares import layer_stack, sharing
 from ._store import FITTING, Store
+from ._whole import fused_layers, is_plain, run
 
 _FUNCTION = "fewstep.transformers.PagedModel"
 
@@ -122,6 +123,7 @@ class PagedModel:
         config = self.model.base_model.config.get_text_config(decoder=True)
         self._cache = PagedRows(store, config.num_hidden_layers)
         self._lengths: dict[int, int] = {}
+        self._plain = is_plain(self.model)
         accepted = inspect.signature(type(model).forward).parameters
         self._name = "cache" if "cache" in accepted else "past_key_values"
 
@@ -238,6 +240,9 @@ class PagedModel:
         return rows_of(length, indptr, table, bits=bits, depth=depth, block=block)
 
     def _run(self, ids: torch.Tensor, rows: Rows, wanted: torch.Tensor | None, hidden: bool) -> Any:
+        layers = fused_layers(self.model) if self._plain else None
+        if layers:
+            return run(self.model, layers, self._cache, ids, rows, wanted, hidden)
         self._cache.rows = rows
         if wanted is None:
             wanted = torch.arange(len(ids))

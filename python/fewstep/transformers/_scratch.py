@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory that the fused layers of a model share: tables of RoPE, and what lies between calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+BLOCK = 256  # rows of a call of a linear layer; more take longer a row
+KEPT = 1024  # rows up to which memory is kept for the next call
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a decoder layer: hidden and intermediate size, heads, their width."""
+
+    hidden: int
+    inner: int
+    heads: int
+    groups: int
+    dim: int
+    dtype: torch.dtype
+
+    @property
+    def qkv(self) -> int:
+        """Return the outputs of the three projections together."""
+        return (self.heads + 2 * self.groups) * self.dim
+
+
+class Buffers:
+    """Results of the calls of a layer for a number of rows; the next layer writes over them."""
+
+    def __init__(self, flat: torch.Tensor, n: int, s: Sizes) -> None:
+        self.rows = n
+        sizes = (s.qkv, s.heads * s.dim, s.heads * s.dim, s.heads * s.dim, s.hidden, s.inner)
+        used: Any = flat[: n * sum(sizes)]
+        parts = used.split([n * size for size in sizes])
+        self.qkv, turned, other, attended, self.middle, self.gated = (
+            part.view(n, -1) for part in parts
+        )
+        heads: Any = self.qkv.view(n, -1, s.dim)
+        cut = heads.split([s.heads, s.groups, s.groups], 1)
+        self.q, self.k, self.v = cut
+        self.turned, self.other = (t.view(1, n, s.heads, s.dim) for t in (turned, other))
+        self.turned_q = self.turned[0]
+        self.attended_flat, self.attended = attended, attended.view(n, s.heads, s.dim)
+        self.indptr = torch.tensor([0, n], dtype=torch.int32)
+        self.zero = torch.zeros(1, dtype=torch.int32)
+        widest = max(s.hidden, s.inner, s.heads * s.dim)
+        self.workspace = torch.empty(8 + min(n, BLOCK) * (widest + 64), dtype=torch.int64)
+
+
+class Scratch:
+    """Buffers by the number of rows, and the RoPE tables, which grow with the positions."""
+
+    def __init__(self, sizes: Sizes, rotary: Any) -> None:
+        self.sizes, self.rotary = sizes, rotary
+        self.width = sizes.qkv + 3 * sizes.heads * sizes.dim + sizes.hidden + sizes.inner
+        self._flat = torch.empty(0, dtype=sizes.dtype)
+        self._buffers: dict[int, Buffers] = {}
+        self._ids: tuple[torch.Tensor, int] | None = None
+        self._positions = torch.empty(0, dtype=torch.int32)
+        self.cos = self.sin = torch.empty(0, 0)
+
+    def buffers(self, n: int) -> Buffers:
+        """Return memory for n rows, the same as in the call before."""
+        found = self._buffers.get(n)
+        if found is not None:
+            return found
+        if n > KEPT:
+            self._buffers = {n: Buffers(self._make(n), n, self.sizes)}
+            self._flat = self._flat[:0]
+        else:
+            if len(self._flat) < n * self.width:
+                self._flat, self._buffers = self._make(max(n, 32)), {}
+            self._buffers[n] = Buffers(self._flat, n, self.sizes)
+        return self._buffers[n]
+
+    def _make(self, n: int) -> torch.Tensor:
+        return torch.empty(n * self.width, dtype=self.sizes.dtype)
+
+    def positions(self, ids: torch.Tensor, batch: int) -> torch.Tensor:
+        """Return positions [1 or B, N] as one per row, the same tensor for all layers of a pass."""
+        key = self._ids
+        if key is None or key[0] is not ids or key[1] != ids._version:
+            self._positions = ids.expand(batch, -1).reshape(-1).int()
+            self._ids = (ids, ids._version)
+            self.reach(self._positions)
+        return self._positions
+
+    def reach(self, positions: torch.Tensor) -> None:
+        """Make the tables long enough for positions."""
+        last = int(positions.max())
+        if last >= len(self.cos):
+            count = max(2 * len(self.cos), last + 1, 512)
+            place = torch.arange(count)[None]
+            cos, sin = self.rotary(torch.empty(0, dtype=torch.float32), place)
+            half = cos.shape[-1] // 2
+            self.cos, self.sin = (t[0, :, :half].float().contiguous() for t in (cos, sin))
