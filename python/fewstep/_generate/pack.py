@@ -73,15 +73,18 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
         good = (token >= 0) & (token < n_vocab)
         good[MAX_NODES:] = False
         return replace(draft, token=token, parent=parent).subset(good)
+    if token is draft.token and parent is draft.parent:
+        return draft
     return replace(draft, token=token, parent=parent)
 
 
 def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
     """Put the trees of a batch one after the other, those of one rule and law side by side."""
     rules = [(draft.rule or RULES[draft.law], draft.law) for draft in drafts]
-    order = sorted(range(len(drafts)), key=rules.__getitem__)
-    requests, drafts = [requests[i] for i in order], [drafts[i] for i in order]
-    rules = [rules[i] for i in order]
+    if len(set(rules)) > 1:
+        order = sorted(range(len(drafts)), key=rules.__getitem__)
+        requests, drafts = [requests[i] for i in order], [drafts[i] for i in order]
+        rules = [rules[i] for i in order]
     sizes = np.array([len(draft.token) for draft in drafts], np.int32)
     indptr = np.zeros(len(drafts) + 1, np.int32)
     np.cumsum(sizes, out=indptr[1:])
@@ -96,7 +99,9 @@ def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
             groups[-1] = groups[-1]._replace(end=i + 1)
         else:
             groups.append(Group(i, i + 1, *key))
-    return Block(requests, drafts, token, tree.build(parent, indptr), sizes, groups)
+    bits = np.empty((len(token), (int(sizes.max()) + 31) // 32), np.uint32)
+    built = tree.build(parent, indptr, bits=bits)
+    return Block(list(requests), list(drafts), token, built, sizes, groups)
 
 
 def laws(block: Block, group: Group) -> dict[str, Any]:

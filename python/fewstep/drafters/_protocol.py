@@ -74,6 +74,8 @@ class Draft:
         """
         keep = wanted.copy()
         keep[0] = True
+        if keep.all():
+            return self
         above = np.maximum(self.parent, 0)
         for _ in range(len(keep)):
             inherited = keep & keep[above]
