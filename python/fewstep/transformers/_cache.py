@@ -158,7 +158,7 @@ class PagedCache(PagedRows):
         self, config: Any, *, tokens: int = 1 << 16, page_tokens: int = 32, dtype: Any = None
     ) -> None:
         config = getattr(config, "config", config).get_text_config(decoder=True)
-        check_cache_dtype("fewstep.transformers.PagedCache", dtype)
+        check_cache_dtype("fewstep.transformers.PagedCache", "dtype", dtype)
         if tokens < 1:
             raise ValueError(
                 f"fewstep.transformers.PagedCache: 'tokens' must be 1 or more, got {tokens}"
@@ -301,7 +301,7 @@ class PagedCache(PagedRows):
             layer.tokens = min(layer.tokens, length)
 
 
-def check_cache_dtype(function: str, dtype: Any) -> None:
+def check_cache_dtype(function: str, name: str, dtype: Any) -> None:
     """Raise ValueError unless a cache can be of a type."""
     if dtype not in (None, "int8"):
-        raise ValueError(f"{function}: 'dtype' must be int8 or None, got {dtype!r}")
+        raise ValueError(f"{function}: '{name}' must be int8 or None, got {dtype!r}")

@@ -12,7 +12,7 @@ from .. import _core
 from ..kv import append
 from ..linear import Packed, aligned, kind_index
 from ._attention import FIELDS, attention
-from ._cache import NAME, PagedRows
+from ._cache import PagedRows
 from ._rows import Requests, Rows
 from ._scratch import BLOCK, Buffers, Scratch
 
@@ -36,6 +36,7 @@ class FusedLayer:
         if type(layer).__name__.startswith("Mistral"):
             window = self.config.sliding_window
         self.options = {"scale": layer.self_attn.scaling, "window": window or 0}
+        self._parameters: dict[str, Any] = layer.mlp.down_proj._parameters
         self.whole = _joined(_linears(layer)[:3])
         self._capture()
 
@@ -57,7 +58,7 @@ class FusedLayer:
 
     def current(self) -> bool:
         """Tell whether the weights can be read, and take them anew where they were exchanged."""
-        weight: Any = self.layer.mlp.down_proj._parameters["weight"]
+        weight = self._parameters["weight"]
         packed = getattr(weight, "packed", None)
         if packed is not self.witness:
             if packed is None or weight.dtype != self.scratch.sizes.dtype:
@@ -77,7 +78,7 @@ class FusedLayer:
     ) -> torch.Tensor:
         """Run the layer within the model of transformers."""
         cache = past_key_values if cache is None else cache
-        if position_ids is None or not self._runs(hidden_states):
+        if position_ids is None or not self._runs(hidden_states, position_ids):
             own: Any = type(self.layer).forward
             result: torch.Tensor = own(
                 self.layer, hidden_states, attention_mask=attention_mask,
@@ -87,7 +88,7 @@ class FusedLayer:
         batch, count, width = hidden_states.shape
         x = hidden_states.reshape(batch * count, width)
         out = torch.empty_like(x)
-        positions = self.scratch.positions(position_ids, batch)
+        positions = self.scratch.positions
         if isinstance(cache, PagedRows) and not _is_dense(attention_mask):
             first = None
             if attention_mask is not None:
@@ -98,13 +99,13 @@ class FusedLayer:
             self._run_elsewhere(x, out, attention_mask, cache, positions, hidden_states.shape)
         return out.view(batch, count, width)
 
-    def _runs(self, x: torch.Tensor) -> bool:
+    def _runs(self, x: torch.Tensor, ids: torch.Tensor) -> bool:
         return (
             not torch.is_grad_enabled()
             and not self.layer.training
             and x.dtype == self.scratch.sizes.dtype
             and x.is_cpu
-            and self.config._attn_implementation == NAME
+            and self.scratch.begin(ids, x.shape[0], self.config, anew=self.index == 0)
             and not torch.compiler.is_compiling()
             and self.current()
         )
@@ -120,7 +121,7 @@ class FusedLayer:
     ) -> None:
         """Run rows x [N, E] with keys and values in pages; `out` may be x."""
         scratch = self.scratch
-        b = scratch.buffers(len(x))
+        b = scratch.buffers(x.size(0))
         self._project(x, b)
         q, k = self._normalised(b)
         store.append(
@@ -143,7 +144,7 @@ class FusedLayer:
         """Run rows whose keys and values go to another cache, or to none."""
         batch, count = shape[:2]
         scratch = self.scratch
-        b = scratch.buffers(len(x))
+        b = scratch.buffers(x.size(0))
         self._project(x, b)
         q, k = self._normalised(b)
         self._turn(q, b, positions)
@@ -168,7 +169,7 @@ class FusedLayer:
             linear(x, self.projections[0], b.qkv, b.workspace, norm=self.norms[0])
             return
         for part, weight in zip((b.q, b.k, b.v), self.projections, strict=True):
-            made = torch.empty(len(x), part.shape[1] * part.shape[2], dtype=x.dtype)
+            made = torch.empty(x.size(0), part.shape[1] * part.shape[2], dtype=x.dtype)
             linear(x, weight, made, b.workspace, norm=self.norms[0])
             part.copy_(made.view(part.shape))
 
@@ -208,10 +209,10 @@ def linear(
     """Call `fewstep.linear.run` without its checks, in blocks of rows."""
     octets, kind, group, bias = weight
     scale, eps = norm
-    if len(x) <= BLOCK:
+    if x.size(0) <= BLOCK:  # len costs more
         _core.linear_run(x, octets, kind, group, bias, up, residual, scale, eps, out, workspace)
         return
-    for first in range(0, len(x), BLOCK):
+    for first in range(0, x.size(0), BLOCK):
         some = slice(first, first + BLOCK)
         rest = None if residual is None else residual[some]
         _core.linear_run(

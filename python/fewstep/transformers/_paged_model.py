@@ -102,7 +102,7 @@ class PagedModel:
         layers: int | None = None,
     ) -> None:
         _check_model(model)
-        check_cache_dtype(_FUNCTION, cache_dtype)
+        check_cache_dtype(_FUNCTION, "cache_dtype", cache_dtype)
         if layers is not None:
             layers = _checked_layers(model, layers)
         ids = None if vocabulary is None else _checked_ids(model, vocabulary)
@@ -199,7 +199,7 @@ class PagedModel:
             An argument that is not as described; the cache is as it was.
         """
         laid = self._rows(sequences, indptr, len(tokens), bits, depth, block)
-        ids = tensor(tokens, np.int64)
+        ids = np.ascontiguousarray(tokens, np.int64)
         wanted = None if rows is None else tensor(rows, np.int64)
         result = self._run(ids, laid, wanted, hidden)
         for sequence, count in zip(sequences, np.diff(indptr).tolist(), strict=True):
@@ -248,7 +248,7 @@ class PagedModel:
             wanted = torch.arange(len(ids))
         given = {self._name: self._cache}
         out = self.model(
-            input_ids=ids[None],
+            input_ids=torch.from_numpy(ids)[None],
             position_ids=rows.positions.long()[None],
             use_cache=True,
             logits_to_keep=wanted,

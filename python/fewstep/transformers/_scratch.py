@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ._cache import NAME
+
 BLOCK = 256  # rows of a call of a linear layer; more take longer a row
 KEPT = 1024  # rows up to which memory is kept for the next call
 
@@ -61,7 +63,8 @@ class Scratch:
         self._flat = torch.empty(0, dtype=sizes.dtype)
         self._buffers: dict[int, Buffers] = {}
         self._ids: tuple[torch.Tensor, int] | None = None
-        self._positions = torch.empty(0, dtype=torch.int32)
+        self._ours = False
+        self.positions = torch.empty(0, dtype=torch.int32)  # of the rows of this pass
         self.cos = self.sin = torch.empty(0, 0)
 
     def buffers(self, n: int) -> Buffers:
@@ -81,14 +84,18 @@ class Scratch:
     def _make(self, n: int) -> torch.Tensor:
         return torch.empty(n * self.width, dtype=self.sizes.dtype)
 
-    def positions(self, ids: torch.Tensor, batch: int) -> torch.Tensor:
-        """Return positions [1 or B, N] as one per row, the same tensor for all layers of a pass."""
+    def begin(self, ids: torch.Tensor, batch: int, config: Any, anew: bool) -> bool:
+        """Take the position ids [1 or B, N] of a pass; tell whether attention is ours.
+
+        All layers give the same tensor, and what is found for the first holds for the others.
+        """
         key = self._ids
-        if key is None or key[0] is not ids or key[1] != ids._version:
-            self._positions = ids.expand(batch, -1).reshape(-1).int()
+        if anew or key is None or key[0] is not ids or key[1] != ids._version:
+            self.positions = ids.expand(batch, -1).reshape(-1).int()
+            self.reach(self.positions)
             self._ids = (ids, ids._version)
-            self.reach(self._positions)
-        return self._positions
+            self._ours = config._attn_implementation == NAME
+        return self._ours
 
     def reach(self, positions: torch.Tensor) -> None:
         """Make the tables long enough for positions."""

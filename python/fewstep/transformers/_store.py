@@ -79,7 +79,7 @@ class Store:
         """Return scratch for attention, the same as before where that is large enough."""
         n, h, d = q.shape
         needed = _core.tree_attention_workspace_bytes(n, h, k.shape[2], d, 0, False) // 8
-        if len(self._scratch) < needed:
+        if self._scratch.size(0) < needed:
             self._scratch = torch.empty(needed, dtype=torch.int64)
         return self._scratch
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..linear import Packed, kind_index
 from ._cache import NAME, PagedRows
@@ -40,7 +42,7 @@ def run(
     model: Any,
     layers: list[FusedLayer],
     cache: PagedRows,
-    ids: torch.Tensor,
+    ids: NDArray[np.int64],
     rows: Rows,
     wanted: torch.Tensor | None,
     hidden: bool,
@@ -67,20 +69,22 @@ def run(
     return (logits, norm(x)) if hidden else logits
 
 
-def embedded(embedding: Any, ids: torch.Tensor) -> torch.Tensor:
+def embedded(embedding: Any, ids: NDArray[np.int64]) -> torch.Tensor:
     """Return the rows of an embedding, which may be packed with a head that it is tied to."""
     weight = embedding._parameters["weight"]
     packed: Packed | None = getattr(weight, "packed", None)
+    if not 0 <= ids.min() <= ids.max() < weight.shape[0]:
+        raise IndexError("index out of range in self")  # as torch says
+    index = torch.from_numpy(ids)
     if packed is None:
-        taken: torch.Tensor = weight.detach()[ids]
+        taken: torch.Tensor = weight.detach().index_select(0, index)
         return taken
     if packed.kind.startswith("int"):
-        rows: torch.Tensor = weight.rows(ids)
+        rows: torch.Tensor = weight.rows(index)
         return rows
-    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < packed.shape[0]:
-        raise IndexError("index out of range in self")  # as torch says
     # Panels of 32 rows, each a sequence of steps of 1 or 2 inputs.
     step = 2 if packed.kind == "bfloat16" else 1
     stored = packed.data.view(weight.dtype).view(-(-packed.shape[0] // 32), -1, 32, step)
-    found: torch.Tensor = stored[ids // 32, :, ids % 32].reshape(len(ids), -1)
+    panel, place = torch.from_numpy(ids // 32), torch.from_numpy(ids % 32)
+    found: torch.Tensor = stored[panel, :, place].reshape(ids.size, -1)
     return found[:, : packed.shape[1]].contiguous()
