@@ -14,7 +14,7 @@ from frequencies import p_value
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from fewstep.transformers import PagedModel  # noqa: E402
+from fewstep.transformers import PagedModel, fuse  # noqa: E402
 
 V = 97
 SMALL: dict[str, Any] = {
@@ -157,3 +157,21 @@ def test_a_prompt_that_was_seen_is_not_run_again() -> None:
     (more,) = generator.generate([[*prompt, *first.tokens, 3]], GREEDY)
     plain = fewstep.Generator(made, stop_tokens=()).generate([[*prompt, *first.tokens, 3]], GREEDY)
     assert more.tokens == plain[0].tokens
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sampled_texts_of_a_fused_model_do_not_depend_on_the_batch(dtype: str) -> None:
+    """Bit for bit: one token a call, alone and with others, and with chains of drafts."""
+    made = make("llama").to(getattr(torch, dtype))
+    fuse(made)
+    each = [fewstep.Sampling(temperature=0.9, seed=i, max_tokens=30) for i in range(3)]
+    texts = []
+    for batch, drafter in (
+        (1, None), (3, None), (2, fewstep.drafters.PromptLookup(n_min=1)),
+        (3, fewstep.drafters.DraftModel(PagedModel(made, layers=2), "tree", width=1, nodes=4)),
+    ):  # fmt: skip
+        generator = fewstep.Generator(
+            made, drafter=drafter, max_batch=batch, adapt=False, stop_tokens=()
+        )
+        texts.append([result.tokens for result in generator.generate(PROMPTS, each)])
+    assert all(one == texts[0] for one in texts)

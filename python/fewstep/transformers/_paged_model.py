@@ -37,6 +37,11 @@ class PagedModel:
         Tokens of a page.
     cache_dtype : {"int8"}, optional
         Quantise keys and values per token and head; as the model has them when left out.
+    deterministic : bool, default True
+        Attention gives a row the same bits alone and with any others. With linear layers that were
+        packed (`fuse`), a sequence's logits then depend on nothing but its tokens and, of a tree,
+        on the order in which a path's nodes lie. A single row against a long cache takes half as
+        long again.
     vocabulary : array of int, shape (n_vocab,), optional
         Ascending ids: logits of these tokens alone, from a head of their rows, as a draft model of
         FR-Spec [1]_ has it. They become `d2t`.
@@ -98,6 +103,7 @@ class PagedModel:
         pages: int | None = None,
         page_tokens: int = 32,
         cache_dtype: str | None = None,
+        deterministic: bool = True,
         vocabulary: ArrayLike | None = None,
         layers: int | None = None,
     ) -> None:
@@ -108,7 +114,7 @@ class PagedModel:
         ids = None if vocabulary is None else _checked_ids(model, vocabulary)
         if pages is None:
             pages = max(1, (1 << 16) // max(page_tokens, 1))
-        store = Store(pages, page_tokens, cache_dtype == "int8")
+        store = Store(pages, page_tokens, cache_dtype == "int8", deterministic)
         if model.config._attn_implementation != NAME:
             model.set_attn_implementation(NAME)
         self.model = model

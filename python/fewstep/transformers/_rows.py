@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,11 @@ class Requests:
     single: bool = False  # whether the table is one of tokens rather than of pages
     index: torch.Tensor | None = None  # the rows that there are, where some see nothing
     options: dict[str, torch.Tensor] = field(default_factory=dict)  # bits, depth, block
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest one, its rows included."""
+        return int(self.kv_len.max()) + int(self.indptr[-1])
 
 
 @dataclass(frozen=True)

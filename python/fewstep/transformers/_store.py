@@ -25,10 +25,12 @@ class Store:
     nothing until it is written.
     """
 
-    def __init__(self, pages: int, page_tokens: int, int8: bool = False) -> None:
+    def __init__(
+        self, pages: int, page_tokens: int, int8: bool = False, deterministic: bool = False
+    ) -> None:
         self.pool = Pool(pages, page_tokens)
         self.shape = (pages, page_tokens)
-        self.int8 = int8
+        self.int8, self.deterministic = int8, deterministic
         self.k: dict[int, torch.Tensor] = {}
         self.v: dict[int, torch.Tensor] = {}
         self.scales: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -71,14 +73,18 @@ class Store:
         options.update(requests.options)
         attention(
             q, k, v, requests.kv_len, requests.indptr, page_table=requests.table, out=out,
-            workspace=self.workspace(q, k), **options,
+            workspace=self.workspace(q, k, requests), deterministic=self.deterministic, **options,
         )  # fmt: skip
         return out
 
-    def workspace(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    def workspace(self, q: torch.Tensor, k: torch.Tensor, requests: Requests) -> torch.Tensor:
         """Return scratch for attention, the same as before where that is large enough."""
         n, h, d = q.shape
-        needed = _core.tree_attention_workspace_bytes(n, h, k.shape[2], d, 0, False) // 8
+        longest = requests.longest if self.deterministic else 0
+        size = _core.tree_attention_workspace_bytes(
+            n, h, k.shape[2], d, longest, self.deterministic
+        )
+        needed = size // 8
         if self._scratch.size(0) < needed:
             self._scratch = torch.empty(needed, dtype=torch.int64)
         return self._scratch
