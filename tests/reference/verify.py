@@ -28,6 +28,9 @@ class Choices(Protocol):
     def token(self, p: Law, depth: int, stream: int) -> int:
         """A token of a law, which need not be normalised."""
 
+    def residual(self, p: Law, left: Law, depth: int) -> int:
+        """A token of what is left of p, at most p everywhere, by rejection from p."""
+
     def pick(self, weights: Sequence[float], depth: int) -> int:
         """The number of one of the weights."""
 
@@ -130,7 +133,7 @@ def decide(
             if by.accepts(left[token] / left.sum() if left.sum() > 0 else 0.0, depth, i):
                 return node, -1
             left[token] = 0.0
-        return -1, by.token(left, depth, RESIDUAL)
+        return -1, by.residual(p, left, depth)
     assert q is not None
     if rule == "k_seq":
         rho, g = k_seq_rho(p, q, len(draws))
@@ -144,17 +147,19 @@ def decide(
         if by.accepts(min(1.0, moved[token] / q[token]), depth, 0):
             return node, -1
         return -1, by.token(np.maximum(p - np.minimum(q, moved), 0.0), depth, RESIDUAL)
-    left, drawn = p.copy(), q.copy()
+    left, drawn, scale = p.copy(), q.copy(), 1.0
     for i, (node, token) in enumerate(draws, rule == "canonical"):
         if by.accepts(min(1.0, left[token] / drawn[token]), depth, i):
             return node, -1
         left = np.maximum(left - drawn, 0.0)
+        unscaled = left / scale
+        scale /= left.sum()
         left /= left.sum()
         if law == "without_replacement":
             drawn = drawn.copy()
             drawn[token] = 0.0
             drawn /= drawn.sum() or 1.0
-    return -1, by.token(left, depth, RESIDUAL)
+    return -1, by.residual(p, unscaled, depth)
 
 
 def verify(
@@ -195,11 +200,20 @@ class Uniforms:
         self.margin = min(self.margin, abs(u - chance))
         return u < chance
 
-    def token(self, p: Law, depth: int, stream: int) -> int:
-        u = uniform(self.seed, self.position + depth, stream)
+    def token(self, p: Law, depth: int, stream: int, draw: int = 0) -> int:
+        u = uniform(self.seed, self.position + depth, stream, draw)
         steps = np.cumsum(p) / p.sum()
         self.margin = min(self.margin, float(np.abs(steps - u).min()))
         return int(np.searchsorted(steps, u, side="right"))
+
+    def residual(self, p: Law, left: Law, depth: int) -> int:
+        for j in range(8):
+            token = self.token(p, depth, RESIDUAL, 2 * j + 1)
+            u = uniform(self.seed, self.position + depth, RESIDUAL, 2 * j + 2)
+            self.margin = min(self.margin, abs(u - left[token] / p[token]))
+            if u * p[token] < left[token]:
+                return token
+        return self.token(left, depth, RESIDUAL)
 
     def pick(self, weights: Sequence[float], depth: int) -> int:
         return self.token(np.asarray(weights, float), depth, ACCEPT)
@@ -228,6 +242,13 @@ class Script:
 
     def token(self, p: Law, depth: int, stream: int) -> int:
         return self._take((p / p.sum()).tolist())
+
+    def residual(self, p: Law, left: Law, depth: int) -> int:
+        for _ in range(2):  # as good as 8: what follows them has the same law
+            token = self.token(p, depth, RESIDUAL)
+            if self._take([left[token] / p[token], 1.0 - left[token] / p[token]]) == 0:
+                return token
+        return self.token(left, depth, RESIDUAL)
 
     def pick(self, weights: Sequence[float], depth: int) -> int:
         return self.token(np.asarray(weights, float), depth, ACCEPT)

@@ -130,13 +130,16 @@ typedef struct fewstep_tree_verify_args {
  * Layout   rows contiguous, the first dimension strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads the visited rows of logits once from memory, and those of draft
- *          once for each rejected draw (k_seq: some 50 times)
+ *          up to once for each rejected draw (k_seq: some 50 times)
  * Order    CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Random   52-bit uniform numbers, as in fewstep_logits_sample, of the request's seed at the
  *          position of the token that is decided, positions[b] + depth: stream ACCEPT, draw =
- *          number among the node's draws (block: 0; canonical: 0 picks, 1 accepts); RESIDUAL and
- *          BONUS, draw 0; match: SAMPLE, draw 0
+ *          number among the node's draws (block: 0; canonical: 0 picks, 1 accepts); BONUS, draw 0;
+ *          match: SAMPLE, draw 0. A residual law of target_only, chain, rrs and canonical is first
+ *          drawn from by rejection: RESIDUAL, draws 2 j + 1 (a token of the target's law) and
+ *          2 j + 2 (whether it stands) for j = 0 .. 7; where none stands, and of other rules, draw
+ *          0
  * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a pair of law and rule that is not
  *          listed is refused, and with target_token logits, bitmask and logprobs. A row without a
  *          law ends the path: next_token -1, its status

@@ -21,7 +21,8 @@ inline int32_t target_only(Walk* w, int32_t depth, int64_t* next) {
     rest -= chance;
   }
   left.tried.count = draws.count;
-  *next = w->draw_weighed(left, depth);
+  *next = w->propose(left, depth);
+  if (*next < 0) *next = w->draw_weighed(left, depth);
   return -1;
 }
 
@@ -42,6 +43,10 @@ inline int32_t rejection(Walk* w, int32_t node, int32_t depth, int64_t* next) {
     Excess after = left;
     after.d += scale;
     after.tried.count = i + 1;
+    if (i + 1 == draws.count) {
+      *next = w->propose(after, depth);
+      if (*next >= 0) return -1;
+    }
     const double mass = weigh(after, p.V, &w->masses);
     is_weighed = mass > 0.0;
     if (!is_weighed) break;  // p = q but for rounding: what was left before stays
@@ -91,7 +96,9 @@ inline int32_t canonical(Walk* w, int32_t node, int32_t depth, int64_t* next) {
   if (w->uniform(depth, kAccept, 1) * chance < probability(w->target, token)) {
     return draws.node[picked];
   }
-  *next = w->draw_residual(Excess{&w->target, &q, 1.0, 1.0, {draws.token + picked, 1}}, depth);
+  const Excess left{&w->target, &q, 1.0, 1.0, {draws.token + picked, 1}};
+  *next = w->propose(left, depth);
+  if (*next < 0) *next = w->draw_residual(left, depth);
   return -1;
 }
 

@@ -14,6 +14,7 @@ using logits::FEWSTEP_ISA::best_token;
 // Streams of fewstep_stream (noise.h).
 constexpr uint32_t kAccept = 5, kResidual = 6, kBonus = 7, kSample = 8;
 constexpr int kMaxDraws = FEWSTEP_MAX_DRAWS;  // of a node that are looked at
+constexpr int kProposals = 8;                 // of a token before what is left is weighed
 
 template <class T>
 inline T at(const Vector<T>& v, int64_t i) {
@@ -97,6 +98,18 @@ struct Walk {
   int64_t draw_weighed(const Values& left, int32_t depth) {
     weigh(left, p.V, &masses);
     return draw_left(left, depth);
+  }
+  // A token of what is left of the target's law, by rejection from that law: a token of it stands
+  // with the share that is left of its probability. It has the very law of what is left, and costs
+  // no pass over the vocabulary. -1 where no proposal stood: then that law is weighed, and drawn
+  // from, which changes nothing about the law of the result.
+  int64_t propose(const Excess& left, int32_t depth) const {
+    for (int j = 0; j < kProposals; ++j) {
+      const int64_t token = draw(target, uniform(depth, kResidual, 2 * j + 1));
+      const double whole = left.c * probability(target, token);
+      if (uniform(depth, kResidual, 2 * j + 2) * whole < left.at(token)) return token;
+    }
+    return -1;
   }
   // What a rejected draft leaves; the target's own law where p = q but for rounding.
   template <class Values>
