@@ -245,7 +245,9 @@ class PagedModel:
         table = self.pool.page_table(sequences)
         return rows_of(length, indptr, table, bits=bits, depth=depth, block=block)
 
-    def _run(self, ids: torch.Tensor, rows: Rows, wanted: torch.Tensor | None, hidden: bool) -> Any:
+    def _run(
+        self, ids: NDArray[np.int64], rows: Rows, wanted: torch.Tensor | None, hidden: bool
+    ) -> Any:
         layers = fused_layers(self.model) if self._plain else None
         if layers:
             return run(self.model, layers, self._cache, ids, rows, wanted, hidden)
