@@ -220,7 +220,7 @@ def save_sample(out: Path, texts: list[str]) -> None:
         middle = text[len(text) // 2 :]
         lines = middle[middle.index("\n") + 1 :][:SAMPLE_BYTES]
         parts.append(lines[: lines.rindex("\n") + 1])
-    (out / "held_out.txt").write_text(f"{END}\n".join(parts), encoding="utf-8")
+    (out / "held_out.txt").write_text(corpus.END.join(parts), encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:

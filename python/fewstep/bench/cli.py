@@ -88,6 +88,22 @@ def linear(
     carry_out("linear", run, options, _target("linear", "cpu"), as_json, out, table)
 
 
+@app.command()
+def generate(
+    as_json: AsJson = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few short texts.")] = False,
+    case: Case = None,
+    threads: Threads = None,
+    out: Out = None,
+) -> None:
+    """Time whole texts against transformers' generate, assisted and prompt look-up."""
+    need("generate", "torch", "transformers")
+    from .generate import NAMES, run, table
+
+    options = options_of(check_cases(case, NAMES), threads, quick)
+    carry_out("generate", run, options, _target("generate", "cpu"), as_json, out, table)
+
+
 def _need(command: str, device: str) -> None:
     """Ask for rivals, but not on a GPU's machine: cut off from registries, the rest is measured."""
     need(command, "torch", *(() if device == "cuda" else ("diffusers",)))

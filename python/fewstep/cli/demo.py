@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from . import _show
 
@@ -84,3 +86,91 @@ def _print(result: dict[str, Any]) -> None:
     )
     for path in result["files"].values():
         console.print(path, highlight=False, soft_wrap=True)
+
+
+@app.command("text")
+def text(
+    prompt: Annotated[
+        str | None, typer.Option(help="Beginning of the text; held-out text by default.")
+    ] = None,
+    drafter: Annotated[
+        str, typer.Option(help="model, recycling, lookup, trigram or none.")
+    ] = "recycling",
+    temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the text.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 128,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a model of your own, or its name on the hub.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Stream text with accepted drafts coloured and compare ways to generate it."""
+    try:
+        from fewstep.demo import text as demo
+    except ImportError as error:
+        _show.refuse(f"the demo needs {error.name}: pip install fewstep[demo]")
+    _show.check_name("drafter", drafter, demo.DRAFTERS)
+    settings = demo.Settings(prompt, drafter, temperature, seed, max_tokens, model)
+    demo.quiet()
+    try:
+        with demo.threads(model):
+            models = demo.load(model)
+            if not as_json:
+                _stream(demo.prompt_text(settings), demo.stream(settings, models))
+            with _show.progress_bars() as report:
+                result = demo.run(settings, models, report)
+    except ValueError as error:
+        _show.refuse(str(error))
+    if as_json:
+        _show.print_json(result)
+    else:
+        _print_ways(result)
+
+
+def _stream(prompt: str, parts: Iterable[tuple[str, bool]]) -> None:
+    """Print a text while it comes: the prompt dim, accepted drafts green."""
+    console = _show.out()
+    console.print(Text(prompt, style="dim"), end="", soft_wrap=True)
+    for piece, drafted in parts:
+        console.print(Text(piece, style="green" if drafted else ""), end="", soft_wrap=True)
+    console.print("\n")
+    console.print(Text("green: accepted drafts", style="green"))
+
+
+def _print_ways(result: dict[str, Any]) -> None:
+    """Print the table of ways, what was accepted and where the time went."""
+    settings, ways = result["settings"], result["ways"]
+    names = {
+        "fewstep": f"fewstep, {settings['drafter']}",
+        "plain": "fewstep, no drafts",
+        "assisted": "transformers, assisted",
+        "lookup": "transformers, prompt look-up",
+        "transformers": "transformers",
+    }
+    table = Table(title=f"{settings['max_tokens']} tokens at most, batch 1, one text")
+    table.add_column("way", no_wrap=True)
+    for name in ("tokens/call", "tokens/s", "speed-up over it"):
+        table.add_column(name, justify="right")
+    for way, name in names.items():
+        if way in ways:
+            calls = f"{result['tokens_per_call']:.2f}" if way == "fewstep" else "-"
+            table.add_row(
+                name,
+                "1.00" if way in ("plain", "transformers") else calls,
+                f"{ways[way]:.0f}",
+                f"{ways['fewstep'] / ways[way]:.2f}x",
+                style="bold" if way == "fewstep" else None,
+            )
+    console = _show.out()
+    console.print(table)
+    depths = " ".join(f"{100 * share:.0f} %" for share in result["acceptance_by_depth"][:8])
+    time = {name: f"{1e3 * seconds:.0f} ms" for name, seconds in result["time"].items()}
+    same = {True: "identical", False: "DIFFERENT"}[result["identical"]]
+    public = "identical" if result["identical_to_transformers"] else "different at a near tie"
+    console.print(
+        f"Accepted by depth, of drafts that came there: {depths or '-'}\n"
+        f"Time of the text: model {time['model']}, draft {time['draft']}, fewstep "
+        f"{time['fewstep']} (verification {time['verify']}, cache {time['cache']})\n"
+        f"Greedy text with and without drafts: {same}; against transformers: {public}",
+        highlight=False,
+    )

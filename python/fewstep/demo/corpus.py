@@ -14,6 +14,8 @@ import sysconfig
 from importlib import resources
 from pathlib import Path
 
+END = "<|endoftext|>\n"
+"""Between the pieces of `sample`."""
 SUFFIXES = (".py", ".rst", ".txt", ".html")
 SKIPPED = frozenset({"encodings", "idle_test", "lib-dynload", "site-packages", "test", "tests"})
 """Folders at any depth: charmap tables, test suites, what others installed."""
@@ -83,3 +85,8 @@ def read(path: Path) -> str:
 def sample() -> str:
     """Return the held-out text that ships with the weights: parts of CPython 3.11's own files."""
     return (resources.files(__package__) / "weights/text/held_out.txt").read_text("utf-8")
+
+
+def sample_parts() -> list[str]:
+    """Return the pieces of `sample`, each of another file."""
+    return sample().split(END)
