@@ -51,7 +51,7 @@ def law(tokens: int, temperature: float = 1.0) -> Any:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("mode", DRAWN)
-def test_drawn_drafts_leave_the_law(mode: str, temperature: float) -> None:
+def test_frequencies_with_drawn_drafts(mode: str, temperature: float) -> None:
     """Texts of 4 tokens, most of two calls: the second must not meet the first one's numbers."""
     drafter = DraftModel(Markov(table(8)), mode, depth=3, width=1 if mode == "chain" else 3)
     seen, generator = texts(drafter, 8000, 4, temperature)
@@ -60,7 +60,7 @@ def test_drawn_drafts_leave_the_law(mode: str, temperature: float) -> None:
 
 
 @pytest.mark.parametrize("mode", DRAWN)
-def test_drawn_drafts_leave_a_filtered_law(mode: str) -> None:
+def test_frequencies_with_filters(mode: str) -> None:
     """The drafter is filtered like the target, so that it drafts nothing that cannot come."""
     width = 1 if mode == "chain" else 3
     each = [fewstep.Sampling(seed=i, max_tokens=3, top_k=3, top_p=0.9) for i in range(6000)]
@@ -77,7 +77,7 @@ def test_drawn_drafts_leave_a_filtered_law(mode: str) -> None:
     assert generator.stats.tokens_per_call == 3  # the drafter is the target: all is accepted
 
 
-def test_a_draft_vocabulary_leaves_the_law() -> None:
+def test_frequencies_with_a_draft_vocabulary() -> None:
     """The drafter knows tokens 0, 1 and 3 alone, which FR-Spec does to long vocabularies."""
 
     class Mapped(Markov):
