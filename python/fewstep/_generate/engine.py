@@ -204,10 +204,10 @@ class Engine:
         stats.forwards += 1
         stats.calls += len(block.requests)
         stats.nodes += len(block.token) - len(block.requests)
-        depth, indptr = block.tree.depth, block.tree.indptr
-        deepest = np.maximum.reduceat(depth, indptr[:-1]).tolist()
-        for one, accepted in zip(deepest, verdict.accepted.tolist(), strict=True):
-            stats.count_path(one, accepted)
+        begins, children = block.tree.indptr.tolist(), block.tree.first_child
+        for b, accepted in enumerate(verdict.accepted.tolist()):
+            last = verdict.path[b, accepted - 1] if accepted else 0
+            stats.count_path(accepted, bool(children[begins[b] + last] >= 0))
         if self._budget is not None:
             self._budget.cost.add(len(block.token), seconds)
             self._budget.learn(block, verdict.path, verdict.accepted)

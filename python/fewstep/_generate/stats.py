@@ -34,8 +34,8 @@ class Stats:
     accepted : int
         Those of them that became part of a text.
     drafted_by_depth, accepted_by_depth : array, shape (D,), int64
-        Calls whose draft had a token at depth d + 1 and went that far, and of them those whose
-        token there was accepted.
+        Calls that had drafts at depth d + 1 below what was accepted before it, and of them those
+        that accepted one.
     drafter_errors : int
         Drafts that were dropped because the drafter failed or what it drafted was no tree.
     last_error : Exception or None
@@ -80,12 +80,13 @@ class Stats:
         reached = np.maximum(self.drafted_by_depth, 1)
         return [float(x) for x in self.accepted_by_depth / reached]
 
-    def count_path(self, deepest: int, accepted: int) -> None:
-        """Count a request's draft of which `accepted` tokens in a row were accepted."""
-        if deepest > len(self.drafted_by_depth):
-            more = deepest - len(self.drafted_by_depth)
-            self.drafted_by_depth = np.pad(self.drafted_by_depth, (0, more))
-            self.accepted_by_depth = np.pad(self.accepted_by_depth, (0, more))
-        self.drafted_by_depth[: min(deepest, accepted + 1)] += 1
+    def count_path(self, accepted: int, more: bool) -> None:
+        """Count a draft of which so many tokens were accepted; `more` were drafted behind them."""
+        reached = accepted + more
+        if reached > len(self.drafted_by_depth):
+            wider = reached - len(self.drafted_by_depth)
+            self.drafted_by_depth = np.pad(self.drafted_by_depth, (0, wider))
+            self.accepted_by_depth = np.pad(self.accepted_by_depth, (0, wider))
+        self.drafted_by_depth[:reached] += 1
         self.accepted_by_depth[:accepted] += 1
         self.accepted += accepted
