@@ -173,6 +173,17 @@ def test_caches(llama: Any) -> None:
         assert str(error.value) == f"{name}.crop: 'tokens_to_remove' must be 0 or less, got 3"
         assert cache.get_seq_length() == 9
         llama(text(1, 3), cache=cache)
+        rows = torch.zeros(1, 2, 1, 16)
+        cache.update(rows, rows, 0)
+        cache.begin(0, 1, 1)
+        with pytest.raises(RuntimeError) as broken:
+            cache.update(rows, rows, 1)
+        assert str(broken.value) == (
+            f"{name}: layer 1 must have the 14 tokens of the others, got 12; a forward pass broke "
+            "off, call reset"
+        )
+        cache.reset()
+        llama(text(1, 3), cache=cache)
 
 
 def test_attention_that_cannot_read_pages() -> None:

@@ -98,6 +98,12 @@ class PackedWeight(torch.Tensor):
         packed, flat = self.packed, index.reshape(-1)
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < packed.shape[0]:
             raise IndexError("index out of range in self")  # as torch says
+        if not packed.kind.startswith("int"):  # steps of 1 or 2 inputs, side by side
+            step = 2 if packed.kind == "bfloat16" else 1
+            count, inputs = -(-packed.shape[0] // _PANEL), packed.shape[1]
+            steps = packed.data.view(self.dtype).view(count, -1, _PANEL, step)
+            found: torch.Tensor = steps[flat // _PANEL, :, flat % _PANEL]
+            return found.flatten(1)[:, :inputs].reshape(*index.shape, inputs)
         panels, place = torch.unique(flat // _PANEL, return_inverse=True)
         stored = packed.data.view(-(-packed.shape[0] // _PANEL), -1)
         out = torch.empty(len(flat), packed.shape[1], dtype=self.dtype)

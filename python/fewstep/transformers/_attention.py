@@ -65,7 +65,8 @@ def _window(mask_function: Any, local_size: int | None, plain: bool, config: Any
     if mask_function is causal_mask_function:
         return 0
     chunked = getattr(config, "attention_chunk_size", None) is not None
-    if plain and local_size and not chunked and local_size == config.sliding_window:
+    window = getattr(config, "sliding_window", None)
+    if plain and local_size and not chunked and local_size == window:
         return local_size
     return None
 
@@ -77,6 +78,8 @@ def _first(given: torch.Tensor | None, q_offset: int, kv_offset: int) -> list[in
     """
     if given is None:
         return []
+    if not given.is_cpu:
+        return None
     seen = given.numpy()
     if seen.all():
         return []

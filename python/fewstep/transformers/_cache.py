@@ -184,10 +184,15 @@ class PagedCache(PagedRows):
 
     def begin(self, layer_idx: int, batch: int, count: int) -> Rows:
         """Count rows of a layer; the first layer of a forward pass makes room for them."""
-        layer = self.layers[layer_idx]
+        layer, length = self.layers[layer_idx], self.get_length()
         rows = self.rows
-        if rows is None or layer.tokens + count != self.get_length():
+        if rows is None or layer.tokens == length:
             rows = self._extend(batch, count)
+        elif layer.tokens + count != length:
+            raise RuntimeError(
+                f"fewstep.transformers.PagedCache: layer {layer_idx} must have the {length} tokens "
+                f"of the others, got {layer.tokens}; a forward pass broke off, call reset"
+            )
         layer.tokens += count
         return rows
 

@@ -52,8 +52,8 @@ class FusedLayer:
         norms = [norm for name in ("q_norm", "k_norm") if (norm := getattr(attn, name, None))]
         self.head_norms = [(norm.weight.detach(), float(norm.variance_epsilon)) for norm in norms]
         q, k, v, o, gate, _, down = _linears(layer)
-        self.projections = [_whole(q)] if self.whole else [_weight(part) for part in (q, k, v)]
-        self.o, self.gate, self.down = _weight(o), _weight(gate), _weight(down)
+        self.projections = [_whole(q)] if self.whole else [weight_of(part) for part in (q, k, v)]
+        self.o, self.gate, self.down = weight_of(o), weight_of(gate), weight_of(down)
         self.up = mlp.up_proj.weight.packed.data
 
     def current(self) -> bool:
@@ -232,7 +232,7 @@ def _linears(layer: Any) -> list[Any]:
     ]  # fmt: skip
 
 
-def _weight(linear: Any) -> Weight:
+def weight_of(linear: Any) -> Weight:
     packed: Packed = linear.weight.packed
     bias = None if linear.bias is None else linear.bias.detach()
     return packed.data, kind_index(packed), packed.group, bias
@@ -264,5 +264,5 @@ def _joined(linears: list[Any]) -> bool:
 
 def _whole(first: Any) -> Weight:
     """Return joined layers as one, by the first of them."""
-    _, kind, group, bias = _weight(first)
+    _, kind, group, bias = weight_of(first)
     return first.weight.joined, kind, group, None if bias is None else first.weight.joined_bias

@@ -30,7 +30,8 @@ class PagedModel:
     Parameters
     ----------
     model : PreTrainedModel
-        On the CPU; float32 | float16 | bfloat16. Its attention is set to ``"fewstep"``.
+        On the CPU; float32 | float16 | bfloat16. Its attention is set to ``"fewstep"``, and it to
+        evaluation.
     pages : int, optional
         Pages of the cache: 65,536 tokens by default. Memory is taken up as pages are written.
     page_tokens : int, default 32
@@ -117,7 +118,7 @@ class PagedModel:
         store = Store(pages, page_tokens, cache_dtype == "int8", deterministic)
         if model.config._attn_implementation != NAME:
             model.set_attn_implementation(NAME)
-        self.model = model
+        self.model = model.eval()
         if ids is not None or layers is not None:
             index = None if ids is None else torch.from_numpy(ids).long()
             self.model = sharing(model, layers, index)
@@ -132,6 +133,7 @@ class PagedModel:
         self._plain = is_plain(self.model)
         accepted = inspect.signature(type(model).forward).parameters
         self._name = "cache" if "cache" in accepted else "past_key_values"
+        self._keeps = "logits_to_keep" in accepted
 
     def add(self, tokens: Sequence[int] | NDArray[Any] = ()) -> tuple[int, int]:
         """Begin a sequence with what is cached of these tokens; return its number and how many."""
@@ -254,18 +256,18 @@ class PagedModel:
         self._cache.rows = rows
         if wanted is None:
             wanted = torch.arange(len(ids))
-        given = {self._name: self._cache}
+        given: dict[str, Any] = {self._name: self._cache}
+        if self._keeps:
+            given["logits_to_keep"] = wanted
         out = self.model(
             input_ids=torch.from_numpy(ids)[None],
             position_ids=rows.positions.long()[None],
             use_cache=True,
-            logits_to_keep=wanted,
             output_hidden_states=hidden,
             **given,
         )
-        if hidden:
-            return out.logits[0], out.hidden_states[-1][0][wanted]
-        return out.logits[0]
+        logits = out.logits[0] if self._keeps else out.logits[0][wanted]
+        return (logits, out.hidden_states[-1][0][wanted]) if hidden else logits
 
     def keep(
         self,

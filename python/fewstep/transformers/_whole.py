@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..linear import Packed, kind_index
 from ._cache import NAME, PagedRows
 from ._fuse import KINDS
-from ._layer import FusedLayer, linear
+from ._layer import FusedLayer, linear, weight_of
 from ._rows import Rows
 
 
 def fused_layers(model: Any) -> list[FusedLayer] | None:
     """Return the fused layers of a model of which nothing else is out of the ordinary."""
-    if model.training or model.config._attn_implementation != NAME:
+    packed = hasattr(model._modules["lm_head"]._parameters["weight"], "packed")
+    if model.training or not packed or model.config._attn_implementation != NAME:
         return None
     base = model.base_model
     layers = [vars(layer).get("forward") for layer in base._modules["layers"]._modules.values()]
@@ -28,7 +28,7 @@ def fused_layers(model: Any) -> list[FusedLayer] | None:
 
 
 def is_plain(model: Any) -> bool:
-    """Tell whether a model is embedding, layers, norm and packed head, and no more."""
+    """Tell whether a model is embedding, layers, norm and head, and no more."""
     names = [f"{kind}ForCausalLM" for kind in KINDS]
     if type(model).__name__ not in names or model.base_model is model:
         return False
@@ -49,42 +49,18 @@ def run(
 ) -> Any:
     """Run rows of tokens; return logits, and with `hidden` what they are made of."""
     base, head = model.base_model, model._modules["lm_head"]
-    x = embedded(base._modules["embed_tokens"], ids)
+    weight = base._modules["embed_tokens"]._parameters["weight"]
+    index, packed = torch.from_numpy(ids), hasattr(weight, "packed")
+    x = weight.rows(index) if packed else torch.nn.functional.embedding(index, weight.detach())
     layers[0].scratch.reach(rows.positions)
     for layer in layers:
         layer.run(x, x, cache.store, rows, rows.requests, rows.positions)
     if wanted is not None:
         x = x[wanted]
     norm = base._modules["norm"]
-    packed: Packed | None = getattr(head._parameters["weight"], "packed", None)
-    if packed is None:
-        logits = head(norm(x))
-    else:
-        logits = x.new_empty(len(x), packed.shape[0])
-        weight = (packed.data, kind_index(packed), packed.group, head.bias)
-        given = norm._parameters["weight"].detach(), float(norm.variance_epsilon)
-        if len(x):
-            workspace = layers[0].scratch.buffers(len(x)).workspace
-            linear(x, weight, logits, workspace, norm=given)
+    given = norm._parameters["weight"].detach(), float(norm.variance_epsilon)
+    logits = x.new_empty(x.size(0), head.out_features)
+    if x.size(0):
+        workspace = layers[0].scratch.buffers(x.size(0)).workspace
+        linear(x, weight_of(head), logits, workspace, norm=given)
     return (logits, norm(x)) if hidden else logits
-
-
-def embedded(embedding: Any, ids: NDArray[np.int64]) -> torch.Tensor:
-    """Return the rows of an embedding, which may be packed with a head that it is tied to."""
-    weight = embedding._parameters["weight"]
-    packed: Packed | None = getattr(weight, "packed", None)
-    if not 0 <= ids.min() <= ids.max() < weight.shape[0]:
-        raise IndexError("index out of range in self")  # as torch says
-    index = torch.from_numpy(ids)
-    if packed is None:
-        taken: torch.Tensor = weight.detach().index_select(0, index)
-        return taken
-    if packed.kind.startswith("int"):
-        rows: torch.Tensor = weight.rows(index)
-        return rows
-    # Panels of 32 rows, each a sequence of steps of 1 or 2 inputs.
-    step = 2 if packed.kind == "bfloat16" else 1
-    stored = packed.data.view(weight.dtype).view(-(-packed.shape[0] // 32), -1, 32, step)
-    panel, place = torch.from_numpy(ids // 32), torch.from_numpy(ids % 32)
-    found: torch.Tensor = stored[panel, :, place].reshape(ids.size, -1)
-    return found[:, : packed.shape[1]].contiguous()
