@@ -130,7 +130,7 @@ def test_a_drafter_that_changes_texts_shows(models, monkeypatch):
 
     def shifted(name, models, settings):
         generator, call = ours(name, models, settings)
-        return generator, (lambda: [*call()[:-1], 0]) if name == "recycling" else call
+        return generator, (lambda: [*call()[:-1], 0]) if name == "lookup" else call
 
     monkeypatch.setattr(text, "_ours", shifted)
     assert text.check(text.Settings(max_tokens=4), models)["identical"] is False
@@ -184,7 +184,7 @@ def test_refusals(tmp_path, removed, arguments, message):
 def test_table(quick):
     result = run("--max-tokens", "8", "--prompt", "import os\n")
     assert result.exit_code == 0, result.output
-    for word in ("import os", "tokens/call", "fewstep, recycling", "assisted", "identical"):
+    for word in ("import os", "tokens/call", "fewstep, lookup", "assisted", "identical"):
         assert word in result.stdout
 
 

@@ -43,7 +43,7 @@ class Settings:
     """What ``fewstep demo text`` writes and how; `run` says what is out of range."""
 
     prompt: str | None = None  # by default lines of `corpus.sample`
-    drafter: str = "recycling"
+    drafter: str = "lookup"
     temperature: float = 0.0
     seed: int = 0
     max_tokens: int = 128
