@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,46 +12,50 @@ from numpy.typing import NDArray
 from fewstep._generate.pack import Block
 from fewstep.drafters._protocol import Draft
 
-_MEMORY = 0.97  # of a measured time after one more
+_RECENT = 8  # calls of one size that count
+_STALE = 400  # calls after which a size is forgotten
+_EXPLORE = 16  # every so many calls more is verified than pays, so that the estimates stay alive
 _FADE = 0.99  # of a node's count after one more call
 _PRIOR = (0.2, 2.0)  # hits and trials of a node that was never verified
 
 
 class CallCost:
-    """Seconds of a call as ``a + b * rows``: least squares that forget."""
+    """Seconds of a call as ``a + b * rows``, by the better ones of late of each size.
+
+    A machine that others use makes some calls many times as long: a mean would follow those.
+    """
 
     def __init__(self) -> None:
-        self._moments = np.zeros(5)  # of 1, rows, rows^2, seconds, rows * seconds
+        self._recent: dict[int, deque[float]] = {}
+        self._last: dict[int, int] = {}
+        self._calls = 0
 
     def add(self, rows: int, seconds: float) -> None:
-        """Take a measurement; one far above the others, as of a busy machine, counts less."""
-        expected = self(rows)
-        if expected is not None:
-            seconds = min(seconds, 2 * expected)
-        self._moments *= _MEMORY
-        self._moments += (1.0, rows, rows * rows, seconds, rows * seconds)
+        """Take a measurement."""
+        self._calls += 1
+        self._recent.setdefault(rows, deque(maxlen=_RECENT)).append(seconds)
+        self._last[rows] = self._calls
+        if self._calls % _STALE == 0:
+            for size in [n for n, last in self._last.items() if last <= self._calls - _STALE]:
+                del self._recent[size], self._last[size]
 
     @property
     def known(self) -> bool:
         """Whether anything has been measured."""
-        return bool(self._moments[0])
+        return bool(self._recent)
 
     def line(self) -> tuple[float, float] | None:
         """Return a and b; None before calls of two sizes were measured."""
-        n, x, xx, y, xy = self._moments.tolist()
-        spread = n * xx - x * x
-        if n < 2 or spread < 1e-6 * n * xx:
+        if len(self._recent) < 2:
             return None
-        slope = max(0.0, (n * xy - x * y) / spread)
-        return max(0.0, (y - slope * x) / n), slope
-
-    def __call__(self, rows: int) -> float | None:
-        """Return the expected seconds of a call."""
-        line = self.line()
-        if line is not None:
-            return line[0] + line[1] * rows
-        n, y = self._moments[0], self._moments[3]
-        return float(y / n) if n > 1.5 else None
+        sizes = np.array(list(self._recent), np.float64)
+        counts = np.array([len(each) for each in self._recent.values()], np.float64)
+        seconds = np.array([sorted(e)[len(e) // 4] for e in self._recent.values()])
+        counts /= counts.sum()
+        x, y = float(counts @ sizes), float(counts @ seconds)
+        spread = float(counts @ (sizes - x) ** 2)
+        slope = max(0.0, float(counts @ ((sizes - x) * (seconds - y))) / spread)
+        return max(0.0, y - slope * x), slope
 
 
 class Budget:
@@ -69,6 +74,7 @@ class Budget:
         self._hits = np.zeros(0)
         self._trials = np.zeros(0)
         self._bare = False
+        self._calls = 0
 
     def cut(self, drafts: list[Draft]) -> list[Draft]:
         """Leave out what costs more than it brings."""
@@ -77,8 +83,10 @@ class Budget:
         if not free:
             return drafts
         chances = [self.chances(draft) for draft in free]
+        self._calls += 1
         if line is not None:
-            least = self._threshold(np.concatenate(chances), len(drafts), *line)
+            explore = self._calls % _EXPLORE == 0
+            least = self._threshold(np.concatenate(chances), len(drafts), *line, explore)
         elif self.cost.known and not self._bare:
             least, self._bare = math.inf, True  # one without drafts, to know what a row costs
         else:
@@ -104,12 +112,16 @@ class Budget:
         return chance
 
     @staticmethod
-    def _threshold(chances: NDArray[np.float64], batch: int, a: float, b: float) -> float:
+    def _threshold(
+        chances: NDArray[np.float64], batch: int, a: float, b: float, explore: bool
+    ) -> float:
         """Return the chance from which on nodes are kept."""
         ordered = np.sort(chances[np.isfinite(chances)])[::-1]
         tokens = batch + np.concatenate([[0.0], np.cumsum(ordered)])
         seconds = a + b * (batch + np.arange(len(tokens)))
         best = int(np.argmax(tokens / np.maximum(seconds, 1e-12)))
+        if explore:
+            best = min(2 * best + 4, len(ordered))
         return float(ordered[best - 1]) if best else math.inf
 
     def learn(self, block: Block, path: NDArray[np.int32], accepted: NDArray[np.int32]) -> None:

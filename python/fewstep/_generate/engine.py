@@ -32,6 +32,7 @@ class Engine:
         self._judge, self._budget = Judge(), Budget() if adapt else None
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
+        self._call_began = 0.0
         self._full = False  # a request had to be sent back, and none has ended since
 
     def submit(self, request: Request) -> None:
@@ -52,6 +53,7 @@ class Engine:
         inside = self.stats.seconds["model"] + self.stats.seconds["draft"]
         self._admit()
         if self._active:
+            self._call_began = time.perf_counter()
             drafts = self._drafts()
             with self.stats.timed("cache"):
                 drafts = self._room(drafts)
@@ -168,7 +170,7 @@ class Engine:
             verdict = self._judge(block, logits)
         if verdict.wrong is not None:
             self._note(verdict.wrong)
-        self._count_call(block, verdict, seconds)
+        self._count_call(block, verdict)
         seen = Seen(
             block.requests, block.token, block.tree.parent, block.tree.indptr, logits,
             verdict.path, verdict.accepted, verdict.next_token, hidden, seconds,
@@ -199,7 +201,7 @@ class Engine:
             if request.finish is not None:
                 self._leave(request)
 
-    def _count_call(self, block: Block, verdict: Verdict, seconds: float) -> None:
+    def _count_call(self, block: Block, verdict: Verdict) -> None:
         stats = self.stats
         stats.forwards += 1
         stats.calls += len(block.requests)
@@ -209,7 +211,8 @@ class Engine:
             last = verdict.path[b, accepted - 1] if accepted else 0
             stats.count_path(accepted, bool(children[begins[b] + last] >= 0))
         if self._budget is not None:
-            self._budget.cost.add(len(block.token), seconds)
+            # Drafts and verification count too: a call costs them whatever it runs.
+            self._budget.cost.add(len(block.token), time.perf_counter() - self._call_began)
             self._budget.learn(block, verdict.path, verdict.accepted)
 
     def _leave(self, request: Request) -> None:

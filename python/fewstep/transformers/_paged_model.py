@@ -60,6 +60,10 @@ class PagedModel:
         Id in the full vocabulary of each column.
     pool : fewstep.kv.Pool
         Which sequence has which pages.
+    max_length : int or None
+        Tokens of the longest sequence that the model was made for.
+    stop_tokens : tuple of int
+        Tokens that end a text, of the model's generation config.
 
     Raises
     ------
@@ -130,6 +134,9 @@ class PagedModel:
         config = self.model.base_model.config.get_text_config(decoder=True)
         self._cache = PagedRows(store, config.num_hidden_layers)
         self._lengths: dict[int, int] = {}
+        longest = getattr(config, "max_position_embeddings", None)
+        self.max_length: int | None = longest
+        self.stop_tokens = _stop_tokens(model)
         self._plain = is_plain(self.model)
         accepted = inspect.signature(type(model).forward).parameters
         self._name = "cache" if "cache" in accepted else "past_key_values"
@@ -352,6 +359,14 @@ def _check_model(model: Any) -> None:
             f"{_FUNCTION}: 'model' must be on cpu, of float32, float16 or bfloat16, got "
             f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
         )
+
+
+def _stop_tokens(model: Any) -> tuple[int, ...]:
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    if ends is None:
+        return ()
+    return tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
 
 
 def _vocabulary(model: Any) -> int:
