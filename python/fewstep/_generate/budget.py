@@ -29,10 +29,13 @@ class CallCost:
         self._recent: dict[int, deque[float]] = {}
         self._last: dict[int, int] = {}
         self._calls = 0
+        self._line: tuple[float, float] | None = None  # of a few calls ago
 
     def add(self, rows: int, seconds: float) -> None:
         """Take a measurement."""
         self._calls += 1
+        if self._calls % _RECENT == 0 or len(self._recent) < 3:
+            self._line = None
         self._recent.setdefault(rows, deque(maxlen=_RECENT)).append(seconds)
         self._last[rows] = self._calls
         if self._calls % _STALE == 0:
@@ -46,11 +49,17 @@ class CallCost:
 
     def line(self) -> tuple[float, float] | None:
         """Return a and b; None before calls of two sizes were measured."""
-        if len(self._recent) < 2:
-            return None
-        sizes = np.array(list(self._recent), np.float64)
-        counts = np.array([len(each) for each in self._recent.values()], np.float64)
-        seconds = np.array([sorted(e)[len(e) // 4] for e in self._recent.values()])
+        if self._line is None and len(self._recent) > 1:
+            self._line = self._fit()
+        return self._line
+
+    def _fit(self) -> tuple[float, float]:
+        known = sorted(self._recent.items())
+        sizes = np.array([size for size, _ in known], np.float64)
+        counts = np.array([len(each) for _, each in known], np.float64)
+        seconds = np.array([sorted(each)[len(each) // 4] for _, each in known])
+        # What took less with more rows was not slow for its rows.
+        seconds = np.minimum.accumulate(seconds[::-1])[::-1]
         counts /= counts.sum()
         x, y = float(counts @ sizes), float(counts @ seconds)
         spread = float(counts @ (sizes - x) ** 2)
@@ -85,8 +94,9 @@ class Budget:
         chances = [self.chances(draft) for draft in free]
         self._calls += 1
         if line is not None:
-            explore = self._calls % _EXPLORE == 0
-            least = self._threshold(np.concatenate(chances), len(drafts), *line, explore)
+            every = np.sort(np.concatenate([each[1:] for each in chances]))[::-1]
+            best = self._explored(self._best(every, len(drafts), *line), len(every))
+            least = float(every[best - 1]) if best else math.inf
         elif self.cost.known and not self._bare:
             least, self._bare = math.inf, True  # one without drafts, to know what a row costs
         else:
@@ -112,17 +122,18 @@ class Budget:
         return chance
 
     @staticmethod
-    def _threshold(
-        chances: NDArray[np.float64], batch: int, a: float, b: float, explore: bool
-    ) -> float:
-        """Return the chance from which on nodes are kept."""
-        ordered = np.sort(chances[np.isfinite(chances)])[::-1]
-        tokens = batch + np.concatenate([[0.0], np.cumsum(ordered)])
+    def _best(chances: NDArray[np.float64], batch: int, a: float, b: float) -> int:
+        """Return how many nodes, the likeliest ones first, make the most tokens per second."""
+        tokens = batch + np.concatenate([[0.0], np.cumsum(chances)])
         seconds = a + b * (batch + np.arange(len(tokens)))
-        best = int(np.argmax(tokens / np.maximum(seconds, 1e-12)))
-        if explore:
-            best = min(2 * best + 4, len(ordered))
-        return float(ordered[best - 1]) if best else math.inf
+        return int(np.argmax(tokens / np.maximum(seconds, 1e-12)))
+
+    def _explored(self, best: int, most: int) -> int:
+        """Return a number of nodes to try, now and then another one than the best."""
+        turn, rest = divmod(self._calls, _EXPLORE)
+        if rest:
+            return best
+        return (most, min(2 * best + 4, most), 0, min(2 * best + 4, most))[turn % 4]
 
     def learn(self, block: Block, path: NDArray[np.int32], accepted: NDArray[np.int32]) -> None:
         """Count which nodes were on the accepted paths."""

@@ -8,13 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-
-def _empty() -> NDArray[np.int64]:
-    return np.zeros(0, np.int64)
-
 
 @dataclass
 class Stats:
@@ -33,7 +26,7 @@ class Stats:
         Drafted tokens that were verified.
     accepted : int
         Those of them that became part of a text.
-    drafted_by_depth, accepted_by_depth : array, shape (D,), int64
+    drafted_by_depth, accepted_by_depth : list of int
         Calls that had drafts at depth d + 1 below what was accepted before it, and of them those
         that accepted one.
     drafter_errors : int
@@ -52,8 +45,8 @@ class Stats:
     tokens: int = 0
     nodes: int = 0
     accepted: int = 0
-    drafted_by_depth: NDArray[np.int64] = field(default_factory=_empty)
-    accepted_by_depth: NDArray[np.int64] = field(default_factory=_empty)
+    drafted_by_depth: list[int] = field(default_factory=list)
+    accepted_by_depth: list[int] = field(default_factory=list)
     drafter_errors: int = 0
     last_error: Exception | None = None
     seconds: dict[str, float] = field(
@@ -77,16 +70,16 @@ class Stats:
     @property
     def acceptance_by_depth(self) -> list[float]:
         """Share of the drafts that were accepted at each depth, of those accepted before it."""
-        reached = np.maximum(self.drafted_by_depth, 1)
-        return [float(x) for x in self.accepted_by_depth / reached]
+        pairs = zip(self.accepted_by_depth, self.drafted_by_depth, strict=True)
+        return [accepted / drafted for accepted, drafted in pairs]
 
     def count_path(self, accepted: int, more: bool) -> None:
         """Count a draft of which so many tokens were accepted; `more` were drafted behind them."""
-        reached = accepted + more
-        if reached > len(self.drafted_by_depth):
-            wider = reached - len(self.drafted_by_depth)
-            self.drafted_by_depth = np.pad(self.drafted_by_depth, (0, wider))
-            self.accepted_by_depth = np.pad(self.accepted_by_depth, (0, wider))
-        self.drafted_by_depth[:reached] += 1
-        self.accepted_by_depth[:accepted] += 1
+        while len(self.drafted_by_depth) < accepted + more:
+            self.drafted_by_depth.append(0)
+            self.accepted_by_depth.append(0)
+        for depth in range(accepted + more):
+            self.drafted_by_depth[depth] += 1
+        for depth in range(accepted):
+            self.accepted_by_depth[depth] += 1
         self.accepted += accepted

@@ -240,7 +240,7 @@ class PagedCache(PagedRows):
         page_tokens = self.store.shape[1]
         slots = (table[:, :, None] * page_tokens + np.arange(page_tokens)).reshape(len(table), -1)
         columns = np.minimum(first[:, None] + np.arange(slots.shape[1]), slots.shape[1] - 1)
-        counts = np.diff(indptr)
+        counts = indptr[1:] - indptr[:-1]
         lost = np.clip(first - length, 0, counts)  # rows that are padding themselves
         requests = chains(
             np.maximum(length + counts - first, 0).astype(np.int32),

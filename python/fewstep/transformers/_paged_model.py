@@ -213,11 +213,12 @@ class PagedModel:
         ValueError
             An argument that is not as described; the cache is as it was.
         """
+        indptr = np.asarray(indptr, np.int32)
         laid = self._rows(sequences, indptr, len(tokens), bits, depth, block)
         ids = np.ascontiguousarray(tokens, np.int64)
         wanted = None if rows is None else tensor(rows, np.int64)
         result = self._run(ids, laid, wanted, hidden)
-        for sequence, count in zip(sequences, np.diff(indptr).tolist(), strict=True):
+        for sequence, count in zip(sequences, (indptr[1:] - indptr[:-1]).tolist(), strict=True):
             self._lengths[int(sequence)] += count
         return result
 
@@ -226,8 +227,7 @@ class PagedModel:
         block: Any,
     ) -> Rows:  # fmt: skip
         """Check a batch and lay it out."""
-        indptr = np.asarray(indptr, np.int32)
-        counts = np.diff(indptr)
+        counts = indptr[1:] - indptr[:-1]
         if indptr.shape != (len(sequences) + 1,) or indptr[0] != 0 or indptr[-1] != n:
             raise ValueError(
                 f"{_FUNCTION}.forward: 'indptr' must go from 0 to {n} in {len(sequences)} steps, "

@@ -67,7 +67,7 @@ def rows_of(
 
     Without `bits` the rows of a sequence are a causal chain.
     """
-    counts = np.diff(indptr)
+    counts = indptr[1:] - indptr[:-1]
     after = length + counts
     first = np.repeat(length - indptr[:-1], counts)  # plus the row's number is its slot
     slots = first + np.arange(indptr[-1], dtype=np.int32)
