@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .linear import Packed, aligned, pack, unpack
@@ -98,9 +96,6 @@ class PackedWeight(torch.Tensor):
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Return some of its rows, shape (*index.shape, I), without unpacking the others."""
         packed, flat = self.packed, index.reshape(-1)
-        real = type(packed.data) is torch.Tensor and not torch.compiler.is_compiling()
-        if real and not packed.kind.startswith("int"):
-            return self._gathered(index.numpy())
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < packed.shape[0]:
             raise IndexError("index out of range in self")  # as torch says
         if not packed.kind.startswith("int"):  # steps of 1 or 2 inputs, side by side
@@ -120,17 +115,6 @@ class PackedWeight(torch.Tensor):
             local = (place[here] - first) * _PANEL + flat[here] % _PANEL
             out[here] = weight[local].to(self.dtype)
         return out.view(*index.shape, packed.shape[1])
-
-    def _gathered(self, index: NDArray[np.int64]) -> torch.Tensor:
-        """Return rows by numpy, which takes a tenth of torch's time for the few of a call."""
-        packed = self.packed
-        if index.size and not 0 <= index.min() <= index.max() < packed.shape[0]:
-            raise IndexError("index out of range in self")  # as torch says
-        steps = np.uint16 if packed.kind == "float16" else np.uint32  # of 1 or 2 inputs
-        stored = packed.data.numpy().view(steps).reshape(-(-packed.shape[0] // _PANEL), -1, _PANEL)
-        panel, place = np.divmod(index, _PANEL)
-        found = torch.from_numpy(stored[panel, :, place]).view(self.dtype)
-        return found[..., : packed.shape[1]]
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PackedWeight({self.packed.kind}, shape={tuple(self.shape)}, dtype={self.dtype})"
