@@ -18,7 +18,7 @@ def codec(tokenizer: Any) -> tuple[Encode, Decode]:
     """Return the functions that encode and decode with a tokenizer.
 
     Those of ``tokenizers`` are used themselves, also inside of a tokenizer of transformers, whose
-    own functions take ten times as long.
+    own decoding of a few tokens takes several times as long.
     """
     fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(fast, "token_to_id") and hasattr(fast, "encode_batch"):

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 
 from fewstep import tree
-from fewstep.drafters._growth import Cache, Rows
+from fewstep.drafters._growth import Cache, Growing, Rows
 from fewstep.drafters._pace import Pace
 from fewstep.drafters._protocol import Draft
 
 
-class _Candidates:
-    """All nodes that were looked at of one request; number 0 is the root."""
+class _Candidates(Growing):
+    """All nodes that were looked at of one request."""
 
     def __init__(self, root: int) -> None:
-        self.token, self.parent, self.logp = [root], [-1], [0.0]
-        self.row = {0: 0}  # of those that were run: their rows in the draft model's block
-        self.frontier = [0]  # those whose children come next
+        super().__init__(root)
+        self.logp = [0.0]
 
     def expand(self, ids: Any, logp: Any, beam: list[tuple[int, int]]) -> None:
         """Add the frontier's children, given row by row; go on with a beam of (row, token)."""
@@ -82,7 +81,7 @@ def best_trees(
             break
         level = time.perf_counter()
         try:
-            logits = _run(cache, [blocks[b] for b in going], [trees[b] for b in going])
+            logits = cache.level([blocks[b] for b in going], [trees[b] for b in going])
         except MemoryError:
             break
         if pace:
@@ -101,10 +100,3 @@ def _expand(trees: Sequence[_Candidates], logits: Any, width: int, d2t: Any) -> 
     for b, one in enumerate(trees):
         own = slice(int(ends[b]), int(ends[b + 1]))
         one.expand(ids[own], values[own], list(zip(rows[b], tokens[b], strict=True)))
-
-
-def _run(cache: Cache, blocks: Sequence[Rows], trees: Sequence[_Candidates]) -> Any:
-    for one, block in zip(trees, blocks, strict=True):
-        one.row.update({node: len(block.token) + i for i, node in enumerate(one.frontier)})
-    nodes = [[(one.token[n], one.row[one.parent[n]]) for n in one.frontier] for one in trees]
-    return cache.level(blocks, nodes)

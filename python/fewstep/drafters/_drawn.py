@@ -12,7 +12,7 @@ from fewstep import logits as logits_ops
 from fewstep import tree
 from fewstep._generate.request import Request
 from fewstep._generate.sampling import FILTERS
-from fewstep.drafters._growth import Cache, Rows
+from fewstep.drafters._growth import Cache, Growing, Rows
 from fewstep.drafters._protocol import Draft
 
 # How each mode draws the children of a node, by what law they are then verified, and by what rule.
@@ -24,18 +24,16 @@ LAWS = {
 }
 
 
-class _Drawn:
-    """The tree of one request while it grows; all its nodes stay."""
+class _Drawn(Growing):
+    """A tree all of whose nodes stay."""
 
     def __init__(self, root: int, times: int) -> None:
-        self.token, self.parent = [root], [-1]
+        super().__init__(root)
         self.logp, self.perturbed = [0.0], [0.0]
         self.times = [times]  # draws at a node: of independent chains, those that go through it
         self.draws: list[list[int]] = [[]]  # children at each node, in the order of the draws
         self.q_row = [0]
         self.q: list[Any] = []
-        self.row = {0: 0}  # rows in the draft model's block
-        self.frontier = [0]
 
     def add(self, parent: int, token: int, logp: float, perturbed: float) -> None:
         """Add a draw: a child, or once more one that was drawn before."""
@@ -111,7 +109,7 @@ def drawn_trees(
         if not going:
             break
         try:
-            logits = _run(cache, [blocks[b] for b in going], [trees[b] for b in going])
+            logits = cache.level([blocks[b] for b in going], [trees[b] for b in going])
         except MemoryError:
             break
     return [one.draft(mode, cache.model.d2t) for one in trees]
@@ -173,10 +171,3 @@ def _order(
         for i, node in enumerate(frontier)
         for k in range(one.times[node] if chains else width)
     ]
-
-
-def _run(cache: Cache, blocks: Sequence[Rows], trees: Sequence[_Drawn]) -> Any:
-    for one, block in zip(trees, blocks, strict=True):
-        one.row.update({node: len(block.token) + i for i, node in enumerate(one.frontier)})
-    nodes = [[(one.token[n], one.row[one.parent[n]]) for n in one.frontier] for one in trees]
-    return cache.level(blocks, nodes)

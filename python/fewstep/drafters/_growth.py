@@ -60,6 +60,25 @@ class Rows:
         return row
 
 
+class Growing:
+    """A draft of one request while it grows; node 0 is the root.
+
+    Attributes
+    ----------
+    token, parent : list of int
+        Of all nodes.
+    row : dict of int to int
+        Of the nodes that were run: their rows in the block.
+    frontier : list of int
+        The nodes whose children come next.
+    """
+
+    def __init__(self, root: int) -> None:
+        self.token, self.parent = [root], [-1]
+        self.row = {0: 0}
+        self.frontier = [0]
+
+
 class Cache:
     """The draft model's side of a batch of requests."""
 
@@ -128,34 +147,32 @@ class Cache:
             return None
         return rows
 
-    def level(self, blocks: Sequence[Rows], nodes: Sequence[Sequence[tuple[int, int]]]) -> Any:
-        """Run nodes, given as tokens and rows of their parents; return their logits.
+    def level(self, blocks: Sequence[Rows], trees: Sequence[Growing]) -> Any:
+        """Run the frontiers of trees; return their logits, tree after tree.
 
         Raises
         ------
         MemoryError
             There is no room; nothing was run.
         """
-        for rows, own in zip(blocks, nodes, strict=True):
-            self.model.extend(rows.sequence, len(own))
-        for rows, own in zip(blocks, nodes, strict=True):
-            for token, parent in own:
-                rows.add(token, parent)
+        for rows, one in zip(blocks, trees, strict=True):
+            self.model.extend(rows.sequence, len(one.frontier))
+        for rows, one in zip(blocks, trees, strict=True):
+            for node in one.frontier:
+                one.row[node] = rows.add(one.token[node], one.row[one.parent[node]])
         sizes = [len(rows.token) for rows in blocks]
-        counts = [len(own) for own in nodes]
+        counts = [len(one.frontier) for one in trees]
         words = (max(sizes) + 31) // 32
-        seen = [mask for rows, n in zip(blocks, counts, strict=True) for mask in rows.sees[-n:]]
+        pairs = list(zip(blocks, counts, strict=True))
+        seen = [mask for rows, n in pairs for mask in rows.sees[-n:]]
         bits = np.frombuffer(
             bytearray().join(mask.to_bytes(4 * words, "little") for mask in seen), np.uint32
         )
         return self.model.forward(
             [rows.sequence for rows in blocks],
-            np.array([token for own in nodes for token, _ in own], np.int32),
+            np.array([token for rows, n in pairs for token in rows.token[-n:]], np.int32),
             np.cumsum([0, *counts]).astype(np.int32),
             bits=bits.reshape(len(seen), words),
-            depth=np.array(
-                [d for rows, n in zip(blocks, counts, strict=True) for d in rows.depth[-n:]],
-                np.int32,
-            ),
+            depth=np.array([d for rows, n in pairs for d in rows.depth[-n:]], np.int32),
             block=np.array(sizes, np.int32),
         )

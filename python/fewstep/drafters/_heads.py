@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep import tree
 from fewstep._generate.request import Request
 from fewstep.drafters._protocol import Draft, Seen
+from fewstep.drafters._shape import Paths, Shape
 
 
 class Template:
@@ -51,7 +51,7 @@ class Template:
     def __init__(
         self,
         heads: Callable[[Any], Any],
-        template: tuple[NDArray[np.int32], NDArray[np.int32]],
+        template: Paths,
         rule: str = "match",
     ) -> None:
         if rule not in ("match", "typical"):
@@ -59,8 +59,7 @@ class Template:
                 f"fewstep.drafters.Template: 'rule' must be match or typical, got {rule!r}"
             )
         self._heads, self._rule = heads, rule
-        self._parent, self._rank = template
-        self._depth = tree.build(self._parent).depth
+        self._shape = Shape(template)
         self._candidates: dict[int, NDArray[np.int32]] = {}
 
     def start(self, request: Request) -> None:
@@ -74,11 +73,9 @@ class Template:
             return drafts
         root = np.array([requests[i].tokens[-1] for i in known], np.int32)
         heads = np.stack([self._candidates[requests[i].number] for i in known])
-        tokens = tree.from_template(self._parent, self._rank, root, heads=heads)
-        for i, token in zip(known, tokens, strict=True):
-            keep = (token >= 0) & (self._depth <= limits[i])
-            if keep[1:].any():
-                drafts[i] = Draft(token, self._parent, rule=self._rule).subset(keep)
+        some = self._shape.drafts(root, [limits[i] for i in known], self._rule, heads=heads)
+        for i, draft in zip(known, some, strict=True):
+            drafts[i] = draft
         return drafts
 
     def observe(self, seen: Seen) -> None:

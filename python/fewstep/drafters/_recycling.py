@@ -13,6 +13,7 @@ from fewstep import logits as logits_ops
 from fewstep import tree
 from fewstep._generate.request import Request
 from fewstep.drafters._protocol import Draft, Seen
+from fewstep.drafters._shape import Paths, Shape
 
 
 class TokenRecycling:
@@ -45,18 +46,17 @@ class TokenRecycling:
 
     def __init__(
         self,
-        template: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None,
+        template: Paths | None = None,
         successors: int = 8,
     ) -> None:
-        self._parent, self._rank = tree.TOKEN_RECYCLING if template is None else template
-        highest = int(self._rank[1:].max(initial=0))
+        self._shape = Shape(tree.TOKEN_RECYCLING if template is None else template)
+        highest = int(self._shape.rank[1:].max(initial=0))
         if not highest < successors <= 64:
             raise ValueError(
                 "fewstep.drafters.TokenRecycling: 'successors' must be above the template's ranks "
                 f"and at most 64, got {successors} with rank {highest}"
             )
         self._successors = successors
-        self._depth = tree.build(self._parent).depth
         self._table: NDArray[np.int32] | None = None
 
     def start(self, request: Request) -> None:
@@ -67,17 +67,7 @@ class TokenRecycling:
         if self._table is None:
             return [None] * len(requests)
         root = np.array([request.tokens[-1] for request in requests], np.int32)
-        tokens = tree.from_template(self._parent, self._rank, root, table=self._table)
-        return [
-            self._cut(row, limit) if limit > 0 else None
-            for row, limit in zip(tokens, limits, strict=True)
-        ]
-
-    def _cut(self, token: NDArray[np.int32], limit: int) -> Draft | None:
-        keep = (token >= 0) & (self._depth <= limit)
-        if keep[1:].any():
-            return Draft(token, self._parent).subset(keep)
-        return None
+        return self._shape.drafts(root, list(limits), table=self._table)
 
     def observe(self, seen: Seen) -> None:
         """Keep what the target found likely after each node."""
