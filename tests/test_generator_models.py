@@ -10,48 +10,21 @@ import pytest
 
 import fewstep
 from frequencies import p_value
+from hf_models import CONFIGS, model_of
+from hf_models import VOCABULARY as V
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 from fewstep.transformers import PagedModel, fuse  # noqa: E402
 
-V = 97
-SMALL: dict[str, Any] = {
-    "vocab_size": V, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "max_position_embeddings": 256, "bos_token_id": None,
-    "eos_token_id": None, "pad_token_id": 0,
-}  # fmt: skip
-GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 16}
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaForCausalLM", GROUPED),
-    "qwen2": ("Qwen2ForCausalLM", {k: v for k, v in GROUPED.items() if k != "head_dim"}),
-    "qwen3": ("Qwen3ForCausalLM", GROUPED),
-    "mistral": ("MistralForCausalLM", {**GROUPED, "sliding_window": 8}),
-    "gemma2": ("Gemma2ForCausalLM", {**GROUPED, "sliding_window": 8, "query_pre_attn_scalar": 16}),
-    "gemma3": ("Gemma3ForCausalLM", {**GROUPED, "sliding_window": 8, "query_pre_attn_scalar": 16}),
-    "gpt_neox": ("GPTNeoXForCausalLM", SMALL),
-}
 PROMPTS = [[5, 9, 5, 9, 5], [7], [int(t) for t in np.random.default_rng(0).integers(1, V, 21)]]
 GREEDY = fewstep.Sampling(temperature=0, max_tokens=16)
 
 
-def make(name: str, layers: int = 3, seed: int = 0) -> Any:
-    """Build a model with random weights, large enough for logits that are far apart."""
-    kind, options = MODELS[name]
-    config_class = getattr(transformers, kind).config_class
-    if name == "gemma3":
-        config_class = transformers.Gemma3TextConfig
-    torch.manual_seed(seed)
-    config = config_class(**{**options, "num_hidden_layers": layers})
-    config.initializer_range = 0.2
-    return getattr(transformers, kind)(config).eval()
-
-
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=CONFIGS)
 def model(request: pytest.FixtureRequest) -> tuple[Any, list[list[int]]]:
     """Return each model and its greedy texts, by transformers alone."""
-    made = make(request.param)
+    made = model_of(request.param)
     texts = [
         made.generate(
             torch.tensor([prompt]), max_new_tokens=16, do_sample=False, use_cache=True
@@ -62,7 +35,7 @@ def model(request: pytest.FixtureRequest) -> tuple[Any, list[list[int]]]:
 
 
 def drafters(model: Any) -> dict[str, Any]:
-    small = make("llama", layers=1, seed=1)
+    small = model_of("Llama", num_hidden_layers=1)
     return {
         "none": None,
         "lookup": fewstep.drafters.PromptLookup(n_min=1, branches=2),
@@ -98,7 +71,7 @@ def test_greedy_texts_are_those_of_transformers(name: str, batch: int, model: An
 
 @pytest.mark.parametrize("name", ["none", "recycling", "tree"])
 def test_sampled_texts_do_not_depend_on_drafts_or_batch(name: str) -> None:
-    made = make("llama")
+    made = model_of("Llama")
     each = [fewstep.Sampling(temperature=0.8, top_p=0.9, seed=i, max_tokens=20) for i in range(3)]
     plain = [
         fewstep.Generator(made, stop_tokens=()).generate([p], s)[0].tokens
@@ -111,7 +84,7 @@ def test_sampled_texts_do_not_depend_on_drafts_or_batch(name: str) -> None:
 @pytest.mark.parametrize("mode", ["chain", "k_seq", "rsd_c", "rsd_s"])
 def test_frequencies_of_a_real_model(mode: str) -> None:
     """The token after the first drafted one, against the model's own law of it."""
-    made, count = make("llama"), 1500
+    made, count = model_of("Llama"), 1500
     made.lm_head.weight.data *= 0.3  # flatter laws, of which more is accepted
     with torch.no_grad():
         first = torch.softmax(made(torch.tensor([[5, 9]])).logits[0, -1].double(), -1)
@@ -129,7 +102,7 @@ def test_frequencies_of_a_real_model(mode: str) -> None:
 
 
 def test_out_of_pages_and_cancelled_streams() -> None:
-    made = make("llama")
+    made = model_of("Llama")
     paged = PagedModel(made, pages=6, page_tokens=8)
     generator = fewstep.Generator(paged, drafter=fewstep.drafters.TokenRecycling(), stop_tokens=())
     long, short = generator.generate(
@@ -146,7 +119,7 @@ def test_out_of_pages_and_cancelled_streams() -> None:
 
 
 def test_a_prompt_that_was_seen_is_not_run_again() -> None:
-    made = make("llama")
+    made = model_of("Llama")
     paged = PagedModel(made, pages=64, page_tokens=4)
     generator = fewstep.Generator(paged, stop_tokens=())
     prompt = list(range(1, 30))
@@ -162,7 +135,7 @@ def test_a_prompt_that_was_seen_is_not_run_again() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sampled_texts_of_a_fused_model_do_not_depend_on_the_batch(dtype: str) -> None:
     """Bit for bit: one token a call, alone and with others, and with chains of drafts."""
-    made = make("llama").to(getattr(torch, dtype))
+    made = model_of("Llama").to(getattr(torch, dtype))
     fuse(made)
     each = [fewstep.Sampling(temperature=0.9, seed=i, max_tokens=30) for i in range(3)]
     texts = []

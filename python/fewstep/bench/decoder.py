@@ -40,19 +40,13 @@ class Problem:
     """A model as transformers has it, and fused for us."""
 
     def __init__(self, layers: int | None = None) -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        torch.manual_seed(11)
-        sizes = llama.SIZES | {"max_position_embeddings": 8192}
+        sizes = {"max_position_embeddings": 8192}
         if layers is not None:
-            sizes |= {"num_hidden_layers": layers}
-        configure: Any = LlamaConfig
-        build: Any = LlamaForCausalLM
-        config = configure(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=None)
-        self.plain: Any = build(config).bfloat16().eval()
+            sizes["num_hidden_layers"] = layers
+        self.plain = llama.model(**sizes)
         self.fused = copy.deepcopy(self.plain)
         fuse(self.fused)
-        self.vocabulary = sizes["vocab_size"]
+        self.vocabulary = llama.SIZES["vocab_size"]
 
     def tokens(self, count: int) -> torch.Tensor:
         """Return random tokens, shape [1, count]."""

@@ -46,18 +46,23 @@ class Nothing(torch.nn.Module):
         return x.new_zeros(*x.shape[:-1], self.outputs)
 
 
+def model(**sizes: Any) -> Any:
+    """Make a model with random weights in bfloat16; `sizes` go before `SIZES`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(11)
+    configure: Any = LlamaConfig
+    build: Any = LlamaForCausalLM
+    # No token ends the text: every call is as long.
+    config = configure(**(SIZES | sizes), pad_token_id=0, bos_token_id=1, eos_token_id=None)
+    return build(config).bfloat16().eval()
+
+
 class Problem:
     """A model three times: as it was, packed, and without products; and a prompt."""
 
     def __init__(self) -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        torch.manual_seed(11)
-        configure: Any = LlamaConfig
-        build: Any = LlamaForCausalLM
-        # No token ends the text: every call is as long.
-        config = configure(**SIZES, pad_token_id=0, bos_token_id=1, eos_token_id=None)
-        self.plain: Any = build(config).bfloat16().eval()
+        self.plain = model()
         self.packed = copy.deepcopy(self.plain)
         self.rest = copy.deepcopy(self.plain)
         self.report: Swapped = pack_linears(self.packed)
