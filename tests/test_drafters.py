@@ -226,3 +226,22 @@ def test_errors() -> None:
         DraftModel(7)
     with pytest.raises(ValueError, match="Template: 'rule' must be match or typical, got 'rrs'"):
         Template(lambda state: state, fewstep.tree.template([(0,)]), rule="rrs")
+
+
+def test_independent_chains_go_on_together_where_they_have_met() -> None:
+    """Of 3 chains of SpecTr there are 3 draws at every level, however few nodes they share."""
+    from fewstep._generate.request import Request
+
+    drafter = DraftModel(Markov(table(8) * 2), "k_seq", depth=4, width=3)
+    requests = [
+        Request(i, [1, 2], 2, fewstep.Sampling(seed=i), None, frozenset()) for i in range(40)
+    ]
+    met = 0
+    for draft in drafter.draft(requests, [4] * 40):
+        assert draft is not None
+        assert draft.draw_indptr is not None
+        draws = np.diff(draft.draw_indptr)
+        depth = np.asarray(fewstep.tree.build(draft.parent).depth)
+        assert [int(draws[depth == level].sum()) for level in range(4)] == [3] * 4
+        met += len(draft.token) < 13
+    assert met > 10

@@ -151,6 +151,23 @@ def test_a_stop_token_in_the_middle_of_a_draft_ends_the_request() -> None:
         assert (result.tokens, result.finish) == (whole[: first + 1], "stop")
 
 
+def test_what_is_published_is_what_the_model_has() -> None:
+    """A stop in the middle of an accepted path leaves nothing of the model's behind it."""
+    published = []
+
+    class Shared(Markov):
+        def publish(self, sequence: int, tokens: Any) -> None:
+            assert list(tokens) == self._texts[sequence]
+            published.append(list(tokens))
+
+    whole = plain([3], GREEDY)
+    sampling = fewstep.Sampling(temperature=0, max_tokens=30, stop_tokens=[whole[6]])
+    generator = fewstep.Generator(Shared(model().table), drafter=Oracle(model(), 4), adapt=False)
+    (result,) = generator.generate([[3]], sampling)
+    assert result.tokens == whole[:7]  # the second of the second call's four accepted drafts
+    assert published == [[3, *whole[:6]]]
+
+
 class Letters:
     """A tokenizer of one letter each."""
 
