@@ -57,13 +57,7 @@ void attention(py::handle q, py::handle k, py::handle v, py::handle kv_len, py::
   args.out = result.get();
   args.lse = logs.get();
   args.workspace = scratch.get();
-  const fewstep_context* ctx = stream.context(result.get(), kFunction, "out");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_tree_attention(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_tree_attention, stream.context(result.get(), kFunction, "out"), args);
 }
 
 void merge(const py::sequence& parts, const py::sequence& lses, py::handle out, py::handle lse) {
@@ -92,13 +86,7 @@ void merge(const py::sequence& parts, const py::sequence& lses, py::handle out, 
   const Optional l(lse, kFunction, "lse", Borrowed::kWrite, &stream);
   args.out = o.get();
   args.lse = l.get();
-  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_tree_merge(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_tree_merge, stream.context(o.get(), kFunction, "out"), args);
 }
 
 }  // namespace

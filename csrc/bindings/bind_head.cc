@@ -28,13 +28,7 @@ void head_top_k(int64_t rows, int32_t kind, int32_t group, bool normalise, doubl
       {"status", &args.status}, {"workspace", &args.workspace},
   };
   const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
-  const fewstep_context* ctx = stream.context(args.ids, kFunction, "ids");
-  fewstep_status result;
-  {
-    const py::gil_scoped_release release;
-    result = fewstep_logits_head_top_k(ctx, &args);
-  }
-  check(result);
+  run_op(&fewstep_logits_head_top_k, stream.context(args.ids, kFunction, "ids"), args);
 }
 
 }  // namespace

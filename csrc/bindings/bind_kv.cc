@@ -41,13 +41,7 @@ void append(py::handle k, py::handle v, py::handle k_cache, py::handle v_cache, 
   args.cos = cos_t.get();
   args.sin = sin_t.get();
   args.positions = positions_t.get();
-  const fewstep_context* ctx = stream.context(k_t.get(), kFunction, "k");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_kv_append(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_kv_append, stream.context(k_t.get(), kFunction, "k"), args);
 }
 
 void commit(py::handle k_cache, py::handle v_cache, py::handle path, py::handle accepted,
@@ -71,13 +65,7 @@ void commit(py::handle k_cache, py::handle v_cache, py::handle path, py::handle 
   args.base = base_t.get();
   args.page_table = table.get();
   args.length = length_t.get();
-  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_kv_commit(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_kv_commit, stream.context(caches.k.get(), kFunction, "k_cache"), args);
 }
 
 void truncate(py::handle length, py::handle kept) {
@@ -104,13 +92,7 @@ void gather(py::handle k_cache, py::handle v_cache, py::handle index, py::handle
   args.index = index_t.get();
   args.count = count_t.get();
   args.page_table = table.get();
-  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_kv_gather(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_kv_gather, stream.context(caches.k.get(), kFunction, "k_cache"), args);
 }
 
 void copy_pages(py::handle k_cache, py::handle v_cache, py::handle source, py::handle target,
@@ -125,13 +107,7 @@ void copy_pages(py::handle k_cache, py::handle v_cache, py::handle source, py::h
   args.caches = caches.caches;
   args.source = source_t.get();
   args.target = target_t.get();
-  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_kv_copy_pages(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_kv_copy_pages, stream.context(caches.k.get(), kFunction, "k_cache"), args);
 }
 
 }  // namespace

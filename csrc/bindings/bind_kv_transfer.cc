@@ -24,13 +24,7 @@ void export_tokens(py::handle k_cache, py::handle v_cache, int32_t begin, int32_
   args.caches = caches.caches;
   args.page_table = table.get();
   args.out = out_t.get();
-  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_kv_export_tokens(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_kv_export_tokens, stream.context(caches.k.get(), kFunction, "k_cache"), args);
 }
 
 // Returns the number of tokens.

@@ -55,13 +55,7 @@ void pack(py::handle weight, int32_t kind, int32_t group, py::handle out) {
   args.group = group;
   args.weight = w.get();
   args.out = o.get();
-  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_linear_pack(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_linear_pack, stream.context(o.get(), kFunction, "out"), args);
 }
 
 void unpack(py::handle packed, int32_t kind, int32_t group, py::handle out) {
@@ -75,13 +69,7 @@ void unpack(py::handle packed, int32_t kind, int32_t group, py::handle out) {
   args.group = group;
   args.packed = p.get();
   args.out = o.get();
-  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_linear_unpack(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_linear_unpack, stream.context(o.get(), kFunction, "out"), args);
 }
 
 void run(py::handle x, py::handle packed, int32_t kind, int32_t group, py::handle bias,
@@ -111,13 +99,7 @@ void run(py::handle x, py::handle packed, int32_t kind, int32_t group, py::handl
   args.norm = n.get();
   args.out = out_rows.get();
   args.workspace = w.get();
-  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_linear_run(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_linear_run, stream.context(o.get(), kFunction, "out"), args);
 }
 
 }  // namespace

@@ -7,17 +7,6 @@ namespace py = pybind11;
 namespace fewstep::python {
 namespace {
 
-template <class Args>
-void call(fewstep_status (*op)(const fewstep_context*, const Args*), const fewstep_context* ctx,
-          const Args& args) {
-  fewstep_status result;
-  {
-    const py::gil_scoped_release release;
-    result = op(ctx, &args);
-  }
-  check(result);
-}
-
 void sample(py::handle logits, py::handle seeds, py::handle positions, py::handle bitmask,
             const py::tuple& filters, uint32_t stream_number, uint32_t draw, py::handle out,
             py::handle logprobs, py::handle status) {
@@ -43,7 +32,7 @@ void sample(py::handle logits, py::handle seeds, py::handle positions, py::handl
   args.out = o.get();
   args.logprobs = lp.get();
   args.status = st.get();
-  call(&fewstep_logits_sample, stream.context(o.get(), kFunction, "out"), args);
+  run_op(&fewstep_logits_sample, stream.context(o.get(), kFunction, "out"), args);
 }
 
 // `history` is (tokens, indptr, counts), `bias` (ids, values, indptr); None where there is none.
@@ -74,7 +63,7 @@ void penalise(py::handle logits, const py::tuple& history, const py::tuple& bias
   args.bias_values = values.get();
   args.bias_indptr = bias_indptr.get();
   args.out = in_place ? l.get() : other.get();
-  call(&fewstep_logits_penalise, stream.context(args.out, kFunction, "out"), args);
+  run_op(&fewstep_logits_penalise, stream.context(args.out, kFunction, "out"), args);
 }
 
 void top_k(py::handle logits, py::handle bitmask, bool normalise, py::handle ids, py::handle values,
@@ -96,7 +85,7 @@ void top_k(py::handle logits, py::handle bitmask, bool normalise, py::handle ids
   args.values = v.get();
   args.log_normaliser = n.get();
   args.status = st.get();
-  call(&fewstep_logits_top_k, stream.context(i.get(), kFunction, "ids"), args);
+  run_op(&fewstep_logits_top_k, stream.context(i.get(), kFunction, "ids"), args);
 }
 
 void gumbel_top_k(py::handle logits, py::handle seeds, py::handle positions, py::handle bitmask,
@@ -127,7 +116,7 @@ void gumbel_top_k(py::handle logits, py::handle seeds, py::handle positions, py:
   args.perturbed = v.get();
   args.logprobs = lp.get();
   args.status = st.get();
-  call(&fewstep_logits_gumbel_top_k, stream.context(i.get(), kFunction, "ids"), args);
+  run_op(&fewstep_logits_gumbel_top_k, stream.context(i.get(), kFunction, "ids"), args);
 }
 
 // `list` is (ids, probabilities, count); None where there is none.
@@ -153,7 +142,7 @@ void renorm(py::handle logits, py::handle bitmask, const py::tuple& filters, py:
   args.probabilities = p.get();
   args.count = n.get();
   args.status = st.get();
-  call(&fewstep_logits_renorm, stream.context(l.get(), kFunction, "logits"), args);
+  run_op(&fewstep_logits_renorm, stream.context(l.get(), kFunction, "logits"), args);
 }
 
 void sample_arithmetic(py::handle logits, py::handle codes, py::handle bitmask,
@@ -182,7 +171,7 @@ void sample_arithmetic(py::handle logits, py::handle codes, py::handle bitmask,
   args.next_codes = in_place ? c.get() : next.get();
   args.logprobs = lp.get();
   args.status = st.get();
-  call(&fewstep_logits_sample_arithmetic, stream.context(o.get(), kFunction, "out"), args);
+  run_op(&fewstep_logits_sample_arithmetic, stream.context(o.get(), kFunction, "out"), args);
 }
 
 }  // namespace

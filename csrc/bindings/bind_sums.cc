@@ -29,13 +29,7 @@ void gram(const py::sequence& arrays, py::handle out, py::handle workspace) {
   const Optional w(workspace, kFunction, "workspace", Borrowed::kWrite, &stream);
   args.out = o.get();
   args.workspace = w.get();
-  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_solver_gram(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_solver_gram, stream.context(o.get(), kFunction, "out"), args);
 }
 
 void quantile(py::handle x, double q, bool magnitude, py::handle out, py::handle workspace) {
@@ -51,13 +45,7 @@ void quantile(py::handle x, double q, bool magnitude, py::handle out, py::handle
   args.x = in.get();
   args.out = o.get();
   args.workspace = w.get();
-  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_solver_quantile(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_solver_quantile, stream.context(o.get(), kFunction, "out"), args);
 }
 
 void error_norm(py::handle error, py::handle before, py::handle after, py::handle minus,
@@ -81,13 +69,7 @@ void error_norm(py::handle error, py::handle before, py::handle after, py::handl
   args.after = a.get();
   args.out = o.get();
   args.workspace = w.get();
-  const fewstep_context* ctx = stream.context(o.get(), kFunction, "out");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_solver_error_norm(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_solver_error_norm, stream.context(o.get(), kFunction, "out"), args);
 }
 
 }  // namespace

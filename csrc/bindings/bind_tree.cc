@@ -32,13 +32,7 @@ void build(py::handle parent, py::handle indptr, py::handle base, int32_t max_de
   args.next_sibling = n.get();
   args.positions = o.get();
   args.bits = w.get();
-  const fewstep_context* ctx = stream.context(d.get(), kFunction, "depth");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_tree_build(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_tree_build, stream.context(d.get(), kFunction, "depth"), args);
 }
 
 void from_template(py::handle parent, py::handle rank, py::handle root, py::handle table,
@@ -59,13 +53,7 @@ void from_template(py::handle parent, py::handle rank, py::handle root, py::hand
   args.table = t.get();
   args.heads = h.get();
   args.tokens = out.get();
-  const fewstep_context* ctx = stream.context(out.get(), kFunction, "tokens");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_tree_from_template(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_tree_from_template, stream.context(out.get(), kFunction, "tokens"), args);
 }
 
 void expand(py::handle cum_logp, py::handle logits, py::handle indptr, py::handle d2t,
@@ -96,13 +84,7 @@ void expand(py::handle cum_logp, py::handle logits, py::handle indptr, py::handl
   args.beam_logp = bl.get();
   args.beam_parent = bp.get();
   args.status = s.get();
-  const fewstep_context* ctx = stream.context(i.get(), kFunction, "ids");
-  fewstep_status result;
-  {
-    const py::gil_scoped_release release;
-    result = fewstep_tree_expand(ctx, &args);
-  }
-  check(result);
+  run_op(&fewstep_tree_expand, stream.context(i.get(), kFunction, "ids"), args);
 }
 
 void rerank(py::handle cum_logp, py::handle parent, py::handle indptr, py::handle budget,
@@ -128,13 +110,7 @@ void rerank(py::handle cum_logp, py::handle parent, py::handle indptr, py::handl
   args.kept_parent = q.get();
   args.kept_indptr = e.get();
   args.workspace = w.get();
-  const fewstep_context* ctx = stream.context(k.get(), kFunction, "kept");
-  fewstep_status status;
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_tree_rerank(ctx, &args);
-  }
-  check(status);
+  run_op(&fewstep_tree_rerank, stream.context(k.get(), kFunction, "kept"), args);
 }
 
 // `inputs` is (logits, indptr, seeds, positions, node, cum_logp, parent_perturbed, d2t), `outputs`
@@ -164,13 +140,7 @@ void sample_children(int32_t law, const py::tuple& filters, const py::tuple& inp
       {"status", &args.status},
   };
   const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
-  const fewstep_context* ctx = stream.context(args.draws, kFunction, "draws");
-  fewstep_status result;
-  {
-    const py::gil_scoped_release release;
-    result = fewstep_tree_sample_children(ctx, &args);
-  }
-  check(result);
+  run_op(&fewstep_tree_sample_children, stream.context(args.draws, kFunction, "draws"), args);
 }
 
 }  // namespace

@@ -51,13 +51,7 @@ void verify(int32_t rule, int32_t law, const std::array<double, 4>& params,
       {"status", &args.status},
   };
   const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
-  const fewstep_context* ctx = stream.context(args.next_token, kFunction, "next_token");
-  fewstep_status result;
-  {
-    const py::gil_scoped_release release;
-    result = fewstep_tree_verify(ctx, &args);
-  }
-  check(result);
+  run_op(&fewstep_tree_verify, stream.context(args.next_token, kFunction, "next_token"), args);
 }
 
 }  // namespace

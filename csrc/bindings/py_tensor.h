@@ -103,6 +103,18 @@ inline void check(fewstep_status status) {
     raise_status(status);
 }
 
+// Runs an op without Python's lock; what it refuses is thrown.
+template <class Args>
+void run_op(fewstep_status (*op)(const fewstep_context*, const Args*), const fewstep_context* ctx,
+            const Args& args) {
+  fewstep_status status;
+  {
+    const pybind11::gil_scoped_release release;
+    status = op(ctx, &args);
+  }
+  check(status);
+}
+
 // One function per family, in bind_<family>.cc.
 void bind_draft(pybind11::module_& m);
 void bind_kv(pybind11::module_& m);

@@ -46,6 +46,10 @@ void ArgCheck::fail(ArgName name, const std::string& must, const std::string& go
   throw Error(status, std::string(function_) + ": '" + name.str() + "' " + must + ", got " + got);
 }
 
+void ArgCheck::fail_size(ArgName name, const char* init, uint32_t size) const {
+  fail(name, std::string("must have its size set by ") + init, std::to_string(size));
+}
+
 bool ArgCheck::bind(char letter, int64_t size) {
   int64_t& bound = dims_[letter - 'A'];
   if (bound < 0) bound = size;

@@ -137,6 +137,13 @@ class ArgCheck {
     return check_strided(name, t, types, shape, true);
   }
 
+  // A call's struct of arguments: given, and no smaller than this library's, which `init` sizes.
+  template <class Args>
+  void sized(ArgName name, const Args* args, const char* init) const {
+    if (!args) fail(name, "must be given", "NULL");
+    if (args->size < sizeof(*args)) fail_size(name, init, args->size);
+  }
+
   // Throws "<function>: '<name>' <must>, got <got>".
   [[noreturn]] void fail(ArgName name, const std::string& must, const std::string& got,
                          fewstep_status status = FEWSTEP_INVALID_ARGUMENT) const;
@@ -179,6 +186,7 @@ class ArgCheck {
   void check_sizes(ArgName name, const fewstep_tensor& t, const ShapePattern& shape);
   int64_t check_shape(ArgName name, const fewstep_tensor& t, const ShapePattern& shape);
   bool bind(char letter, int64_t size);
+  [[noreturn]] void fail_size(ArgName name, const char* init, uint32_t size) const;
   [[noreturn]] void fail_shape(ArgName name, const fewstep_tensor& t,
                                const ShapePattern& shape) const;
   static bool overlap(const Range& a, const Range& b);

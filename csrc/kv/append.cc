@@ -15,11 +15,7 @@ constexpr const char* kFunction = "fewstep_kv_append";
 using Args = fewstep_kv_append_args;
 
 void check_args(const ArgCheck& check, const Args* args) {
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_KV_APPEND_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_KV_APPEND_ARGS_INIT");
   if (args->rope < FEWSTEP_ROPE_NONE || args->rope > FEWSTEP_ROPE_GPTJ) {
     check.fail("rope", "must lie in [0, 2]", std::to_string(args->rope));
   }

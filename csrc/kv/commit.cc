@@ -30,11 +30,7 @@ void check_paths(const ArgCheck& check, const SlotCheck& slots, const MoveProble
 
 void run_commit(const fewstep_context* ctx, const fewstep_kv_commit_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_KV_COMMIT_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_KV_COMMIT_ARGS_INIT");
   if (args->first < 0) check.fail("first", "must be 0 or more", std::to_string(args->first));
   MoveProblem p{};
   p.first = args->first;

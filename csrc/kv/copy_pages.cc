@@ -30,11 +30,7 @@ void check_pages(const ArgCheck& check, const CopyPagesProblem& p, int64_t P) {
 
 void run_copy_pages(const fewstep_context* ctx, const fewstep_kv_copy_pages_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_KV_COPY_PAGES_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_KV_COPY_PAGES_ARGS_INIT");
   CopyPagesProblem p{};
   p.source = ints_of(check.in("source", args->source, only(DType::kI32), "N"));
   p.target = ints_of(check.in("target", args->target, only(DType::kI32), "N"));

@@ -11,11 +11,7 @@ namespace {
 
 void run_export(const fewstep_context* ctx, const fewstep_kv_export_tokens_args* args) {
   ArgCheck check("fewstep_kv_export_tokens", ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_KV_EXPORT_TOKENS_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_KV_EXPORT_TOKENS_ARGS_INIT");
   if (args->first_layer < 0) {
     check.fail("first_layer", "must be 0 or more", std::to_string(args->first_layer));
   }

@@ -50,11 +50,7 @@ void check_index(const ArgCheck& check, const SlotCheck& slots, const MoveProble
 
 void run_gather(const fewstep_context* ctx, const Args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_KV_GATHER_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_KV_GATHER_ARGS_INIT");
   MoveProblem p{};
   const bool by_layer = read_index(check, *args, &p);
   View table;

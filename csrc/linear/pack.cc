@@ -14,11 +14,7 @@ constexpr const char* kFunction = "fewstep_linear_pack";
 
 void run_pack(const fewstep_context* ctx, const fewstep_linear_pack_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LINEAR_PACK_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LINEAR_PACK_ARGS_INIT");
   check_kind(check, args->kind, args->group);
   const View weight = check.in("weight", args->weight, kFloating, "O I");
   check_sizes(check, "weight");

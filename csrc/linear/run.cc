@@ -37,11 +37,7 @@ bool is_same(const fewstep_tensor& a, const fewstep_tensor& b) {
 }
 
 void check_args(const fewstep_linear_run_args* args, ArgCheck& check) {
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LINEAR_RUN_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LINEAR_RUN_ARGS_INIT");
   check_kind(check, args->kind, args->group);
   if (args->norm && !(args->norm_eps >= 0.0 && std::isfinite(args->norm_eps))) {
     check.fail("norm_eps", "must be finite and 0 or more", number(args->norm_eps));

@@ -14,11 +14,7 @@ constexpr const char* kFunction = "fewstep_linear_unpack";
 
 void run_unpack(const fewstep_context* ctx, const fewstep_linear_unpack_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LINEAR_UNPACK_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LINEAR_UNPACK_ARGS_INIT");
   check_kind(check, args->kind, args->group);
   UnpackProblem p{};
   p.kind = Kind(args->kind);

@@ -14,11 +14,7 @@ constexpr const char* kFunction = "fewstep_logits_gumbel_top_k";
 
 void run_gumbel_top_k(const fewstep_context* ctx, const fewstep_logits_gumbel_top_k_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LOGITS_GUMBEL_TOP_K_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LOGITS_GUMBEL_TOP_K_ARGS_INIT");
   const View l = check.in("logits", args->logits, kFloating, "R V");
   const View s = check.in("seeds", args->seeds, kSeeds, "R");
   const View p = check.in("positions", args->positions, only(DType::kI32), "R");

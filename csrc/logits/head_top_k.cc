@@ -25,11 +25,7 @@ linear::Rows vector_of(const ArgCheck& check, ArgName name, const View& v) {
 }
 
 void check_args(const fewstep_logits_head_top_k_args* args, ArgCheck& check) {
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LOGITS_HEAD_TOP_K_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LOGITS_HEAD_TOP_K_ARGS_INIT");
   linear::check_kind(check, args->kind, args->group);
   if (args->outputs < 1 || args->outputs > INT32_MAX) {
     check.fail("outputs", "must lie in [1, 2^31)",

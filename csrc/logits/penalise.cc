@@ -92,11 +92,7 @@ void take_bias(const fewstep_logits_penalise_args& args, ArgCheck& check, Penali
 
 void run_penalise(const fewstep_context* ctx, const fewstep_logits_penalise_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LOGITS_PENALISE_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LOGITS_PENALISE_ARGS_INIT");
   PenaliseProblem p{};
   const bool in_place = args->logits && args->out == args->logits;
   const View logits = in_place ? check.out("logits", args->logits, kFloating, "R V")

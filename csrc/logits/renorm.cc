@@ -44,11 +44,7 @@ void take_outputs(const fewstep_logits_renorm_args& args, ArgCheck& check, Renor
 
 void run_renorm(const fewstep_context* ctx, const fewstep_logits_renorm_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LOGITS_RENORM_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LOGITS_RENORM_ARGS_INIT");
   const View l = check.in("logits", args->logits, kFloating, "R V");
   const Filters filters = check_filters(args->filters, "R", check);
   View mask;

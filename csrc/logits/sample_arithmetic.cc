@@ -15,11 +15,7 @@ constexpr const char* kFunction = "fewstep_logits_sample_arithmetic";
 void run_sample_arithmetic(const fewstep_context* ctx,
                            const fewstep_logits_sample_arithmetic_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LOGITS_SAMPLE_ARITHMETIC_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LOGITS_SAMPLE_ARITHMETIC_ARGS_INIT");
   const View l = check.in("logits", args->logits, kFloating, "R V");
   const bool in_place = args->codes && args->codes == args->next_codes;
   const View codes = in_place ? check.out("codes", args->codes, kSeeds, "R")

@@ -14,11 +14,7 @@ constexpr const char* kFunction = "fewstep_logits_top_k";
 
 void run_top_k(const fewstep_context* ctx, const fewstep_logits_top_k_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_LOGITS_TOP_K_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_LOGITS_TOP_K_ARGS_INIT");
   const View l = check.in("logits", args->logits, kFloating, "R V");
   View mask, lse, status;
   if (args->bitmask) mask = check.in("bitmask", args->bitmask, kBitWords, "R W");

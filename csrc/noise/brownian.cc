@@ -15,11 +15,7 @@ constexpr KernelSet<BrownianFn> kBrownian = FEWSTEP_KERNELS(brownian);
 constexpr const char* kFunction = "fewstep_noise_brownian";
 
 void check_params(const ArgCheck& check, const fewstep_noise_brownian_params* params) {
-  if (!params) check.fail("params", "must be given", "NULL");
-  if (params->size < sizeof(*params)) {
-    check.fail("params", "must have its size set by FEWSTEP_NOISE_BROWNIAN_PARAMS_INIT",
-               std::to_string(params->size));
-  }
+  check.sized("params", params, "FEWSTEP_NOISE_BROWNIAN_PARAMS_INIT");
   if (!std::isfinite(params->scale)) {
     check.fail("scale", "must be finite", number(params->scale));
   }

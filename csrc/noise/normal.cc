@@ -16,11 +16,7 @@ constexpr KernelSet<NormalFn> kNormal = FEWSTEP_KERNELS(normal);
 void run_normal(const fewstep_context* ctx, const fewstep_tensor* seeds,
                 const fewstep_noise_normal_params* params, const fewstep_tensor* out) {
   ArgCheck check("fewstep_noise_normal", ctx);
-  if (!params) check.fail("params", "must be given", "NULL");
-  if (params->size < sizeof(*params)) {
-    check.fail("params", "must have its size set by FEWSTEP_NOISE_NORMAL_PARAMS_INIT",
-               std::to_string(params->size));
-  }
+  check.sized("params", params, "FEWSTEP_NOISE_NORMAL_PARAMS_INIT");
   if (!std::isfinite(params->scale)) {
     check.fail("scale", "must be finite", number(params->scale));
   }

@@ -34,11 +34,7 @@ void check_numbers(const fewstep_solver_error_norm_args& args, const ArgCheck& c
 
 void run_error_norm(const fewstep_context* ctx, const fewstep_solver_error_norm_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_SOLVER_ERROR_NORM_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_SOLVER_ERROR_NORM_ARGS_INIT");
   check_numbers(*args, check);
   ErrorNormProblem p{};
   p.in[kError] = input(check.in("error", args->error, kFloating, "B N..."));

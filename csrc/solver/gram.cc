@@ -36,11 +36,7 @@ int32_t add_arrays(const fewstep_solver_gram_args& args, int64_t B, ArgCheck& ch
 
 void run_gram(const fewstep_context* ctx, const fewstep_solver_gram_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_SOLVER_GRAM_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_SOLVER_GRAM_ARGS_INIT");
   if (args->n_arrays < 1 || args->n_arrays > kMaxGramArrays) {
     check.fail("n_arrays", "must lie in [1, 4]", std::to_string(args->n_arrays));
   }

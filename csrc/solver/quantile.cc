@@ -26,11 +26,7 @@ void set_rank(double q, QuantileProblem* p) {
 
 void run_quantile(const fewstep_context* ctx, const fewstep_solver_quantile_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_SOLVER_QUANTILE_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_SOLVER_QUANTILE_ARGS_INIT");
   if (!(args->q >= 0.0 && args->q <= 1.0)) {
     check.fail("q", "must lie in [0, 1]", number(args->q));
   }

@@ -32,11 +32,7 @@ class StepCall {
            const fewstep_solver_step_args* args)
       : check_(kFunction, ctx), plan_(plan), args_(args) {
     if (!plan) check_.fail("plan", "must be given", "NULL");
-    if (!args) check_.fail("args", "must be given", "NULL");
-    if (args->size < sizeof(*args)) {
-      check_.fail("args", "must have its size set by FEWSTEP_SOLVER_STEP_ARGS_INIT",
-                  std::to_string(args->size));
-    }
+    check_.sized("args", args, "FEWSTEP_SOLVER_STEP_ARGS_INIT");
     const std::span<const fewstep_plan_row> rows = plan->plan.rows();
     p_.plan = rows.data();
     p_.n_rows = static_cast<int32_t>(rows.size());

@@ -237,11 +237,7 @@ void check_workspace(const fewstep_tree_attention_args& a, ArgCheck& check, Atte
 
 void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_TREE_ATTENTION_ARGS_INIT",
-               text_of(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_TREE_ATTENTION_ARGS_INIT");
   AttentionProblem p{};
   check_options(*args, check, &p);
   const StridedView q = check.in_strided("q", args->q, kFloating, "N H D");

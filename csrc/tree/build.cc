@@ -41,11 +41,7 @@ int32_t* output(const View& v, int64_t* stride) {
 
 void run_build(const fewstep_context* ctx, const fewstep_tree_build_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_TREE_BUILD_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_TREE_BUILD_ARGS_INIT");
   const DTypeSet index = only(DType::kI32);
   BuildProblem p{};
   const Indices parent(check.in("parent", args->parent, index, "N"));

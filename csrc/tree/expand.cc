@@ -41,11 +41,7 @@ void take_beam(const fewstep_tree_expand_args& args, ArgCheck& check, ExpandProb
 
 void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_TREE_EXPAND_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_TREE_EXPAND_ARGS_INIT");
   ExpandProblem p{};
   const View cum = check.in("cum_logp", args->cum_logp, only(DType::kF32), "R");
   const View scores = check.in("logits", args->logits, kFloating, "R V");

@@ -54,11 +54,7 @@ void check_roots(const ArgCheck& check, const FromTemplateProblem& p) {
 
 void run_from_template(const fewstep_context* ctx, const fewstep_tree_from_template_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_TREE_FROM_TEMPLATE_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_TREE_FROM_TEMPLATE_ARGS_INIT");
   if (!args->table == !args->heads) {
     check.fail("table", "must be given or else 'heads'", args->table ? "both" : "neither");
   }

@@ -14,11 +14,7 @@ static_assert(kMaxMerge == FEWSTEP_MAX_MERGE);
 
 void run_merge(const fewstep_context* ctx, const fewstep_tree_merge_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_TREE_MERGE_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_TREE_MERGE_ARGS_INIT");
   if (args->n_parts < 1 || args->n_parts > kMaxMerge) {
     check.fail("n_parts", "must lie in [1, 8]", std::to_string(args->n_parts));
   }

@@ -28,11 +28,7 @@ int64_t check_budgets(const ArgCheck& check, Indices budget, Indices indptr, int
 
 void run_rerank(const fewstep_context* ctx, const fewstep_tree_rerank_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_TREE_RERANK_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_TREE_RERANK_ARGS_INIT");
   const DTypeSet index = only(DType::kI32);
   RerankProblem p{};
   const View scores = check.in("cum_logp", args->cum_logp, only(DType::kF32), "M");

@@ -94,11 +94,7 @@ void take_outputs(const fewstep_tree_sample_children_args& args, ArgCheck& check
 void run_sample_children(const fewstep_context* ctx,
                          const fewstep_tree_sample_children_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_TREE_SAMPLE_CHILDREN_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_TREE_SAMPLE_CHILDREN_ARGS_INIT");
   if (args->law < 0 || args->law > int(DrawLaw::kStochasticBeam)) {
     check.fail("law", "must be a fewstep_draw_law", std::to_string(args->law));
   }

@@ -286,11 +286,7 @@ void take_draft(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyPro
 
 void run_verify(const fewstep_context* ctx, const fewstep_tree_verify_args* args) {
   ArgCheck check(kFunction, ctx);
-  if (!args) check.fail("args", "must be given", "NULL");
-  if (args->size < sizeof(*args)) {
-    check.fail("args", "must have its size set by FEWSTEP_TREE_VERIFY_ARGS_INIT",
-               std::to_string(args->size));
-  }
+  check.sized("args", args, "FEWSTEP_TREE_VERIFY_ARGS_INIT");
   check_pair(*args, check);
   const DTypeSet index = only(DType::kI32);
   VerifyProblem p{};
