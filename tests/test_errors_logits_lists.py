@@ -107,7 +107,7 @@ def test_logits_renorm(options: dict[str, Any], message: str) -> None:
 
 def test_logits_renorm_needs_an_output() -> None:
     refuses(
-        lambda: _core.logits_renorm(ROWS, None, (None,) * 6, None, (None,) * 3, None),
+        lambda: _core.logits_renorm((None,) * 6, (ROWS, None), (None,) * 5),
         ValueError,
         "fewstep_logits_renorm: 'out' must be given, or ids, probabilities and count, "
         "got none of them",

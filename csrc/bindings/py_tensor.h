@@ -75,7 +75,8 @@ struct Field {
 };
 
 // Tensors that stay borrowed while an op runs: those of `inputs`, then those of `outputs`, in the
-// order of the fields; None where there is none.
+// order of the fields; None where there is none. An input that is an output too is one tensor: so
+// ops know that they are to work in place.
 template <size_t kFields>
 class BorrowedFields {
  public:
@@ -85,13 +86,26 @@ class BorrowedFields {
       const bool is_input = i < inputs.size();
       const pybind11::handle value = is_input ? inputs[i] : outputs[i - inputs.size()];
       if (value.is_none()) continue;
-      held_[i].borrow(value, function, fields[i].name,
-                      is_input ? Borrowed::kRead : Borrowed::kWrite, stream);
+      const size_t input = is_input ? inputs.size() : place_of(value, inputs);
+      if (input < inputs.size()) {
+        *fields[i].tensor = held_[input].get();
+        continue;
+      }
+      const bool is_read = is_input && place_of(value, outputs) == outputs.size();
+      held_[i].borrow(value, function, fields[i].name, is_read ? Borrowed::kRead : Borrowed::kWrite,
+                      stream);
       *fields[i].tensor = held_[i].get();
     }
   }
 
  private:
+  // Where in the tuple this very object is; the tuple's size where it is not.
+  static size_t place_of(pybind11::handle value, const pybind11::tuple& tuple) {
+    size_t i = 0;
+    while (i < tuple.size() && !value.is(tuple[i])) ++i;
+    return i;
+  }
+
   Borrowed held_[kFields];
 };
 

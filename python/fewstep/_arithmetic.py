@@ -135,7 +135,6 @@ def sample_arithmetic(
     out = empty((rows,), "int32", logits) if out is None else out
     next_codes = empty_like(codes) if next_codes is None else next_codes
     filters = (temperature, top_k, top_p, min_p, typical, eta)
-    _core.logits_sample_arithmetic(
-        logits, codes, bitmask, filters, out, next_codes, logprobs, status
-    )
+    outputs = (out, next_codes, logprobs, status)
+    _core.logits_sample_arithmetic(filters, (logits, codes, bitmask), outputs)
     return Decoded(out, next_codes)

@@ -82,5 +82,5 @@ def top_k(
         ids = empty((rows, k), "int32", logits)
     if values is None:
         values = empty((rows, k), "float32", logits)
-    _core.logits_top_k(logits, bitmask, normalise, ids, values, log_normaliser, status)
+    _core.logits_top_k(normalise, (logits, bitmask), (ids, values, log_normaliser, status))
     return TopK(ids, values)

@@ -104,63 +104,28 @@ def linear_run(
 def linear_run_workspace_bytes(M: int, I: int, kind: int, group: int) -> int: ...
 def linear_unpack(packed: object, kind: int, group: int, out: object) -> None: ...
 def logits_gumbel_top_k(
-    logits: object,
-    seeds: object,
-    positions: object,
-    bitmask: object,
     filters: tuple[Any, ...],
     stream: int,
     draw: int,
-    ids: object,
-    perturbed: object,
-    logprobs: object,
-    status: object,
+    inputs: tuple[Any, ...],
+    outputs: tuple[Any, ...],
 ) -> None: ...
 def logits_renorm(
-    logits: object,
-    bitmask: object,
-    filters: tuple[Any, ...],
-    out: object,
-    list: tuple[Any, ...],
-    status: object,
+    filters: tuple[Any, ...], inputs: tuple[Any, ...], outputs: tuple[Any, ...]
 ) -> None: ...
 def logits_sample_arithmetic(
-    logits: object,
-    codes: object,
-    bitmask: object,
-    filters: tuple[Any, ...],
-    out: object,
-    next_codes: object,
-    logprobs: object,
-    status: object,
+    filters: tuple[Any, ...], inputs: tuple[Any, ...], outputs: tuple[Any, ...]
 ) -> None: ...
-def logits_top_k(
-    logits: object,
-    bitmask: object,
-    normalise: bool,
-    ids: object,
-    values: object,
-    log_normaliser: object,
-    status: object,
-) -> None: ...
+def logits_top_k(normalise: bool, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None: ...
 def logits_penalise(
-    logits: object,
-    history: tuple[Any, ...],
-    bias: tuple[Any, ...],
-    penalties: tuple[Any, ...],
-    out: object,
+    penalties: tuple[Any, ...], inputs: tuple[Any, ...], outputs: tuple[Any, ...]
 ) -> None: ...
 def logits_sample(
-    logits: object,
-    seeds: object,
-    positions: object,
-    bitmask: object,
     filters: tuple[Any, ...],
     stream: int,
     draw: int,
-    out: object,
-    logprobs: object,
-    status: object,
+    inputs: tuple[Any, ...],
+    outputs: tuple[Any, ...],
 ) -> None: ...
 def logits_head_top_k(
     rows: int,

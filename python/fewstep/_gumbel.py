@@ -105,6 +105,6 @@ def gumbel_top_k(
     perturbed = empty((rows, k), "float32", logits) if perturbed is None else perturbed
     logprobs = empty((rows, k), "float32", logits) if logprobs is None else logprobs
     filters = (temperature, top_k, top_p, min_p, typical, eta)
-    outputs = (ids, perturbed, logprobs, status)
-    _core.logits_gumbel_top_k(logits, seeds, positions, bitmask, filters, stream, draw, *outputs)
+    inputs, outputs = (logits, seeds, positions, bitmask), (ids, perturbed, logprobs, status)
+    _core.logits_gumbel_top_k(filters, stream, draw, inputs, outputs)
     return Subset(ids, perturbed, logprobs)

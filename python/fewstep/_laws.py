@@ -87,10 +87,10 @@ def renorm(
     (array([[ 1,  2, -1, -1]], dtype=int32), array([2], dtype=int32))
     """
     rows, *tokens = shape_of("fewstep.logits.renorm", "logits", logits)
-    filters = (temperature, top_k, top_p, min_p, typical, eta)
+    filters, inputs = (temperature, top_k, top_p, min_p, typical, eta), (logits, bitmask)
     if k is None and ids is None:
         out = empty((rows, *tokens), "float32", logits) if out is None else out
-        _core.logits_renorm(logits, bitmask, filters, out, (ids, probabilities, count), status)
+        _core.logits_renorm(filters, inputs, (out, ids, probabilities, count, status))
         return out
     if ids is None:
         ids = empty((rows, k or 0), "int32", logits)
@@ -98,5 +98,5 @@ def renorm(
         probabilities = empty(tuple(ids.shape), "float32", logits)
     count = empty((rows,), "int32", logits) if count is None else count
     support = Support(ids, probabilities, count)
-    _core.logits_renorm(logits, bitmask, filters, out, tuple(support), status)
+    _core.logits_renorm(filters, inputs, (out, *support, status))
     return support

@@ -97,6 +97,6 @@ def penalise(
         tokens, indptr = _flat(tokens, logits)
     if out is None:
         out = empty_like(logits)
-    history, bias = (tokens, indptr, counts), (bias_ids, bias_values, bias_indptr)
-    _core.logits_penalise(logits, history, bias, (repetition, presence, frequency), out)
+    inputs = (logits, tokens, indptr, counts, bias_ids, bias_values, bias_indptr)
+    _core.logits_penalise((repetition, presence, frequency), inputs, (out,))
     return out

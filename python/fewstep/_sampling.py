@@ -117,7 +117,6 @@ def sample(
     if out is None:
         out = empty((rows,), "int32", logits)
     filters = (temperature, top_k, top_p, min_p, typical, eta)
-    _core.logits_sample(
-        logits, seeds, positions, bitmask, filters, stream, draw, out, logprobs, status
-    )
+    inputs, outputs = (logits, seeds, positions, bitmask), (out, logprobs, status)
+    _core.logits_sample(filters, stream, draw, inputs, outputs)
     return out
