@@ -39,6 +39,17 @@ def test_sample_and_best_tokens(logits: np.ndarray) -> None:
 
 
 @pytest.mark.large
+def test_trees_grow_from_the_right_row(logits: np.ndarray) -> None:
+    wanted, seeds, places = [3, 500, 999], np.arange(3), np.zeros(3, np.int32)
+    grown = fewstep.tree.expand(np.zeros(3, np.float32), logits, 1)
+    assert grown.ids.ravel().tolist() == wanted
+    indptr = np.arange(4, dtype=np.int32)
+    for law in ("iid", "without_replacement"):
+        drawn = fewstep.tree.sample_children(logits, law, 1, seeds, places, indptr=indptr)
+        assert drawn.draws.ravel().tolist() == wanted
+
+
+@pytest.mark.large
 def test_penalties_touch_the_right_row(logits: np.ndarray) -> None:
     tokens, indptr = np.array([3, 500, 999], np.int32), np.array([0, 1, 2, 3], np.int32)
     fewstep.logits.penalise(logits, tokens, indptr, presence=5.0, out=logits)
