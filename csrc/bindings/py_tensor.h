@@ -24,9 +24,9 @@ struct ManagedTensor {
 };
 
 // An array argument, borrowed for one call: through the C exchange API where its type has one
-// (about 50 ns), else through __dlpack__ (about 400 ns for NumPy), which is told the call's stream
-// when the array is on CUDA. Errors name the function and the argument. The Python object must
-// outlive this.
+// (about 50 ns), a plain NumPy array as it lies, others through __dlpack__, which is told the
+// call's stream when the array is on CUDA. Errors name the function and the argument. The Python
+// object must outlive this.
 class Borrowed {
  public:
   enum Access { kRead, kWrite };
