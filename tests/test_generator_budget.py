@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 
 from fewstep._generate.budget import Budget, CallCost
-from fewstep._generate.pack import pack
-from fewstep._generate.request import Request
-from fewstep._generate.sampling import Sampling
 from fewstep.drafters import Draft
 
 
@@ -20,7 +17,6 @@ def chain(nodes: int) -> Draft:
 def run(budget: Budget, calls: int, fixed: float, row: float, hit: float, busy: float) -> float:
     """Draft chains of 12, each token accepted with a chance; return the nodes of late calls."""
     rng = np.random.default_rng(4)
-    request = Request(0, [0], 1, Sampling(), None, frozenset())
     sizes = []
     for _ in range(calls):
         (draft,) = budget.cut([chain(13)])
@@ -31,8 +27,7 @@ def run(budget: Budget, calls: int, fixed: float, row: float, hit: float, busy: 
             accepted += 1
         seconds = (fixed + row * nodes) * (20 if rng.random() < busy else 1 + rng.random() / 10)
         budget.cost.add(nodes, seconds)
-        path = np.arange(1, nodes, dtype=np.int32)[None]
-        budget.learn(pack([request], [draft]), path, np.array([accepted]))
+        budget.learn([draft], [range(1, accepted + 1)])
     return float(np.mean(sizes[-100:]))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep._generate.pack import Block
 from fewstep.drafters._protocol import Draft
 
 _RECENT = 8  # calls of one size that count
@@ -94,39 +96,47 @@ class Budget:
         chances = [self.chances(draft) for draft in free]
         self._calls += 1
         if line is not None:
-            every = np.sort(np.concatenate([each[1:] for each in chances]))[::-1]
+            every = sorted(chain.from_iterable(each[1:] for each in chances), reverse=True)
             best = self._explored(self._best(every, len(drafts), *line), len(every))
-            least = float(every[best - 1]) if best else math.inf
+            least = every[best - 1] if best else math.inf
         elif self.cost.known and not self._bare:
             least, self._bare = math.inf, True  # one without drafts, to know what a row costs
         else:
             self._bare = False
             return drafts
-        kept = iter([d.subset(c >= least) for d, c in zip(free, chances, strict=True)])
+        kept = iter(
+            [
+                draft.subset([chance >= least for chance in each])
+                for draft, each in zip(free, chances, strict=True)
+            ]
+        )
         chosen = {id(draft) for draft in free}
         return [next(kept) if id(draft) in chosen else draft for draft in drafts]
 
-    def chances(self, draft: Draft) -> NDArray[np.float64]:
+    def chances(self, draft: Draft) -> list[float]:
         """Return how likely each node is on the accepted path; no child's is above its parent's."""
-        if draft.score is not None:
-            chance = np.array(draft.score, np.float64)
-        else:
+        share: NDArray[Any] | None = draft.score
+        if share is None:
             index = self._index(draft)
-            chance = (self._hits[index] + _PRIOR[0]) / (self._trials[index] + _PRIOR[1])
+            share = (self._hits[index] + _PRIOR[0]) / (self._trials[index] + _PRIOR[1])
+        chance: list[float] = np.asarray(share).tolist()
         chance[0] = math.inf
-        for _ in range(len(chance)):
-            lower = np.minimum(chance, chance[np.maximum(draft.parent, 0)])
-            if (lower == chance).all():
-                break
-            chance = lower
+        for node, up in enumerate(draft.parent.tolist()):
+            if node and chance[up] < chance[node]:
+                chance[node] = chance[up]
         return chance
 
     @staticmethod
-    def _best(chances: NDArray[np.float64], batch: int, a: float, b: float) -> int:
+    def _best(chances: Sequence[float], batch: int, a: float, b: float) -> int:
         """Return how many nodes, the likeliest ones first, make the most tokens per second."""
-        tokens = batch + np.concatenate([[0.0], np.cumsum(chances)])
-        seconds = a + b * (batch + np.arange(len(tokens)))
-        return int(np.argmax(tokens / np.maximum(seconds, 1e-12)))
+        tokens, seconds = float(batch), a + b * batch
+        for count, chance in enumerate(chances):
+            # A node raises the rate while what it brings in its own time is above it, and the
+            # chances fall: behind the first that does not none does.
+            if chance * seconds < tokens * b:
+                return count
+            tokens, seconds = tokens + chance, seconds + b
+        return len(chances)
 
     def _explored(self, best: int, most: int) -> int:
         """Return a number of nodes to try, now and then another one than the best."""
@@ -135,20 +145,21 @@ class Budget:
             return best
         return (most, min(2 * best + 4, most), 0, min(2 * best + 4, most))[turn % 4]
 
-    def learn(self, block: Block, path: NDArray[np.int32], accepted: NDArray[np.int32]) -> None:
+    def learn(self, drafts: Sequence[Draft], paths: Sequence[Sequence[int]]) -> None:
         """Count which nodes were on the accepted paths."""
         # All counts fade: nodes that are left out come to stand at the prior and are tried again.
         self._hits *= _FADE
         self._trials *= _FADE
-        for b, draft in enumerate(block.drafts):
-            if draft.law == "deterministic" and len(draft.token) > 1:
+        for draft, path in zip(drafts, paths, strict=True):
+            if draft.law == "deterministic" and draft.score is None and len(draft.token) > 1:
                 index = self._index(draft)
                 self._trials[index] += 1
-                self._hits[index[path[b, : accepted[b]]]] += 1
+                self._hits[index[list(path)]] += 1
 
     def _index(self, draft: Draft) -> NDArray[np.int32]:
         """Return the numbers under which a draft's nodes are counted."""
-        index = np.arange(len(draft.token), dtype=np.int32) if draft.index is None else draft.index
+        nodes = len(draft.token)
+        index = np.arange(nodes, dtype=np.int32) if draft.index is None else draft.index
         wanted = int(index.max()) + 1
         if wanted > len(self._hits):
             more = wanted - len(self._hits)

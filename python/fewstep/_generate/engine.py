@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -49,18 +49,19 @@ class Engine:
 
     def step(self) -> int:
         """Advance all requests by one call; return how many are running or waiting."""
-        began = time.perf_counter()
+        began = perf_counter()
         inside = self.stats.seconds["model"] + self.stats.seconds["draft"]
-        self._admit()
+        if self._waiting:
+            self._admit()
         if self._active:
-            self._call_began = time.perf_counter()
+            self._call_began = perf_counter()
             drafts = self._drafts()
             with self.stats.timed("cache"):
                 drafts = self._room(drafts)
             if self._active:
                 self._call(pack(self._active, drafts))
         others = self.stats.seconds["model"] + self.stats.seconds["draft"] - inside
-        self.stats.seconds["fewstep"] += time.perf_counter() - began - others
+        self.stats.seconds["fewstep"] += perf_counter() - began - others
         return len(self._active) + len(self._waiting)
 
     def _admit(self) -> None:
@@ -101,9 +102,23 @@ class Engine:
 
     def _drafts(self) -> list[Draft]:
         """Return a draft that can be run for each request."""
-        alone = [root_alone(request) for request in self._active]
+        given = self._given()
+        drafts: list[Draft] = []
+        for request, draft in zip(self._active, given, strict=True):
+            try:
+                if draft is not None:
+                    draft = checked(draft, request, self.model.n_vocab)
+            except Exception as error:
+                self._note(error)
+                draft = None
+            drafts.append(root_alone(request) if draft is None else draft)
+        return drafts if self._budget is None else self._budget.cut(drafts)
+
+    def _given(self) -> list[Draft | None]:
+        """Return what the drafter drafts for each request, whatever it is."""
+        none: list[Draft | None] = [None] * len(self._active)
         if self.drafter is None:
-            return alone
+            return none
         # The last token of a request comes from the target, so drafts end one before it.
         limits = [request.remaining - 1 for request in self._active]
         if self.longest is not None:
@@ -112,24 +127,15 @@ class Engine:
             limits = [max(0, min(pair)) for pair in zip(limits, room, strict=True)]
         given = self._safely("draft", self._active, limits)
         if given is None:
-            return alone
-        drafts: list[Draft] = []
+            return none
         try:
             each = list(given)
-            if len(each) != len(alone):
-                raise ValueError(f"{len(each)} drafts for {len(alone)} requests")
+            if len(each) != len(none):
+                raise ValueError(f"{len(each)} drafts for {len(none)} requests")
         except Exception as error:
             self._note(error)
-            return alone
-        for request, draft, root in zip(self._active, each, alone, strict=True):
-            try:
-                drafts.append(
-                    root if draft is None else checked(draft, request, self.model.n_vocab)
-                )
-            except Exception as error:
-                self._note(error)
-                drafts.append(root)
-        return drafts if self._budget is None else self._budget.cut(drafts)
+            return none
+        return each
 
     def _room(self, drafts: list[Draft]) -> list[Draft]:
         """Make room for the drafts, the oldest request's first; send the youngest back to wait."""
@@ -158,12 +164,13 @@ class Engine:
     def _call(self, block: Block) -> None:
         """Run the target, verify, and add what was accepted."""
         wants_hidden = bool(getattr(self.drafter, "needs_hidden", False))
-        began = time.perf_counter()
+        sequences = [_sequence(request) for request in block.requests]
+        began = perf_counter()
         ran = self.model.forward(
-            [_sequence(request) for request in block.requests], block.token, block.tree.indptr,
-            bits=block.tree.bits, depth=block.tree.depth, hidden=wants_hidden,
+            sequences, block.token, block.indptr, bits=block.bits, depth=block.depth,
+            hidden=wants_hidden,
         )  # fmt: skip
-        seconds = time.perf_counter() - began
+        seconds = perf_counter() - began
         logits, hidden = ran if wants_hidden else (ran, None)
         self.stats.seconds["model"] += seconds
         with self.stats.timed("verify"):
@@ -171,28 +178,26 @@ class Engine:
         if verdict.wrong is not None:
             self._note(verdict.wrong)
         self._count_call(block, verdict)
-        seen = Seen(
-            block.requests, block.token, block.tree.parent, block.tree.indptr, logits,
-            verdict.path, verdict.accepted, verdict.next_token, hidden, seconds,
-        )  # fmt: skip
         if self.drafter is not None:
+            seen = Seen(
+                block.requests, block.token, block.parent, block.indptr, logits, verdict.path,
+                verdict.accepted, verdict.next_token, hidden, seconds,
+            )  # fmt: skip
             self._safely("observe", seen)
-        sequences = [_sequence(request) for request in block.requests]
         with self.stats.timed("cache"):
             self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
         self._commit(block, verdict)
 
     def _commit(self, block: Block, verdict: Verdict) -> None:
-        begins = block.tree.indptr.tolist()
-        accepted, following = verdict.accepted.tolist(), verdict.next_token.tolist()
+        tokens, following = block.token.tolist(), verdict.next_token.tolist()
         for b, request in enumerate(block.requests):
             request.calls += 1
             before = len(request.tokens)
-            nodes = verdict.path[b, : accepted[b]] + begins[b]
             if b in verdict.failed:
                 self._fail(request, verdict.failed[b])
                 continue
-            goes_on = all(request.commit(token, True) for token in block.token[nodes].tolist())
+            first = block.begins[b]
+            goes_on = all(request.commit(tokens[first + node], True) for node in verdict.paths[b])
             if goes_on:
                 goes_on = request.commit(following[b], False)
             if goes_on and self.longest is not None and len(request.tokens) >= self.longest:
@@ -202,18 +207,17 @@ class Engine:
                 self._leave(request)
 
     def _count_call(self, block: Block, verdict: Verdict) -> None:
-        stats = self.stats
+        stats, rows = self.stats, block.begins[-1]
         stats.forwards += 1
         stats.calls += len(block.requests)
-        stats.nodes += len(block.token) - len(block.requests)
-        begins, children = block.tree.indptr.tolist(), block.tree.first_child
-        for b, accepted in enumerate(verdict.accepted.tolist()):
-            last = verdict.path[b, accepted - 1] if accepted else 0
-            stats.count_path(accepted, bool(children[begins[b] + last] >= 0))
+        stats.nodes += rows - len(block.requests)
+        children = block.first_child.tolist()
+        for first, path in zip(block.begins, verdict.paths, strict=False):
+            stats.count_path(len(path), children[first + (path[-1] if path else 0)] >= 0)
         if self._budget is not None:
             # Drafts and verification count too: a call costs them whatever it runs.
-            self._budget.cost.add(len(block.token), time.perf_counter() - self._call_began)
-            self._budget.learn(block, verdict.path, verdict.accepted)
+            self._budget.cost.add(rows, perf_counter() - self._call_began)
+            self._budget.learn(block.drafts, verdict.paths)
 
     def _leave(self, request: Request) -> None:
         """Free what a request that has ended has."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,13 +21,15 @@ _STATUS = {1: "hold NaN", 2: "hold +inf", 3: "allow no token"}
 class Verdict(NamedTuple):
     """Accepted paths and next tokens of a batch; see `fewstep.tree.verify`.
 
-    `failed` has the errors of requests whose grammar failed or whose logits gave no law. `wrong` is
-    what verification said of drafts that it could not use, and did without.
+    `paths` are the accepted nodes as lists. `failed` has the errors of requests whose grammar
+    failed or whose logits gave no law. `wrong` is what verification said of drafts that it could
+    not use, and did without.
     """
 
     path: NDArray[np.int32]
     accepted: NDArray[np.int32]
     next_token: NDArray[np.int32]
+    paths: list[list[int]]
     failed: dict[int, Exception]
     wrong: ValueError | None
 
@@ -43,42 +44,46 @@ class Judge:
 
     def __call__(self, block: Block, logits: Any) -> Verdict:
         """Return what is accepted of each request's draft and what follows it."""
-        batch = len(block.requests)
         self._read(block.requests)
         logits, mask, failed = adjusted(block, logits)
-        deepest = int(block.tree.depth.max())
-        path = np.full((batch, deepest), -1, np.int32)
+        batch = len(block.requests)
+        path = np.empty((batch, max(block.depth.tolist())), np.int32)
         accepted, following, status = np.empty((3, batch), np.int32)
         positions = np.array([len(request.tokens) for request in block.requests], np.int32)
-        indptr, wrong = block.tree.indptr, None
+        wrong = None
         for group in block.groups:
             a, b = group.begin, group.end
-            rows = slice(int(indptr[a]), int(indptr[b]))
+            first, last = block.begins[a], block.begins[b]
+            token, ends = _part(block.token, first, last), _part(block.indptr, a, b + 1)
             verify = partial(
-                tree.verify, block.tree.parent[rows], indptr[a : b + 1] - rows.start,
-                logits=logits[rows], seeds=self._seeds[a:b], positions=positions[a:b],
-                bitmask=None if mask is None else mask[rows], path=path[a:b],
-                accepted=accepted[a:b], next_token=following[a:b], status=status[a:b],
-                **{name: values[a:b] for name, values in self._filters.items()},
+                tree.verify, _part(block.parent, first, last), ends - first if first else ends,
+                logits=_part(logits, first, last), bitmask=_part(mask, first, last),
+                seeds=_part(self._seeds, a, b), positions=_part(positions, a, b),
+                path=_part(path, a, b), accepted=_part(accepted, a, b),
+                next_token=_part(following, a, b), status=_part(status, a, b),
+                **{name: _part(values, a, b) for name, values in self._filters.items()},
             )  # fmt: skip
             try:
                 drawn = laws(block, group)
-                verify(token=block.token[rows], rule=group.rule, law=group.law, **drawn)
+                verify(token=token, rule=group.rule, law=group.law, **drawn)
             except ValueError as error:
                 if group.law == "deterministic":
                     raise
                 # The probabilities fit nothing: no draft, as if its tokens were negative.
                 wrong = error
-                verify(token=np.full_like(block.token[rows], -1), rule="match")
-        for i in np.flatnonzero(status).tolist():
-            failed.setdefault(i, _reason(block.requests[i], int(status[i])))
-        return Verdict(path, accepted, following, failed, wrong)
+                verify(token=np.full_like(token, -1), rule="match")
+        for i, why in enumerate(status.tolist()):
+            if why:
+                failed.setdefault(i, _reason(block.requests[i], why))
+        counts = accepted.tolist()
+        paths = [own[:n] for own, n in zip(path.tolist(), counts, strict=True)]
+        return Verdict(path, accepted, following, paths, failed, wrong)
 
-    def _read(self, requests: Sequence[Request]) -> None:
+    def _read(self, requests: list[Request]) -> None:
         """Collect the parameters of the requests, unless they are those of the last call."""
-        if self._known == list(requests):
+        if self._known == requests:
             return
-        self._known = list(requests)
+        self._known = requests
         each = [request.sampling for request in requests]
         self._seeds = np.array([one.seed for one in each], np.int64)
         self._filters = {
@@ -88,6 +93,11 @@ class Judge:
         for name, values in list(self._filters.items()):
             if name != "temperature" and (values == getattr(Sampling, name)).all():
                 del self._filters[name]  # nothing to do, at some cost
+
+
+def _part(values: Any, begin: int, end: int) -> Any:
+    """Return some rows; what is all of them as it is, since a view takes its time."""
+    return values if values is None or len(values) == end - begin else values[begin:end]
 
 
 def _reason(request: Request, status: int) -> ValueError:
@@ -116,9 +126,9 @@ def adjusted(
 
 def _above(block: Block, b: int) -> list[list[int]]:
     """Return the drafted tokens on the way to each node of a request, its own included."""
-    begin, end = block.tree.indptr[b : b + 2].tolist()
+    begin, end = block.begins[b : b + 2]
     ways: list[list[int]] = [[]]
-    nodes = zip(block.token[begin:end].tolist(), block.tree.parent[begin:end].tolist(), strict=True)
+    nodes = zip(block.token[begin:end].tolist(), block.parent[begin:end].tolist(), strict=True)
     ways.extend([*ways[parent], token] for token, parent in list(nodes)[1:])
     return ways
 
@@ -141,7 +151,7 @@ def _penalised(block: Block, above: list[list[list[int]]], logits: Any) -> Any:
                 bias_values.extend(bias.values())
             ends.append(len(ids))
             bias_ends.append(len(bias_ids))
-    rows = np.diff(block.tree.indptr)
+    rows = block.sizes
     values = {
         name: np.repeat(
             np.array([getattr(r.sampling, name) for r in block.requests], np.float32), rows
@@ -162,9 +172,9 @@ def _masks(
     masks = np.full((len(block.token), (n_vocab + 31) // 32), 0xFFFFFFFF, np.uint32)
     for b, (request, ways) in enumerate(zip(block.requests, above, strict=True)):
         if request.sampling.bitmask is not None:
-            begin, end = block.tree.indptr[b : b + 2].tolist()
+            begin, end = block.begins[b : b + 2]
             try:
-                _ask(request, ways, block.tree.parent[begin:end].tolist(), masks[begin:end])
+                _ask(request, ways, block.parent[begin:end].tolist(), masks[begin:end])
             except Exception as error:
                 failed[b] = error
     return masks

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import accumulate, count
+from operator import lt
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep import tree
+from fewstep import _core
 from fewstep._generate.request import Request
 from fewstep.drafters._protocol import RULES, Draft
 
@@ -30,13 +32,21 @@ class Group(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The rows that a call of the target runs: a tree for each request."""
+    """The rows that a call of the target runs: a tree for each request.
+
+    `begins` are the numbers of `indptr`; `sizes` says how many rows each request has.
+    """
 
     requests: list[Request]
     drafts: list[Draft]
     token: Index
-    tree: tree.Tree
+    parent: Index
+    indptr: Index
+    begins: list[int]
     sizes: Index
+    depth: Index
+    first_child: Index
+    bits: NDArray[np.uint32]
     groups: list[Group]
 
 
@@ -54,28 +64,36 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
         It is no tree, or one that was drawn from a law and holds a token that does not exist.
     """
     token, parent = np.asarray(draft.token, np.int32), np.asarray(draft.parent, np.int32)
-    nodes = len(token)
-    if token.ndim != 1 or token.shape != parent.shape or not nodes:
+    if token.ndim != 1 or token.shape != parent.shape or not token.size:
         raise ValueError(f"shapes {list(token.shape)} and {list(parent.shape)} are no tree's")
-    if token[0] != request.tokens[-1] or parent[0] != -1:
-        raise ValueError(f"node 0 is token {token[0]}, not the last one, {request.tokens[-1]}")
-    if nodes > 1 and (parent[1:].min() < 0 or (parent[1:] >= np.arange(1, nodes)).any()):
+    if token is not draft.token or parent is not draft.parent:
+        draft = replace(draft, token=token, parent=parent)
+    # As lists: trees are small, and a look at an array costs as much as one at a hundred numbers.
+    tokens, parents = token.tolist(), parent.tolist()
+    if tokens[0] != request.tokens[-1] or parents[0] != -1:
+        raise ValueError(f"node 0 is token {tokens[0]}, not the last one, {request.tokens[-1]}")
+    if not all(map(lt, parents, count())) or min(parents[1:], default=0) < 0:
         raise ValueError("a parent does not come before its child")
+    least, most, nodes = min(tokens), max(tokens), len(tokens)
+    fits = nodes <= MAX_NODES and least >= 0 and most < n_vocab
     if draft.law != "deterministic":
         if draft.law not in RULES or draft.q is None:
             raise ValueError(f"law {draft.law!r} with{'out' if draft.q is None else ''} q")
-        if nodes > MAX_NODES or token.min() < 0 or token.max() >= n_vocab:
-            raise ValueError(f"{nodes} drawn tokens from {token.min()} to {token.max()}")
+        if not fits:
+            raise ValueError(f"{nodes} drawn tokens from {least} to {most}")
         q = np.asarray(draft.q)
         if not (q.min() >= 0 and q.max() <= 1.001):  # NaN as well
             raise ValueError(f"q from {q.min()} to {q.max()}")
-    elif nodes > MAX_NODES or token.min() < 0 or token.max() >= n_vocab:
-        good = (token >= 0) & (token < n_vocab)
-        good[MAX_NODES:] = False
-        return replace(draft, token=token, parent=parent).subset(good)
-    if token is draft.token and parent is draft.parent:
-        return draft
-    return replace(draft, token=token, parent=parent)
+    elif not fits:
+        good = [0 <= one < n_vocab for one in tokens[:MAX_NODES]]
+        good += [False] * (nodes - len(good))
+        return draft.subset(good)
+    return draft
+
+
+def ends_of(counts: Iterable[int]) -> list[int]:
+    """Return where rows begin and end that lie one after the other."""
+    return list(accumulate(counts, initial=0))
 
 
 def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
@@ -85,9 +103,9 @@ def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
         order = sorted(range(len(drafts)), key=rules.__getitem__)
         requests, drafts = [requests[i] for i in order], [drafts[i] for i in order]
         rules = [rules[i] for i in order]
-    sizes = np.array([len(draft.token) for draft in drafts], np.int32)
-    indptr = np.zeros(len(drafts) + 1, np.int32)
-    np.cumsum(sizes, out=indptr[1:])
+    sizes = [len(draft.token) for draft in drafts]
+    begins = ends_of(sizes)
+    indptr = np.array(begins, np.int32)
     if len(drafts) == 1:
         token, parent = drafts[0].token, drafts[0].parent
     else:
@@ -99,9 +117,13 @@ def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
             groups[-1] = groups[-1]._replace(end=i + 1)
         else:
             groups.append(Group(i, i + 1, *key))
-    bits = np.empty((len(token), (int(sizes.max()) + 31) // 32), np.uint32)
-    built = tree.build(parent, indptr, bits=bits)
-    return Block(list(requests), list(drafts), token, built, sizes, groups)
+    depth, first_child, next_sibling = np.empty((3, begins[-1]), np.int32)
+    bits = np.empty((begins[-1], (max(sizes) + 31) // 32), np.uint32)
+    _core.tree_build(parent, indptr, None, -1, depth, first_child, next_sibling, None, bits)
+    return Block(
+        list(requests), list(drafts), token, parent, indptr, begins, np.array(sizes, np.int32),
+        depth, first_child, bits, groups,
+    )  # fmt: skip
 
 
 def laws(block: Block, group: Group) -> dict[str, Any]:
@@ -111,8 +133,7 @@ def laws(block: Block, group: Group) -> dict[str, Any]:
     drafts = block.drafts[group.begin : group.end]
     rows, draws, ends, first_row, first_draw = [], [], [np.zeros(1, np.int32)], 0, 0
     for draft in drafts:
-        count = len(draft.token)
-        own = np.arange(count, dtype=np.int32) if draft.q_row is None else draft.q_row
+        own = np.arange(len(draft.token), dtype=np.int32) if draft.q_row is None else draft.q_row
         rows.append(own + first_row)
         first_row += len(draft.q)
         if draft.draw_indptr is not None and draft.draw_node is not None:

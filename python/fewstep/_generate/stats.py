@@ -3,10 +3,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
+
+
+class Timed:
+    """Adds the time between its begin and its end to a part's seconds."""
+
+    __slots__ = ("_began", "_part", "_seconds")
+
+    def __init__(self, seconds: dict[str, float], part: str) -> None:
+        self._seconds, self._part = seconds, part
+
+    def __enter__(self) -> None:
+        self._began = perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self._seconds[self._part] += perf_counter() - self._began
 
 
 @dataclass
@@ -53,14 +66,9 @@ class Stats:
         default_factory=lambda: dict.fromkeys(("model", "draft", "fewstep", "verify", "cache"), 0.0)
     )
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
+    def timed(self, part: str) -> Timed:
         """Count the time that is spent inside as a part's."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[part] += time.perf_counter() - began
+        return Timed(self.seconds, part)
 
     @property
     def tokens_per_call(self) -> float:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -60,33 +60,34 @@ class Draft:
     score: NDArray[np.float32] | None = None
     index: NDArray[np.int32] | None = None
 
-    def subset(self, wanted: NDArray[np.bool_]) -> Draft:
+    def subset(self, wanted: Iterable[bool]) -> Draft:
         """Return what is left of a deterministic draft without some nodes and all below them.
 
         Parameters
         ----------
-        wanted : array, shape (Q,), bool
-            The nodes to keep; the root always stays.
+        wanted : iterable of bool, length Q
+            Whether to keep each node; the root always stays.
 
         Returns
         -------
         Draft
         """
-        keep = wanted.copy()
-        keep[0] = True
-        if keep.all():
+        place = {-1: -1}  # of the nodes that are kept
+        parent: list[int] = []
+        for node, (keep, up) in enumerate(zip(wanted, self.parent.tolist(), strict=True)):
+            if (keep and up in place) or not node:
+                place[node] = len(parent)
+                parent.append(place[up])
+        if len(parent) == len(self.parent):
             return self
-        above = np.maximum(self.parent, 0)
-        for _ in range(len(keep)):
-            inherited = keep & keep[above]
-            if (inherited == keep).all():
-                break
-            keep = inherited
-        parent = (np.cumsum(keep, dtype=np.int32) - 1)[above[keep]]
-        parent[0] = -1
-        index = np.flatnonzero(keep).astype(np.int32) if self.index is None else self.index[keep]
-        score = None if self.score is None else self.score[keep]
-        return replace(self, token=self.token[keep], parent=parent, score=score, index=index)
+        kept = np.array(list(place)[1:], np.int32)
+        return Draft(
+            self.token[kept],
+            np.array(parent, np.int32),
+            rule=self.rule,
+            score=None if self.score is None else self.score[kept],
+            index=kept if self.index is None else self.index[kept],
+        )
 
 
 class Seen(NamedTuple):

@@ -31,6 +31,6 @@ class Shape:
         filled = tree.from_template(self.parent, self.rank, root, **source)
         keep = (filled >= 0) & (self._depth <= np.array(limits)[:, None])
         return [
-            Draft(token, self.parent, rule=rule).subset(own) if own[1:].any() else None
-            for token, own in zip(filled, keep, strict=True)
+            Draft(token, self.parent, rule=rule).subset(own) if any(own[1:]) else None
+            for token, own in zip(filled, keep.tolist(), strict=True)
         ]
