@@ -219,3 +219,34 @@ def test_tree_verify_refuses_trees_too_large_for_typical() -> None:
 def test_tree_verify_refuses_every_other_pair(rule: str, law: str) -> None:
     with pytest.raises(ValueError, match=r"^fewstep_tree_verify: 'rule' must be one of greedy, "):
         fewstep.tree.verify(**arguments(**CANONICAL | {"rule": rule, "law": law}))
+
+
+LOGITS, LAWS = np.zeros((3, 5), np.float32), np.full((3, 5), 0.2, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 0}, "'k' must lie in [1, 256], got 0"),
+        ({"k": 257}, "'k' must lie in [1, 256], got 257"),
+        ({"logits": np.zeros((3, 0), np.float32)}, "'logits' must have a token, got V=0"),
+        ({"top_p": 2.0}, "'top_p' must lie in (0, 1], got 2"),
+        ({"bitmask": ints([1, 1])}, "'bitmask' must have shape [R=3, W], got [1, 2]"),
+        ({"draft": LAWS[:2]}, "'draft' must have shape [1 or R=3, S], got [2, 5]"),
+        (
+            {"draft": LAWS[:, :4].copy()},
+            "'draft' must have V=5 columns without draft_ids, got 4",
+        ),
+        (
+            {"draft_ids": ints([0, 1, 2, 4, 3])},
+            "'draft_ids' must ascend within [0, 5), got 3 at [0, 4]",
+        ),
+        ({"rho": np.zeros(3, np.float32)}, "'rho' must have dtype float64, got float32"),
+        ({"accept": np.zeros(2)}, "'accept' must have shape [R=3], got [2]"),
+        ({"status": ints(1)}, "'status' must have shape [R=3], got [1]"),
+    ],
+)
+def test_tree_k_seq_rho(changes: dict[str, Any], message: str) -> None:
+    given = {"logits": LOGITS, "draft": LAWS, "k": 2} | changes
+    with pytest.raises(ValueError, match=f"^{re.escape(f'fewstep_tree_k_seq_rho: {message}')}$"):
+        fewstep.tree.k_seq_rho(**given)

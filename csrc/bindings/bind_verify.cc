@@ -11,18 +11,14 @@ namespace py = pybind11;
 namespace fewstep::python {
 namespace {
 
-constexpr const char* kFunction = "fewstep_tree_verify";
-
 // `inputs` is (parent, indptr, token, logits, seeds, positions, target_token, bitmask, draft,
 // draft_ids, draft_row, draw_indptr, draw_node, draw_weight), `outputs` (path, accepted,
 // next_token, logprobs, status); None where there is none.
 void verify(int32_t rule, int32_t law, const std::array<double, 4>& params,
             const py::tuple& filters, const py::tuple& inputs, const py::tuple& outputs) {
-  py::list arguments;
-  for (const py::handle value : inputs) arguments.append(value);
-  for (const py::handle value : outputs) arguments.append(value);
-  const py::handle all[] = {arguments};
-  CallStream stream(all);
+  constexpr const char* kFunction = "fewstep_tree_verify";
+  const py::handle arguments[] = {inputs, outputs};
+  CallStream stream(arguments);
   const PyFilters f(filters, kFunction, &stream);
   fewstep_tree_verify_args args = FEWSTEP_TREE_VERIFY_ARGS_INIT;
   args.rule = rule;
@@ -54,11 +50,32 @@ void verify(int32_t rule, int32_t law, const std::array<double, 4>& params,
   run_op(&fewstep_tree_verify, stream.context(args.next_token, kFunction, "next_token"), args);
 }
 
+// `inputs` is (logits, bitmask, draft, draft_ids), `outputs` (rho, accept, status).
+void k_seq_rho(int32_t k, const py::tuple& filters, const py::tuple& inputs,
+               const py::tuple& outputs) {
+  constexpr const char* kFunction = "fewstep_tree_k_seq_rho";
+  const py::handle arguments[] = {inputs, outputs};
+  CallStream stream(arguments);
+  const PyFilters f(filters, kFunction, &stream);
+  fewstep_tree_k_seq_rho_args args = FEWSTEP_TREE_K_SEQ_RHO_ARGS_INIT;
+  args.k = k;
+  args.filters = f.filters;
+  const Field fields[] = {
+      {"logits", &args.logits},       {"bitmask", &args.bitmask}, {"draft", &args.draft},
+      {"draft_ids", &args.draft_ids}, {"rho", &args.rho},         {"accept", &args.accept},
+      {"status", &args.status},
+  };
+  const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
+  run_op(&fewstep_tree_k_seq_rho, stream.context(args.rho, kFunction, "rho"), args);
+}
+
 }  // namespace
 
 void bind_verify(py::module_& m) {
   m.def("tree_verify", &verify, py::arg("rule"), py::arg("law"), py::arg("params"),
         py::arg("filters"), py::arg("inputs"), py::arg("outputs"));
+  m.def("tree_k_seq_rho", &k_seq_rho, py::arg("k"), py::arg("filters"), py::arg("inputs"),
+        py::arg("outputs"));
 }
 
 }  // namespace fewstep::python

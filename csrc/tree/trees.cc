@@ -21,6 +21,18 @@ namespace {
              std::to_string(parent));
 }
 
+void check_ids(const ArgCheck& check, const View& ids, int64_t S, int64_t V) {
+  for (int64_t r = 0; r < ids.rows; ++r) {
+    const int32_t* id = ids.as<const int32_t>() + r * ids.stride;
+    for (int64_t s = 0; s < S; ++s) {
+      if (id[s] > (s > 0 ? id[s - 1] : -1) && id[s] < V) continue;
+      check.fail("draft_ids", format("must ascend within [0, %lld)", static_cast<long long>(V)),
+                 format("%d at [%lld, %lld]", int(id[s]), static_cast<long long>(r),
+                        static_cast<long long>(s)));
+    }
+  }
+}
+
 }  // namespace
 
 void check_parents(const ArgCheck& check, Indices parent, Indices indptr, int64_t B) {
@@ -32,6 +44,18 @@ void check_parents(const ArgCheck& check, Indices parent, Indices indptr, int64_
       if (p < 0 || p >= i) fail_parent(check, b, i, p);
     }
   }
+}
+
+DraftLaws draft_laws(const ArgCheck& check, const View& draft, const View& ids, int64_t V) {
+  const int64_t S = check.dim('S');
+  check_ids(check, ids, S, V);
+  if (!ids.data && S != V) {
+    check.fail("draft",
+               format("must have V=%lld columns without draft_ids", static_cast<long long>(V)),
+               std::to_string(S));
+  }
+  return {draft.as<const float>(), draft.rows > 1 ? draft.stride : 0, S, ids.as<const int32_t>(),
+          ids.rows > 1 ? ids.stride : 0};
 }
 
 }  // namespace fewstep::tree

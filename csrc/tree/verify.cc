@@ -117,19 +117,6 @@ void check_depths(const ArgCheck& check, const VerifyProblem& p, Indices parent,
   }
 }
 
-// A row of ids ascends within the vocabulary, so that kernels walk it once.
-void check_ids(const ArgCheck& check, const View& ids, int64_t S, int64_t V) {
-  for (int64_t r = 0; r < ids.rows; ++r) {
-    const int32_t* id = ids.as<const int32_t>() + r * ids.stride;
-    for (int64_t s = 0; s < S; ++s) {
-      if (id[s] > (s > 0 ? id[s - 1] : -1) && id[s] < V) continue;
-      check.fail("draft_ids", format("must ascend within [0, %lld)", static_cast<long long>(V)),
-                 format("%d at [%lld, %lld]", int(id[s]), static_cast<long long>(r),
-                        static_cast<long long>(s)));
-    }
-  }
-}
-
 // The list of draws names children of the node that it belongs to.
 void check_draws(const ArgCheck& check, const VerifyProblem& p, int64_t N, int64_t K,
                  Indices parent, Indices indptr) {
@@ -252,19 +239,14 @@ void take_target(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyPr
 void take_draft(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyProblem* p) {
   if (!needs_draft(p->rule, p->law)) return;
   const View draft = check.in("draft", args.draft, only(DType::kF32), "M S");
-  p->draft = draft.as<const float>();
-  p->draft_stride = draft.stride;
-  p->S = check.dim('S');
-  if (args.draft_ids) {
-    const View ids = check.in("draft_ids", args.draft_ids, only(DType::kI32), "1|M S");
-    check_ids(check, ids, p->S, p->V);
-    p->draft_ids = ids.as<const int32_t>();
-    p->draft_ids_stride = ids.rows > 1 ? ids.stride : 0;
-  } else if (p->S != p->V) {
-    check.fail("draft",
-               format("must have V=%lld columns without draft_ids", static_cast<long long>(p->V)),
-               std::to_string(p->S));
-  }
+  View ids;
+  if (args.draft_ids) ids = check.in("draft_ids", args.draft_ids, only(DType::kI32), "1|M S");
+  const DraftLaws laws = draft_laws(check, draft, ids, p->V);
+  p->draft = laws.q;
+  p->draft_stride = laws.stride;
+  p->S = laws.S;
+  p->draft_ids = laws.ids;
+  p->draft_ids_stride = laws.ids_stride;
   const int64_t M = check.dim('M'), N = check.dim('N');
   if (!args.draft_row) {
     if (M < N)

@@ -147,6 +147,9 @@ def tree_verify(
     inputs: tuple[Any, ...],
     outputs: tuple[Any, ...],
 ) -> None: ...
+def tree_k_seq_rho(
+    k: int, filters: tuple[Any, ...], inputs: tuple[Any, ...], outputs: tuple[Any, ...]
+) -> None: ...
 def noise_brownian(
     seeds: object,
     t0: object,

@@ -9,6 +9,7 @@ rows of a flat array belong to which.
 from __future__ import annotations
 
 from fewstep._attention import attention, merge
+from fewstep._k_seq import KSeqRho, k_seq_rho
 from fewstep._templates import TOKEN_RECYCLING, template
 from fewstep._tree_draws import Draws, Merged, merge_draws, sample_children
 from fewstep._tree_growth import Expansion, Kept, expand, rerank
@@ -21,6 +22,7 @@ __all__ = [
     "TOKEN_RECYCLING",
     "Draws",
     "Expansion",
+    "KSeqRho",
     "Kept",
     "Merged",
     "Tree",
@@ -29,6 +31,7 @@ __all__ = [
     "build",
     "expand",
     "from_template",
+    "k_seq_rho",
     "merge",
     "merge_draws",
     "rerank",

@@ -3,7 +3,7 @@
 ``tree.sample_children``.
 
 Those of ``tree.attention`` and ``tree.merge`` are in `cases.attention`, those of ``tree.verify`` in
-`cases.verify`.
+`cases.verify`, those of ``tree.k_seq_rho`` in its test.
 """
 
 from __future__ import annotations

@@ -178,6 +178,7 @@ TEST_CASE("every op's defaults have their size, and an op without tensors is ref
   REFUSES(tree, attention);
   REFUSES(tree, merge);
   REFUSES(tree, verify);
+  REFUSES(tree, k_seq_rho);
   REFUSES(logits, sample);
   REFUSES(logits, top_k);
   REFUSES(logits, gumbel_top_k);

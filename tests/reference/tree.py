@@ -8,4 +8,5 @@ from reference.tree_growth import expand as expand
 from reference.tree_growth import rerank as rerank
 from reference.trees import build as build
 from reference.trees import from_template as from_template
+from reference.verify import k_seq_rho as k_seq_rho
 from reference.verify import verify as verify

@@ -95,6 +95,11 @@ inline void merge(const fewstep_tree_merge_args& args, const Context* context = 
   detail::run<fewstep_tree_merge>(args, context);
 }
 
+inline fewstep_tree_k_seq_rho_args k_seq_rho_args() { return FEWSTEP_TREE_K_SEQ_RHO_ARGS_INIT; }
+inline void k_seq_rho(const fewstep_tree_k_seq_rho_args& args, const Context* context = nullptr) {
+  detail::run<fewstep_tree_k_seq_rho>(args, context);
+}
+
 inline fewstep_tree_verify_args verify_args() { return FEWSTEP_TREE_VERIFY_ARGS_INIT; }
 inline void verify(const fewstep_tree_verify_args& args, const Context* context = nullptr) {
   detail::run<fewstep_tree_verify>(args, context);

@@ -154,6 +154,53 @@ typedef struct fewstep_tree_verify_args {
 FEWSTEP_API fewstep_status fewstep_tree_verify(const fewstep_context* ctx,
                                                const fewstep_tree_verify_args* args);
 
+/* Arguments of fewstep_tree_k_seq_rho. */
+typedef struct fewstep_tree_k_seq_rho_args {
+  uint32_t size;                  /* sizeof(fewstep_tree_k_seq_rho_args) */
+  int32_t k;                      /* draws from each row's draft law, 1 to FEWSTEP_MAX_DRAWS */
+  fewstep_logits_filters filters; /* of the target's law; tensors are [R] */
+  const fewstep_tensor* logits;
+  const fewstep_tensor* bitmask; /* or NULL */
+  const fewstep_tensor* draft;
+  const fewstep_tensor* draft_ids; /* or NULL: column s is token s */
+  const fewstep_tensor* rho;
+  const fewstep_tensor* accept; /* or NULL */
+  const fewstep_tensor* status; /* or NULL */
+} fewstep_tree_k_seq_rho_args;
+
+#define FEWSTEP_TREE_K_SEQ_RHO_ARGS_INIT \
+  {sizeof(fewstep_tree_k_seq_rho_args),  \
+   1,                                    \
+   FEWSTEP_LOGITS_FILTERS_INIT,          \
+   NULL,                                 \
+   NULL,                                 \
+   NULL,                                 \
+   NULL,                                 \
+   NULL,                                 \
+   NULL,                                 \
+   NULL}
+
+/* What FEWSTEP_RULE_K_SEQ divides by: the least rho >= 1 at which k independent draws from q, each
+ * accepted with min(1, p / (rho q)), leave a law to draw the next token from; and the chance that
+ * one draw is accepted, sum(min(q, p / rho)). Least as far as weights in f32 tell: where the chance
+ * that one of k is accepted hardly depends on rho, a larger one may be found, which is as exact.
+ *
+ * Shapes   logits [R, V]  bitmask [R, ceil(V / 32)]  draft, draft_ids [R, S] or [1, S]
+ *          rho, accept, status [R]
+ * Types    logits: f32 f16 bf16; draft: f32 probabilities; draft_ids: i32, ascending in a row;
+ *          bitmask: i32 or u32; rho, accept: f64; status: i32
+ * Layout   rows contiguous, the first dimension strided
+ * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
+ * Memory   allocates nothing; reads rows of logits and draft some 50 times, k = 1: once or twice
+ * Order    CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit; the numbers that
+ *          fewstep_tree_verify uses
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED. A row without a law: NaN, its status
+ * Source   Sun et al. 2023, SpecTr, arXiv 2310.15141, equation 5
+ */
+FEWSTEP_API fewstep_status fewstep_tree_k_seq_rho(const fewstep_context* ctx,
+                                                  const fewstep_tree_k_seq_rho_args* args);
+
 #ifdef __cplusplus
 }
 #endif
