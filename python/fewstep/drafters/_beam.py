@@ -6,11 +6,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fewstep import tree
+from fewstep._generate.pack import ends_of
 from fewstep.drafters._growth import Cache, Growing, Rows
 from fewstep.drafters._pace import Pace
 from fewstep.drafters._protocol import Draft
@@ -23,27 +25,24 @@ class _Candidates(Growing):
         super().__init__(root)
         self.logp = [0.0]
 
-    def expand(self, ids: Any, logp: Any, beam: list[tuple[int, int]]) -> None:
-        """Add the frontier's children, given row by row; go on with a beam of (row, token)."""
-        first, width = len(self.token), ids.shape[1]
-        for parent, tokens, values in zip(self.frontier, ids.tolist(), logp.tolist(), strict=True):
+    def expand(
+        self, ids: list[list[int]], logp: list[list[float]], rows: list[int], beam: list[int]
+    ) -> None:
+        """Add the frontier's children, given row by row; go on with a beam of rows' tokens."""
+        first, width = len(self.token), len(ids[0])
+        for parent, tokens, values in zip(self.frontier, ids, logp, strict=True):
             self.token += tokens
             self.parent += [parent] * width
             self.logp += values
         self.frontier = [
-            self.token.index(token, first + row * width) for row, token in beam if token >= 0
+            self.token.index(token, first + row * width)
+            for row, token in zip(rows, beam, strict=True)
+            if token >= 0
         ]
 
     def chance(self) -> float:
         """Return how likely the text goes through the frontier, to the draft model."""
         return sum(math.exp(self.logp[node]) for node in self.frontier)
-
-    def kept(self, nodes: int) -> Draft:
-        """Return the tree of the best nodes."""
-        logp = np.array(self.logp, np.float32)
-        best = tree.rerank(logp, np.array(self.parent, np.int32), nodes + 1)
-        token = np.array(self.token, np.int32)[best.kept]
-        return Draft(token, best.parent, score=np.exp(logp[best.kept]))
 
 
 def best_trees(
@@ -88,15 +87,35 @@ def best_trees(
             pace.level(time.perf_counter() - level)
     if pace:
         pace.drafted(time.perf_counter() - began)
-    return [one.kept(nodes) for one in trees]
+    return _kept(trees, nodes)
 
 
 def _expand(trees: Sequence[_Candidates], logits: Any, width: int, d2t: Any) -> None:
     logp = np.array([one.logp[node] for one in trees for node in one.frontier], np.float32)
-    ends = np.cumsum([0, *(len(one.frontier) for one in trees)]).astype(np.int32)
-    best = tree.expand(logp, logits, width, beam=width, indptr=ends, d2t=d2t)
-    ids, values = np.asarray(best.ids), np.asarray(best.logp)
-    rows, tokens = best.beam_parent.tolist(), best.beam_ids.tolist()
+    ends = ends_of(len(one.frontier) for one in trees)
+    # NumPy's arrays also where logits are a tensor: they are made and read in less time.
+    ids, beam = np.empty((ends[-1], width), np.int32), np.empty((2, len(trees), width), np.int32)
+    best = np.empty(ids.shape, np.float32)
+    tree.expand(
+        logp, logits, width, beam=width, indptr=np.array(ends, np.int32), d2t=d2t, ids=ids,
+        logp=best, beam_ids=beam[0], beam_parent=beam[1],
+        beam_logp=np.empty(beam.shape[1:], np.float32), status=np.empty(logp.shape, np.int32),
+    )  # fmt: skip
+    tokens, values, (beams, rows) = ids.tolist(), best.tolist(), beam.tolist()
     for b, one in enumerate(trees):
-        own = slice(int(ends[b]), int(ends[b + 1]))
-        one.expand(ids[own], values[own], list(zip(rows[b], tokens[b], strict=True)))
+        own = slice(ends[b], ends[b + 1])
+        one.expand(tokens[own], values[own], rows[b], beams[b])
+
+
+def _kept(trees: Sequence[_Candidates], nodes: int) -> list[Draft]:
+    """Return the trees of the best nodes."""
+    logp = np.array([value for one in trees for value in one.logp], np.float32)
+    parent = np.array([up for one in trees for up in one.parent], np.int32)
+    token = np.array([token for one in trees for token in one.token], np.int32)
+    indptr = np.array(ends_of(len(one.token) for one in trees), np.int32)
+    best = tree.rerank(logp, parent, nodes + 1, indptr=indptr)
+    token, score = token[best.kept], np.exp(logp[best.kept])
+    return [
+        Draft(token[a:b], best.parent[a:b], score=score[a:b])
+        for a, b in pairwise(best.indptr.tolist())
+    ]

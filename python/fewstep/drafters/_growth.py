@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from fewstep._generate.pack import ends_of
 from fewstep._generate.request import Request
 from fewstep.language_model import LanguageModel
 
@@ -123,10 +125,10 @@ class Cache:
         if not pairs:
             return blocks, None
         parts = [request.tokens[rows.base :] for request, rows in pairs]
-        ends = np.cumsum([0, *map(len, parts)]).astype(np.int32)
+        ends = np.array(ends_of(map(len, parts)), np.int32)
         logits = self.model.forward(
             [rows.sequence for _, rows in pairs],
-            np.array([token for part in parts for token in part], np.int32),
+            np.array(list(chain.from_iterable(parts)), np.int32),
             ends,
             rows=ends[1:].astype(np.int64) - 1,
         )
@@ -162,17 +164,20 @@ class Cache:
                 one.row[node] = rows.add(one.token[node], one.row[one.parent[node]])
         sizes = [len(rows.token) for rows in blocks]
         counts = [len(one.frontier) for one in trees]
-        words = (max(sizes) + 31) // 32
-        pairs = list(zip(blocks, counts, strict=True))
-        seen = [mask for rows, n in pairs for mask in rows.sees[-n:]]
-        bits = np.frombuffer(
-            bytearray().join(mask.to_bytes(4 * words, "little") for mask in seen), np.uint32
-        )
+        width = 4 * ((max(sizes) + 31) // 32)
+        token: list[int] = []
+        depth: list[int] = []
+        bits = bytearray()
+        for rows, n in zip(blocks, counts, strict=True):
+            token += rows.token[-n:]
+            depth += rows.depth[-n:]
+            for mask in rows.sees[-n:]:
+                bits += mask.to_bytes(width, "little")
         return self.model.forward(
             [rows.sequence for rows in blocks],
-            np.array([token for rows, n in pairs for token in rows.token[-n:]], np.int32),
-            np.cumsum([0, *counts]).astype(np.int32),
-            bits=bits.reshape(len(seen), words),
-            depth=np.array([d for rows, n in pairs for d in rows.depth[-n:]], np.int32),
+            np.array(token, np.int32),
+            np.array(ends_of(counts), np.int32),
+            bits=np.frombuffer(bits, np.uint32).reshape(len(token), width // 4),
+            depth=np.array(depth, np.int32),
             block=np.array(sizes, np.int32),
         )

@@ -295,24 +295,29 @@ class PagedModel:
         block : array, shape (B,), int32
             How many tokens each block has, the root's included.
         """
-        length = np.array([self.length(int(s)) for s in sequences], np.int32)
-        size, count = np.asarray(block, np.int32), np.asarray(accepted, np.int32)
-        if not ((size >= 1) & (size <= length)).all():
+        lengths = [self.length(int(sequence)) for sequence in sequences]
+        sizes, counts = np.asarray(block).tolist(), np.asarray(accepted).tolist()
+        nodes = np.ascontiguousarray(path, np.int32)
+        if not all(1 <= size <= length for size, length in zip(sizes, lengths, strict=True)):
             raise ValueError(
                 f"{_FUNCTION}.keep: 'block' must lie in 1 to the tokens of its sequence, "
-                f"{length.tolist()}, got {size.tolist()}"
+                f"{lengths}, got {sizes}"
             )
-        base = length - size
-        nodes = np.ascontiguousarray(path, np.int32)
-        for row, n, b in zip(nodes, count, size, strict=True):
-            if not (0 <= n <= len(row)) or (n and row[n - 1] >= b):
+        moves = False
+        for row, n, size in zip(nodes.tolist(), counts, sizes, strict=True):
+            if not (0 <= n <= len(row)) or (n and row[n - 1] >= size):
                 raise ValueError(
-                    f"{_FUNCTION}.keep: 'path' must hold {n} nodes below {b}, got {row.tolist()}"
+                    f"{_FUNCTION}.keep: 'path' must hold {n} nodes below {size}, got {row}"
                 )
-        if nodes.size:
-            self._cache.store.commit(sequences, nodes, np.ascontiguousarray(count), base)
-        for sequence, kept in zip(sequences, (base + 1 + count).tolist(), strict=True):
-            self.truncate(int(sequence), kept)
+            moves = moves or row[:n] != list(range(1, n + 1))
+        base = [length - size for length, size in zip(lengths, sizes, strict=True)]
+        if moves:  # the first nodes of a block, such as a chain's, lie where they belong
+            self._cache.store.commit(
+                sequences, nodes, np.array(counts, np.int32), np.array(base, np.int32)
+            )
+        for sequence, first, n in zip(sequences, base, counts, strict=True):
+            self.pool.truncate(int(sequence), first + 1 + n)
+            self._lengths[int(sequence)] = first + 1 + n
 
     def truncate(self, sequence: int, length: int) -> None:
         """Forget the tokens of a sequence from `length` on."""
