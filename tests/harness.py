@@ -8,6 +8,7 @@ lies between guard bands, which are checked after the call, as is that inputs ar
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+FAMILIES = ("decoder", "kv", "linear")  # whose calls stand in <family>_calls.py
 GUARD = 64  # bytes on either side of a tensor
 PATTERN = 0xA5
 
@@ -356,25 +358,18 @@ def run(
     return result
 
 
-def linear(*, verb: str = "linear", **arguments: Any) -> dict[str, Any]:
-    """Call an op on packed weights; see `linear_calls`."""
-    import linear_calls
-
-    return getattr(linear_calls, verb)(**arguments)
-
-
-def kv(*, verb: str, **arguments: Any) -> dict[str, Any]:
-    """Call an op of the KV cache; see `kv_calls`."""
-    import kv_calls
-
-    return getattr(kv_calls, verb)(**arguments)
-
-
 def isa() -> str:
     """The instruction set in use."""
     import fewstep
 
     return fewstep.info()["cpu"]["isa"]
+
+
+def function_of(name: str, arguments: dict[str, Any]) -> Any:
+    """Return the function above, or one of a family's calls: its `verb`, or that of its name."""
+    if name not in FAMILIES:
+        return globals()[name]
+    return getattr(importlib.import_module(f"{name}_calls"), arguments.pop("verb", name))
 
 
 def serve() -> None:
@@ -387,7 +382,7 @@ def serve() -> None:
         except EOFError:
             os._exit(0)  # tearing torch down would take a second
         try:
-            answer = globals()[name](**arguments)
+            answer = function_of(name, arguments)(**arguments)
         except Exception as error:
             answer = error
         pickle.dump(answer, answers)

@@ -91,7 +91,7 @@ def test_tied_heads_look_tokens_up_in_packed_rows(dtype: Any, kind: str | None) 
     rows = run_paged(PagedModel(model, pages=4), text(1, 9)[0])
     share = 1e-5 if dtype == torch.float32 else 2e-2
     assert (rows - want).abs().max() <= share * want.abs().max()
-    with pytest.raises(IndexError, match="index out of range in self"):
+    with pytest.raises((IndexError, ValueError), match=r"index out of range in self|tokens\[0\]"):
         run_paged(PagedModel(model, pages=4), [97])
 
 

@@ -34,6 +34,7 @@ PYBIND11_MODULE(_core, m) {
       "set_num_threads", [](int threads) { check(fewstep_set_num_threads(threads)); },
       py::arg("threads"));
   bind_attention(m);
+  bind_decoder(m);
   bind_draft(m);
   bind_kv(m);
   bind_linear(m);

@@ -118,9 +118,8 @@ inline void check(fewstep_status status) {
 }
 
 // Runs an op without Python's lock; what it refuses is thrown.
-template <class Args>
-void run_op(fewstep_status (*op)(const fewstep_context*, const Args*), const fewstep_context* ctx,
-            const Args& args) {
+template <class Op, class Args>
+void run_op(const Op& op, const fewstep_context* ctx, const Args& args) {
   fewstep_status status;
   {
     const pybind11::gil_scoped_release release;
@@ -130,6 +129,7 @@ void run_op(fewstep_status (*op)(const fewstep_context*, const Args*), const few
 }
 
 // One function per family, in bind_<family>.cc.
+void bind_decoder(pybind11::module_& m);
 void bind_draft(pybind11::module_& m);
 void bind_kv(pybind11::module_& m);
 void bind_head(pybind11::module_& m);

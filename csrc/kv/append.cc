@@ -120,7 +120,7 @@ void run_append(const fewstep_context* ctx, const Args* args) {
                {"k_scale", args->k_scale},
                {"v_scale", args->v_scale}});
   check_thread_settings();
-  AppendFn& kernel = kAppend.pick(check.device(), kFunction);
+  AppendFn& kernel = append_kernel(check.device(), kFunction);
   check_indptr(check, p.indptr, p.B, p.N);
   for (int64_t b = 0; b < p.B; ++b) {
     const int64_t length = at(p.length, b), rows = at(p.indptr, b + 1) - at(p.indptr, b);
@@ -135,6 +135,11 @@ void run_append(const fewstep_context* ctx, const Args* args) {
 }
 
 }  // namespace
+
+AppendFn& append_kernel(Device device, const char* function) {
+  return kAppend.pick(device, function);
+}
+
 }  // namespace fewstep::kv
 
 extern "C" fewstep_status fewstep_kv_append(const fewstep_context* ctx,

@@ -19,11 +19,27 @@ struct AppendRows {
   Cache scale;  // of an int8 cache
 };
 
+// RMSNorm of each head, of a multiple of 16 elements.
+struct HeadNorm {
+  const char* weight;  // [D]; null: none
+  DType type;
+  float eps;
+};
+
+// Queries [N, H, D], normed and turned as keys are, in place.
+struct Queries {
+  char* rows;  // null: none
+  int64_t H, row, head;
+  HeadNorm norm;
+};
+
 struct AppendProblem {
   int64_t B, N, G, D;
   DType in, out;
   int64_t in_bytes, out_bytes;  // of an element
   AppendRows k, v;
+  HeadNorm k_norm;
+  Queries q;  // of type `in`
   Ints indptr, length;
   Pages pages;
   int32_t rope;  // fewstep_rope
@@ -35,5 +51,8 @@ struct AppendProblem {
 };
 using AppendFn = void(const AppendProblem&);
 FEWSTEP_DECLARE_KERNELS(AppendFn, append)
+
+// The kernel for a device; throws where there is none.
+AppendFn& append_kernel(Device device, const char* function);
 
 }  // namespace fewstep::kv

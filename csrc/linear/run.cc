@@ -80,7 +80,7 @@ void run_run(const fewstep_context* ctx, const fewstep_linear_run_args* args) {
   check_contiguous(check, "workspace", workspace);
   check.no_overlap();
   check_thread_settings();
-  RunFn& kernel = kRun.pick(check.device(), kFunction);
+  RunFn& kernel = run_kernel(check.device(), kFunction);
   if (in.M == 0) return;
   in.norm_eps = float(args->norm_eps);
   in.workspace = workspace.as<char>();
@@ -89,6 +89,9 @@ void run_run(const fewstep_context* ctx, const fewstep_linear_run_args* args) {
 }
 
 }  // namespace
+
+RunFn& run_kernel(Device device, const char* function) { return kRun.pick(device, function); }
+
 }  // namespace fewstep::linear
 
 extern "C" int64_t fewstep_linear_run_workspace_bytes(int64_t M, int64_t I, int32_t kind,

@@ -21,4 +21,7 @@ struct RunProblem {
 using RunFn = void(const RunProblem&);
 FEWSTEP_DECLARE_KERNELS(RunFn, run)
 
+// The kernel for a device; throws where there is none.
+RunFn& run_kernel(Device device, const char* function);
+
 }  // namespace fewstep::linear

@@ -31,10 +31,15 @@ void run_unpack(const fewstep_context* ctx, const fewstep_linear_unpack_args* ar
   p.stride_bytes = out.stride * size_of(out.dtype);
   p.out = out.as<char>();
   p.threads = execution_of(ctx).threads;
-  kUnpack.pick(check.device(), kFunction)(p);
+  unpack_kernel(check.device(), kFunction)(p);
 }
 
 }  // namespace
+
+UnpackFn& unpack_kernel(Device device, const char* function) {
+  return kUnpack.pick(device, function);
+}
+
 }  // namespace fewstep::linear
 
 extern "C" fewstep_status fewstep_linear_unpack(const fewstep_context* ctx,

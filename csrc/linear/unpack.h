@@ -16,10 +16,15 @@ struct UnpackProblem {
   DType type;            // of the output
   int64_t stride_bytes;  // between rows of the output
   const char* packed;
-  char* out;        // [O, I]
+  char* out;             // [O, I]
+  const int64_t* index;  // [O], outputs of packed; null: its outputs one after the other
+  int64_t index_stride;
   int32_t threads;  // 0: the process-wide count
 };
 using UnpackFn = void(const UnpackProblem&);
 FEWSTEP_DECLARE_KERNELS(UnpackFn, unpack)
+
+// The kernel for a device; throws where there is none.
+UnpackFn& unpack_kernel(Device device, const char* function);
 
 }  // namespace fewstep::linear

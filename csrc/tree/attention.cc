@@ -211,22 +211,13 @@ void check_outputs(const fewstep_tree_attention_args& a, ArgCheck& check, Attent
 
 // Splits the keys, and finds room for the parts' sums.
 void check_workspace(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
-  int64_t work = 0, rows = 0, longest = 0;
-  for (int64_t b = 0; b < p->B; ++b) {
-    if (tokens_of(*p, b) == 0) continue;
-    work += keys_of(*p, b) * p->G * blocks_of(*p, b);
-    longest = longest > keys_of(*p, b) ? longest : keys_of(*p, b);
-  }
-  p->part = a.deterministic ? kFixedPart : part_of(work);
-  for (int64_t b = 0; b < p->B; ++b) {
-    if (parts_of(*p, b) > 1) rows += parts_of(*p, b) * tokens_of(*p, b) * p->H;
-  }
-  if (!a.workspace && rows == 0) return;
+  const int64_t bytes = split_keys(p);
+  if (!a.workspace && bytes == 0) return;
   const View w = check.out("workspace", a.workspace, only(DType::kI64), "X");
   if (w.rows > 1 && w.stride != 1) {
     check.fail("workspace", "must be contiguous", "a strided layout");
   }
-  const int64_t needed = (rows * partial_floats(*p) + 1) / 2;
+  const int64_t needed = (bytes + 7) / 8;
   if (w.rows < needed) {
     check.fail("workspace",
                format("must have %lld elements or more", static_cast<long long>(needed)),
@@ -245,7 +236,7 @@ void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args
   const int64_t bytes = size_of(q.dtype);
   p.q = {q.as<char>(), q.strides[0] * bytes, q.strides[1] * bytes};
   p.N = check.dim('N');
-  AttentionFn& kernel = kAttention.pick(check.device(), kFunction);  // data is read from here on
+  AttentionFn& kernel = attention_kernel(check.device(), kFunction);  // data is read from here on
   check_cache(*args, check, &p);
   check_heads(check, &p);
   check_rows(*args, check, &p);
@@ -261,6 +252,23 @@ void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args
 }
 
 }  // namespace
+
+AttentionFn& attention_kernel(Device device, const char* function) {
+  return kAttention.pick(device, function);
+}
+
+int64_t split_keys(AttentionProblem* p) {
+  int64_t work = 0, rows = 0;
+  for (int64_t b = 0; b < p->B; ++b) {
+    if (tokens_of(*p, b) > 0) work += keys_of(*p, b) * p->G * blocks_of(*p, b);
+  }
+  p->part = p->deterministic ? kFixedPart : part_of(work);
+  for (int64_t b = 0; b < p->B; ++b) {
+    if (parts_of(*p, b) > 1) rows += parts_of(*p, b) * tokens_of(*p, b) * p->H;
+  }
+  return rows * partial_floats(*p) * int64_t(sizeof(float));
+}
+
 }  // namespace fewstep::tree
 
 extern "C" int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H, int32_t G,

@@ -73,6 +73,11 @@ struct AttentionProblem {
 using AttentionFn = void(const AttentionProblem&);
 FEWSTEP_DECLARE_KERNELS(AttentionFn, attention)
 
+// The kernel for a device; throws where there is none.
+AttentionFn& attention_kernel(Device device, const char* function);
+// Splits the keys of a problem of which all else is known; returns the bytes that p->partial needs.
+int64_t split_keys(AttentionProblem* p);
+
 namespace {  // not members: a kernel's file shares no function with another
 
 inline int64_t first_of(const AttentionProblem& p, int64_t b) {

@@ -2,6 +2,7 @@
 """What a generator does between two model calls: solver steps and noise, draft trees and tokens."""
 
 from fewstep import adaptive as adaptive
+from fewstep import decoder as decoder
 from fewstep import dpm_v3 as dpm_v3
 from fewstep import draft as draft
 from fewstep import drafters as drafters
@@ -34,6 +35,7 @@ __all__ = [
     "Sampling",
     "__version__",
     "adaptive",
+    "decoder",
     "dpm_v3",
     "draft",
     "drafters",

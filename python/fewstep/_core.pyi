@@ -423,6 +423,38 @@ class Trigram:
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]: ...
     def __len__(self) -> int: ...
 
+class Decoder:
+    def __init__(
+        self,
+        layers: list[tuple[object, ...]],
+        heads: int,
+        inner: int,
+        scale: float,
+        deterministic: bool,
+        head: object,
+        vocabulary: int,
+        norm: object,
+        embedding: object,
+        n_tokens: int,
+    ) -> None: ...
+    def run(
+        self,
+        x: object,
+        tokens: object,
+        indptr: object,
+        length: object,
+        page_table: object,
+        cos: object,
+        sin: object,
+        bits: object,
+        depth: object,
+        block: object,
+        rows: object,
+        logits: object,
+        workspace: object,
+    ) -> None: ...
+    def workspace_bytes(self, N: int, B: int, M: int, C: int) -> int: ...
+
 class KvPool:
     def __init__(self, pages: int, page_tokens: int) -> None: ...
     def add(self, tokens: NDArray[np.int32]) -> tuple[int, int]: ...

@@ -96,7 +96,7 @@ def pack(weight: Any, *, kind: str | None = None, group: int = 32, out: Any = No
     ((32, 64), 2176)
     """
     outputs, inputs = _two("fewstep.linear.pack", "weight", weight)
-    kind = _name(weight) if kind is None else kind
+    kind = dtype_name(weight) if kind is None else kind
     index = _INDEX.get(kind)
     if index is None:
         raise ValueError(
@@ -304,7 +304,7 @@ def _shape(x: Any) -> tuple[int, ...]:
     return shape
 
 
-def _name(value: Any) -> str:
+def dtype_name(value: Any) -> str:
     """Return the name of an array's dtype, such as "bfloat16"."""
     return str(value.dtype).removeprefix("torch.")
 

@@ -197,3 +197,42 @@ TEST_CASE("every op's defaults have their size, and an op without tensors is ref
   REFUSES(linear, run);
 #undef REFUSES
 }
+
+TEST_CASE("a decoder is refused by name, and so is a call of it without tensors") {
+  fewstep_decoder_create_args args = fewstep::decoder::create_args();
+  CHECK(args.size == sizeof args);
+  CHECK(message_of([&] { const fewstep::decoder::Decoder made(args); }) ==
+        "fewstep_decoder_create: 'n_layers' must be 1 or more, got 0");
+  Floats ones(32, 1.0f), keys(64), values(64), x(16, 1.0f), cos(4 * 8, 1.0f), sin(4 * 8);
+  std::vector<uint8_t> bytes(size_t(fewstep_linear_packed_bytes(16, 16, FEWSTEP_LINEAR_F32, 32)));
+  const Tensor norm(ones.data(), {16}), packed{TensorRef(bytes)}, rows(x.data(), {1, 16}),
+      k(keys.data(), {1, 4, 1, 16}), v(values.data(), {1, 4, 1, 16}), c(cos.data(), {4, 8}),
+      s(sin.data(), {4, 8});
+  fewstep_decoder_layer layer = FEWSTEP_DECODER_LAYER_INIT;
+  for (auto* w : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.down}) {
+    w->packed = packed;
+  }
+  layer.up = packed;
+  layer.norm.weight = layer.mlp_norm.weight = norm;
+  layer.k_cache = k;
+  layer.v_cache = v;
+  args.n_layers = 1;
+  args.layers = &layer;
+  args.heads = 1;
+  args.inner = 16;
+  const fewstep::decoder::Decoder decoder(args);
+  fewstep_decoder_run_args run = fewstep::decoder::run_args();
+  CHECK(message_of([&] { decoder.run(run); }) ==
+        "fewstep_decoder_run: 'x' must be given, got NULL");
+  Ints ends = {0, 1}, tokens = {2};
+  std::vector<int64_t> scratch(size_t(decoder.workspace_bytes(1, 1, 0, 1) / 8));
+  const Tensor indptr{TensorRef(ends)}, length{TensorRef(tokens)}, workspace{TensorRef(scratch)};
+  run.x = rows;
+  run.indptr = indptr;
+  run.length = length;
+  run.cos = c;
+  run.sin = s;
+  run.workspace = workspace;
+  decoder.run(run);  // weights of 0 leave x as it is, and write keys of 0
+  CHECK(x == Floats(16, 1.0f));
+}

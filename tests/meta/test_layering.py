@@ -38,7 +38,11 @@ FAMILIES = {
     p.name for p in CSRC.iterdir() if p.is_dir() and p.name not in {"bindings", "core", "include"}
 }
 # A family that builds on another: verification filters and draws as sampling does.
-DEPENDS: dict[str, tuple[str, ...]] = {"tree": ("logits/",), "logits": ("linear/",)}
+DEPENDS: dict[str, tuple[str, ...]] = {
+    "decoder": ("kv/", "linear/", "tree/"),
+    "logits": ("linear/",),
+    "tree": ("logits/",),
+}
 
 CORE_OF_KERNELS = {"core/draws.h", "core/dtype.h", "core/host_device.h", "core/philox.h"}
 

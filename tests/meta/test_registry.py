@@ -72,7 +72,7 @@ def test_wrapper_takes_what_the_contract_names(op: Declaration) -> None:
         text = re.search(rf"typedef struct {match[1]} {{(.*?)}}", header, re.S)[1]
     parameters = set(inspect.signature(wrapper(op)).parameters)
     names = re.findall(r"const fewstep_tensor\* (\w+)", text)
-    assert [n for n in names if allowed.get(n, n) not in parameters] == []
+    assert [n for n in names if not {n, allowed.get(n, n)} & parameters] == []
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)

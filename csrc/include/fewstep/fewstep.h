@@ -5,6 +5,7 @@
 #include "attention.h"
 #include "base.h"
 #include "context.h"
+#include "decoder.h"
 #include "draft.h"
 #include "kv.h"
 #include "linear.h"

@@ -2,10 +2,10 @@
 #ifndef FEWSTEP_OPS_HPP_
 #define FEWSTEP_OPS_HPP_
 
-// The C++20 face of the ops on tokens: tree.h, attention.h, verify.h, logits.h, logits_head.h, kv.h
-// and linear.h. An op takes its C struct, whose contract stands there: <op>_args() has the
-// defaults, to be changed field by field, and a Tensor goes into a field as it is. None of them
-// allocates.
+// The C++20 face of the ops on tokens: tree.h, attention.h, verify.h, logits.h, logits_head.h,
+// kv.h, linear.h and decoder.h. An op takes its C struct, whose contract stands there: <op>_args()
+// has the defaults, to be changed field by field, and a Tensor goes into a field as it is. None of
+// them allocates.
 //
 //   const fewstep::Tensor logits(data, {B, V}), seeds(seed_of), positions(position_of), out(token);
 //   fewstep_logits_sample_args args = fewstep::logits::sample_args();
@@ -198,6 +198,35 @@ inline void import_tokens(const fewstep_kv_import_tokens_args& args,
 }
 
 }  // namespace kv
+
+namespace decoder {
+
+inline fewstep_decoder_create_args create_args() { return FEWSTEP_DECODER_CREATE_ARGS_INIT; }
+inline fewstep_decoder_run_args run_args() { return FEWSTEP_DECODER_RUN_ARGS_INIT; }
+
+// Weights and caches of a model, whose memory has to outlive it. Moves, and is not copied.
+class Decoder {
+ public:
+  explicit Decoder(const fewstep_decoder_create_args& args) {
+    fewstep_decoder* made = nullptr;
+    check(fewstep_decoder_create(&args, &made));
+    owner_.reset(made);
+  }
+  int64_t workspace_bytes(int64_t N, int64_t B, int64_t M, int64_t C) const {
+    return fewstep_decoder_run_workspace_bytes(owner_.get(), N, B, M, C);
+  }
+  void run(const fewstep_decoder_run_args& args, const Context* context = nullptr) const {
+    check(fewstep_decoder_run(context ? context->get() : nullptr, owner_.get(), &args));
+  }
+
+ private:
+  struct Destroy {
+    void operator()(fewstep_decoder* decoder) const noexcept { fewstep_decoder_destroy(decoder); }
+  };
+  std::unique_ptr<fewstep_decoder, Destroy> owner_;
+};
+
+}  // namespace decoder
 
 namespace linear {
 

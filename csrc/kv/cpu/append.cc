@@ -96,18 +96,62 @@ void turn_gptj(float* __restrict x, const float* __restrict cos, const float* __
   }
 }
 
-struct Turn {
+// What is done to the heads of a row on their way.
+struct Change {
+  HeadNorm norm;
   int32_t rope;  // 0: none
   int64_t pairs;
   const float *cos, *sin;
 };
 
+// As linear.run norms its rows: element d is summed in lane d % 16, the lanes as a tree.
+void norm_head(const HeadNorm& norm, int64_t D, float* __restrict x) {
+  constexpr int kSums = 16;
+  alignas(64) float weight[kMaxHeadDim];
+  float sums[kSums] = {};
+  for (int64_t d = 0; d < D; d += kSums) {
+    for (int k = 0; k < kSums; ++k) sums[k] = fmaf(x[d + k], x[d + k], sums[k]);
+  }
+  for (int half = kSums / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  }
+  const float inverse = 1.0f / sqrtf(sums[0] / (float)D + norm.eps);
+  load_floats(norm.weight, norm.type, D, weight);
+  for (int64_t d = 0; d < D; ++d) x[d] = x[d] * inverse * weight[d];
+}
+
+void load_changed(const char* p, DType type, int64_t D, const Change& change, float* x) {
+  load_floats(p, type, D, x);
+  if (change.norm.weight) norm_head(change.norm, D, x);
+  if (change.rope == 1) turn_neox(x, x + change.pairs, change.cos, change.sin, change.pairs);
+  if (change.rope == 2) turn_gptj(x, change.cos, change.sin, change.pairs);
+}
+
+void store_floats(char* p, DType type, int64_t D, const float* x) {
+  if (type == DType::kF32) {
+    memcpy(p, x, size_t(D) * sizeof(float));
+  } else if (type == DType::kBF16) {
+    store_head((uint16_t*)p, D, x, [](uint16_t* q, vec::F32 a) { vec::store_bf16(q, a); });
+  } else {
+    store_head((uint16_t*)p, D, x, [](uint16_t* q, vec::F32 a) { vec::store_f16(q, a); });
+  }
+}
+
+void turn_queries(const AppendProblem& p, int64_t n, const Change& change) {
+  alignas(64) float x[kMaxHeadDim];
+  for (int64_t h = 0; h < p.q.H; ++h) {
+    char* head = p.q.rows + n * p.q.row + h * p.q.head;
+    load_changed(head, p.in, p.D, change, x);
+    store_floats(head, p.in, p.D, x);
+  }
+}
+
 void put_row(const AppendProblem& p, const AppendRows& r, int64_t n, int64_t b, int64_t slot,
-             const Turn& turn) {
+             const Change& change) {
   const char* from = r.rows + n * r.row;
   char* to = r.cache.data + offset_of(p.pages, r.cache, b, slot);
   const int64_t bytes = p.D * p.out_bytes;
-  if (p.in == p.out && !turn.rope) {
+  if (p.in == p.out && !change.rope && !change.norm.weight) {
     if (r.head == bytes && r.cache.head == bytes) {
       memcpy(to, from, size_t(p.G * bytes));
       return;
@@ -119,16 +163,10 @@ void put_row(const AppendProblem& p, const AppendRows& r, int64_t n, int64_t b, 
   }
   alignas(64) float x[kMaxHeadDim];
   for (int64_t g = 0; g < p.G; ++g) {
-    load_floats(from + g * r.head, p.in, p.D, x);
-    if (turn.rope == 1) turn_neox(x, x + turn.pairs, turn.cos, turn.sin, turn.pairs);
-    if (turn.rope == 2) turn_gptj(x, turn.cos, turn.sin, turn.pairs);
+    load_changed(from + g * r.head, p.in, p.D, change, x);
     char* head = to + g * r.cache.head;
-    if (p.out == DType::kF32) {
-      memcpy(head, x, size_t(bytes));
-    } else if (p.out == DType::kBF16) {
-      store_head((uint16_t*)head, p.D, x, [](uint16_t* q, vec::F32 a) { vec::store_bf16(q, a); });
-    } else if (p.out == DType::kF16) {
-      store_head((uint16_t*)head, p.D, x, [](uint16_t* q, vec::F32 a) { vec::store_f16(q, a); });
+    if (p.out != DType::kI8) {
+      store_floats(head, p.out, p.D, x);
     } else {
       const float scale = store_int8((int8_t*)head, p.D, x);
       char* target = r.scale.data + offset_of(p.pages, r.scale, b, slot) + g * r.scale.head;
@@ -143,22 +181,23 @@ void put_rows(void* context, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     while (at(p.indptr, b + 1) <= n) ++b;
     const int64_t slot = at(p.length, b) + (n - at(p.indptr, b));
-    Turn turn{p.rope, p.pairs, nullptr, nullptr};
+    Change change{p.k_norm, p.rope, p.pairs, nullptr, nullptr};
     if (p.rope) {
       const int64_t position = p.positions.data ? at(p.positions, n) : slot;
-      turn.cos = p.cos + position * p.cos_stride;
-      turn.sin = p.sin + position * p.sin_stride;
+      change.cos = p.cos + position * p.cos_stride;
+      change.sin = p.sin + position * p.sin_stride;
     }
-    put_row(p, p.k, n, b, slot, turn);
-    turn.rope = 0;
-    put_row(p, p.v, n, b, slot, turn);
+    put_row(p, p.k, n, b, slot, change);
+    change.norm = p.q.norm;
+    if (p.q.rows) turn_queries(p, n, change);
+    put_row(p, p.v, n, b, slot, Change{});
   }
 }
 
 }  // namespace
 
 void append(const AppendProblem& p) {
-  const int64_t row = 2 * p.G * p.D * (p.in_bytes + p.out_bytes);
+  const int64_t row = 2 * p.D * (p.G * (p.in_bytes + p.out_bytes) + p.q.H * p.in_bytes);
   const int64_t grain = row < kGrainBytes ? kGrainBytes / row : 1;
   parallel_for(p.threads, p.N, grain, &put_rows, (void*)&p);
 }

@@ -56,6 +56,16 @@ class FusedLayer:
         self.o, self.gate, self.down = weight_of(o), weight_of(gate), weight_of(down)
         self.up = mlp.up_proj.weight.packed.data
 
+    def fields(self, store: Any) -> tuple[Any, ...]:
+        """Return the layer with its cache as `_core.Decoder` takes it."""
+        sizes = self.scratch.sizes
+        q, k, v = self.projections if not self.whole else (*self.projections, None, None)
+        like = torch.empty(0, sizes.groups, sizes.dim, dtype=sizes.dtype)
+        return (
+            self.options["window"], q, k, v, self.o, self.gate, self.down, self.up, *self.norms,
+            *(self.head_norms or (None, None)), *store.caches(self.index, like),
+        )  # fmt: skip
+
     def current(self) -> bool:
         """Tell whether the weights can be read, and take them anew where they were exchanged."""
         weight = self._parameters["weight"]

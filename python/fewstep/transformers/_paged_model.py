@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from operator import add, sub
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..torch import pack_linears
 from ._cache import NAME, PagedRows, check_cache_dtype
-from ._rows import LONGEST, Rows, rows_of, tensor
-from ._shares import layer_stack, sharing
-from ._store import FITTING, Store
-from ._whole import fused_layers, is_plain, run
-
-_FUNCTION = "fewstep.transformers.PagedModel"
+from ._checks import (
+    FUNCTION,
+    check_block,
+    check_model,
+    checked_ids,
+    checked_layers,
+    stop_tokens,
+    vocabulary_size,
+)
+from ._rows import Rows, rows_of
+from ._shares import sharing
+from ._store import Store
+from ._whole import Whole, is_plain
 
 
 class PagedModel:
@@ -112,11 +120,11 @@ class PagedModel:
         vocabulary: ArrayLike | None = None,
         layers: int | None = None,
     ) -> None:
-        _check_model(model)
-        check_cache_dtype(_FUNCTION, "cache_dtype", cache_dtype)
+        check_model(model)
+        check_cache_dtype(FUNCTION, "cache_dtype", cache_dtype)
         if layers is not None:
-            layers = _checked_layers(model, layers)
-        ids = None if vocabulary is None else _checked_ids(model, vocabulary)
+            layers = checked_layers(model, layers)
+        ids = None if vocabulary is None else checked_ids(model, vocabulary)
         if pages is None:
             pages = max(1, (1 << 16) // max(page_tokens, 1))
         store = Store(pages, page_tokens, cache_dtype == "int8", deterministic)
@@ -130,14 +138,14 @@ class PagedModel:
                 pack_linears(self.model.get_output_embeddings())
         self.pool = store.pool
         self.d2t: NDArray[Any] | None = ids
-        self.n_vocab = len(ids) if ids is not None else _vocabulary(model)
+        self.n_vocab = len(ids) if ids is not None else vocabulary_size(model)
         config = self.model.base_model.config.get_text_config(decoder=True)
         self._cache = PagedRows(store, config.num_hidden_layers)
         self._lengths: dict[int, int] = {}
         longest = getattr(config, "max_position_embeddings", None)
         self.max_length: int | None = longest
-        self.stop_tokens = _stop_tokens(model)
-        self._plain = is_plain(self.model)
+        self.stop_tokens = stop_tokens(model)
+        self._whole = Whole(self.model, store) if is_plain(self.model) else None
         accepted = inspect.signature(type(model).forward).parameters
         self._name = "cache" if "cache" in accepted else "past_key_values"
         self._keeps = "logits_to_keep" in accepted
@@ -165,12 +173,11 @@ class PagedModel:
         except MemoryError:
             stats = self.pool.stats()
             raise MemoryError(
-                f"{_FUNCTION}.extend: {n_tokens} tokens of sequence {sequence} must fit in the "
+                f"{FUNCTION}.extend: {n_tokens} tokens of sequence {sequence} must fit in the "
                 f"{stats['free'] + stats['cached']} of {stats['pages']} pages that are not in use, "
                 f"of {stats['page_tokens']} tokens each"
             ) from None
 
-    @torch.no_grad()
     def forward(
         self,
         sequences: Sequence[int],
@@ -214,58 +221,62 @@ class PagedModel:
             An argument that is not as described; the cache is as it was.
         """
         indptr = np.asarray(indptr, np.int32)
-        laid = self._rows(sequences, indptr, len(tokens), bits, depth, block)
-        ids = np.ascontiguousarray(tokens, np.int64)
-        wanted = None if rows is None else tensor(rows, np.int64)
-        result = self._run(ids, laid, wanted, hidden)
-        for sequence, count in zip(sequences, (indptr[1:] - indptr[:-1]).tolist(), strict=True):
-            self._lengths[int(sequence)] += count
+        length, counts = self._checked_rows(sequences, indptr, len(tokens))
+        if bits is not None:
+            block = None if block is None else np.ascontiguousarray(block, np.int32)
+            check_block(counts if block is None else block.tolist(), counts, length)
+        ids, lengths = np.ascontiguousarray(tokens, np.int64), np.array(length, np.int32)
+        wanted = None if rows is None else np.ascontiguousarray(rows, np.int64)
+        table = self.pool.page_table(sequences)
+        if self._whole is not None and self._whole.ready():
+            longest = max(map(add, length, counts), default=0)
+            if bits is None:
+                depth = block = None
+            elif depth is not None:
+                depth = np.asarray(depth, np.int32)
+            result = self._whole.run(
+                ids, indptr, lengths, table, bits, depth, block, wanted, longest, hidden
+            )
+        else:
+            laid = rows_of(lengths, indptr, table, bits=bits, depth=depth, block=block)
+            result = self._run(ids, laid, wanted, hidden)
+        for sequence, before, count in zip(sequences, length, counts, strict=True):
+            self._lengths[sequence] = before + count
         return result
 
-    def _rows(
-        self, sequences: Sequence[int], indptr: NDArray[Any], n: int, bits: Any, depth: Any,
-        block: Any,
-    ) -> Rows:  # fmt: skip
-        """Check a batch and lay it out."""
-        counts = indptr[1:] - indptr[:-1]
-        if indptr.shape != (len(sequences) + 1,) or indptr[0] != 0 or indptr[-1] != n:
+    def _checked_rows(
+        self, sequences: Sequence[int], indptr: NDArray[Any], n: int
+    ) -> tuple[list[int], list[int]]:
+        """Return the tokens that sequences have and their rows; a batch that fits."""
+        ends = indptr.tolist()
+        if indptr.shape != (len(sequences) + 1,) or ends[0] != 0 or ends[-1] != n:
             raise ValueError(
-                f"{_FUNCTION}.forward: 'indptr' must go from 0 to {n} in {len(sequences)} steps, "
-                f"got {indptr.tolist()}"
+                f"{FUNCTION}.forward: 'indptr' must go from 0 to {n} in {len(sequences)} steps, "
+                f"got {ends}"
             )
-        if (counts < 1).any():
-            raise ValueError(f"{_FUNCTION}.forward: 'indptr' must ascend, got {indptr.tolist()}")
-        length = np.array([self.length(int(s)) for s in sequences], np.int32)
+        counts = list(map(sub, ends[1:], ends))
+        if min(counts, default=1) < 1:
+            raise ValueError(f"{FUNCTION}.forward: 'indptr' must ascend, got {ends}")
+        length = [self.length(s) for s in sequences]
         for sequence, before, count in zip(sequences, length, counts, strict=True):
-            room = self.pool.length(int(sequence)) - before
+            room = self.pool.length(sequence) - before
             if room < count:
                 raise ValueError(
-                    f"{_FUNCTION}.forward: 'sequences' must have room for their rows, got {room} "
+                    f"{FUNCTION}.forward: 'sequences' must have room for their rows, got {room} "
                     f"tokens for {count} rows of sequence {sequence}; call extend"
                 )
-        if bits is not None:
-            size = counts if block is None else np.asarray(block, np.int32)
-            if (size > LONGEST).any() or (size < counts).any() or (size > length + counts).any():
-                raise ValueError(
-                    f"{_FUNCTION}.forward: 'block' must be the rows or more, up to {LONGEST} and "
-                    f"the tokens of the sequence, got {size.tolist()}"
-                )
-            block = None if block is None else size
-        table = self.pool.page_table(sequences)
-        return rows_of(length, indptr, table, bits=bits, depth=depth, block=block)
+        return length, counts
 
+    @torch.no_grad()
     def _run(
-        self, ids: NDArray[np.int64], rows: Rows, wanted: torch.Tensor | None, hidden: bool
+        self, ids: NDArray[np.int64], rows: Rows, wanted: NDArray[np.int64] | None, hidden: bool
     ) -> Any:
-        layers = fused_layers(self.model) if self._plain else None
-        if layers:
-            return run(self.model, layers, self._cache, ids, rows, wanted, hidden)
+        """Run rows by the forward pass of transformers."""
         self._cache.rows = rows
-        if wanted is None:
-            wanted = torch.arange(len(ids))
+        index = torch.arange(len(ids)) if wanted is None else torch.from_numpy(wanted)
         given: dict[str, Any] = {self._name: self._cache}
         if self._keeps:
-            given["logits_to_keep"] = wanted
+            given["logits_to_keep"] = index
         out = self.model(
             input_ids=torch.from_numpy(ids)[None],
             position_ids=rows.positions.long()[None],
@@ -273,8 +284,8 @@ class PagedModel:
             output_hidden_states=hidden,
             **given,
         )
-        logits = out.logits[0] if self._keeps else out.logits[0][wanted]
-        return (logits, out.hidden_states[-1][0][wanted]) if hidden else logits
+        logits = out.logits[0] if self._keeps else out.logits[0][index]
+        return (logits, out.hidden_states[-1][0][index]) if hidden else logits
 
     def keep(
         self,
@@ -300,14 +311,14 @@ class PagedModel:
         nodes = np.ascontiguousarray(path, np.int32)
         if not all(1 <= size <= length for size, length in zip(sizes, lengths, strict=True)):
             raise ValueError(
-                f"{_FUNCTION}.keep: 'block' must lie in 1 to the tokens of its sequence, "
+                f"{FUNCTION}.keep: 'block' must lie in 1 to the tokens of its sequence, "
                 f"{lengths}, got {sizes}"
             )
         moves = False
         for row, n, size in zip(nodes.tolist(), counts, sizes, strict=True):
             if not (0 <= n <= len(row)) or (n and row[n - 1] >= size):
                 raise ValueError(
-                    f"{_FUNCTION}.keep: 'path' must hold {n} nodes below {size}, got {row}"
+                    f"{FUNCTION}.keep: 'path' must hold {n} nodes below {size}, got {row}"
                 )
             moves = moves or row[:n] != list(range(1, n + 1))
         base = [length - size for length, size in zip(lengths, sizes, strict=True)]
@@ -323,7 +334,7 @@ class PagedModel:
         """Forget the tokens of a sequence from `length` on."""
         if not 0 <= length <= self.length(sequence):
             raise ValueError(
-                f"{_FUNCTION}.truncate: 'length' must lie in 0 to {self.length(sequence)}, the "
+                f"{FUNCTION}.truncate: 'length' must lie in 0 to {self.length(sequence)}, the "
                 f"sequence's tokens, got {length}"
             )
         self.pool.truncate(sequence, length)
@@ -333,7 +344,7 @@ class PagedModel:
         """Return how many tokens a sequence has."""
         if sequence not in self._lengths:
             raise ValueError(
-                f"{_FUNCTION}: 'sequence' must be one that was added and not freed, got {sequence}"
+                f"{FUNCTION}: 'sequence' must be one that was added and not freed, got {sequence}"
             )
         return self._lengths[sequence]
 
@@ -346,54 +357,3 @@ class PagedModel:
         self.length(sequence)
         self.pool.free(sequence)
         del self._lengths[sequence]
-
-
-def _check_model(model: Any) -> None:
-    fits = isinstance(model, torch.nn.Module) and hasattr(model, "get_output_embeddings")
-    if not fits:
-        raise TypeError(
-            f"{_FUNCTION}: 'model' must be a causal language model of transformers, got "
-            f"{type(model).__name__}"
-        )
-    if model.get_output_embeddings() is None:
-        raise TypeError(
-            f"{_FUNCTION}: 'model' must have a head, got {type(model).__name__} without one"
-        )
-    if model.device.type != "cpu" or model.dtype not in FITTING:
-        raise ValueError(
-            f"{_FUNCTION}: 'model' must be on cpu, of float32, float16 or bfloat16, got "
-            f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
-        )
-
-
-def _stop_tokens(model: Any) -> tuple[int, ...]:
-    config = getattr(model, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    if ends is None:
-        return ()
-    return tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
-
-
-def _vocabulary(model: Any) -> int:
-    size: int = model.get_output_embeddings().weight.shape[0]
-    return size
-
-
-def _checked_layers(model: Any, layers: int) -> int:
-    most = len(layer_stack(model)[1])
-    if not 1 <= layers <= most:
-        raise ValueError(
-            f"{_FUNCTION}: 'layers' must lie in 1 to {most}, the model's, got {layers}"
-        )
-    return layers
-
-
-def _checked_ids(model: Any, vocabulary: ArrayLike) -> NDArray[Any]:
-    ids, size = np.asarray(vocabulary), _vocabulary(model)
-    fits = ids.ndim == 1 and ids.size > 0 and ids.dtype.kind in "iu"
-    if not fits or ids[0] < 0 or ids[-1] >= size or (np.diff(ids.astype(np.int64)) <= 0).any():
-        raise ValueError(
-            f"{_FUNCTION}: 'vocabulary' must hold ascending ids below {size}, got {ids.dtype} of "
-            f"shape {list(ids.shape)}"
-        )
-    return ids.astype(np.int32)

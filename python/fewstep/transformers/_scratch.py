@@ -101,8 +101,12 @@ class Scratch:
         """Make the tables long enough for positions."""
         last = int(positions.max())
         if last >= len(self.cos):
-            count = max(2 * len(self.cos), last + 1, 512)
-            place = torch.arange(count)[None]
-            cos, sin = self.rotary(torch.empty(0, dtype=torch.float32), place)
-            half = cos.shape[-1] // 2
-            self.cos, self.sin = (t[0, :, :half].float().contiguous() for t in (cos, sin))
+            self.grow(last + 1)
+
+    @torch.no_grad()
+    def grow(self, count: int) -> None:
+        """Make the tables anew for `count` positions and more."""
+        place = torch.arange(max(2 * len(self.cos), count, 512))[None]
+        cos, sin = self.rotary(torch.empty(0, dtype=torch.float32), place)
+        half = cos.shape[-1] // 2
+        self.cos, self.sin = (t[0, :, :half].float().contiguous() for t in (cos, sin))

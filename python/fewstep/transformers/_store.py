@@ -49,6 +49,12 @@ class Store:
         parts = (self.k[layer], self.v[layer], *self.scales.get(layer, ()))
         self._flat[layer] = tuple(part.view(-1, 1, *part.shape[2:]) for part in parts)
 
+    def caches(self, layer: int, like: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return a layer's keys, values and their scales, made for rows [N, G, D] like these."""
+        if layer not in self.k:
+            self._make(layer, like)
+        return self.k[layer], self.v[layer], *self.scales.get(layer, (None, None))
+
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor, rows: Rows, **rope: Any) -> None:
         """Write a layer's keys and values, shape (N, G, D) each, into their slots."""
         if layer not in self.k:

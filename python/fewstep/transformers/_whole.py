@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of fused layers from tokens to logits, without the forward pass of transformers."""
+"""A model of fused layers from tokens to logits in one call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._cache import NAME, PagedRows
+from .. import _core
+from ..linear import kind_index
+from ._cache import NAME
 from ._fuse import KINDS
-from ._layer import FusedLayer, linear, weight_of
-from ._rows import Rows
+from ._layer import FusedLayer, weight_of
+from ._store import Store
 
 
 def fused_layers(model: Any) -> list[FusedLayer] | None:
@@ -38,29 +40,109 @@ def is_plain(model: Any) -> bool:
     return set(model.base_model._modules) == parts and not hooked
 
 
-def run(
-    model: Any,
-    layers: list[FusedLayer],
-    cache: PagedRows,
-    ids: NDArray[np.int64],
-    rows: Rows,
-    wanted: torch.Tensor | None,
-    hidden: bool,
-) -> Any:
-    """Run rows of tokens; return logits, and with `hidden` what they are made of."""
-    base, head = model.base_model, model._modules["lm_head"]
-    weight = base._modules["embed_tokens"]._parameters["weight"]
-    index, packed = torch.from_numpy(ids), hasattr(weight, "packed")
-    x = weight.rows(index) if packed else torch.nn.functional.embedding(index, weight.detach())
-    layers[0].scratch.reach(rows.positions)
-    for layer in layers:
-        layer.run(x, x, cache.store, rows, rows.requests, rows.positions)
-    if wanted is not None:
-        x = x[wanted]
-    norm = base._modules["norm"]
-    given = norm._parameters["weight"].detach(), float(norm.variance_epsilon)
-    logits = x.new_empty(x.size(0), head.out_features)
-    if x.size(0):
-        workspace = layers[0].scratch.buffers(x.size(0)).workspace
-        linear(x, weight_of(head), logits, workspace, norm=given)
-    return (logits, norm(x)) if hidden else logits
+class Whole:
+    """A model and its cache as `_core.Decoder`, made anew where weights are exchanged."""
+
+    def __init__(self, model: Any, store: Store) -> None:
+        base = model.base_model
+        self.model, self.store = model, store
+        self.norm: Any = base._modules["norm"]
+        self._layers = [vars(layer) for layer in base._modules["layers"]._modules.values()]
+        modules = (self.norm, base._modules["embed_tokens"], model._modules["lm_head"])
+        self._parameters = [module._parameters for module in modules]
+        self._decoder: Any = None
+        self._fused: list[FusedLayer] = []
+        self._witnesses: list[Any] = []
+        self._looks_up = False  # whether the decoder has the embedding
+
+    def ready(self) -> bool:
+        """Prepare the model for `run`; False where it has to run as transformers has it."""
+        if self._decoder is not None and self._is_same():
+            return True
+        self._decoder = None
+        fused = fused_layers(self.model)
+        if not fused or any(layer.scratch is not fused[0].scratch for layer in fused):
+            return False
+        self._fused, self._witnesses = fused, [layer.witness for layer in fused]
+        self._held = [weight.data_ptr() for weight in self._weights()]
+        self._decoder = self._made()
+        return True
+
+    def _weights(self) -> list[Any]:
+        """Return the norm's weight and what packed weights of embedding and head are made of."""
+        norm, embedding, head = (parameters["weight"] for parameters in self._parameters)
+        return [norm, getattr(embedding, "octets", embedding), head.octets]
+
+    def _is_same(self) -> bool:
+        """Tell whether the decoder's weights still are the model's."""
+        model = self.model
+        if model.training or model.config._attn_implementation != NAME:
+            return False
+        for fields, layer, witness in zip(self._layers, self._fused, self._witnesses, strict=True):
+            packed = getattr(layer._parameters["weight"], "packed", None)
+            if packed is not witness or fields.get("forward") is not layer:
+                return False
+        if not hasattr(self._parameters[2]["weight"], "octets"):
+            return False
+        return [weight.data_ptr() for weight in self._weights()] == self._held
+
+    def _made(self) -> Any:
+        sizes, first = self._fused[0].scratch.sizes, self._fused[0]
+        head = self.model._modules["lm_head"]
+        embedding = self._parameters[1]["weight"]
+        packed = getattr(embedding, "packed", None)
+        given: Any = None
+        if packed is None:
+            given = (embedding.detach(), 0, 0, None)
+        elif not packed.kind.startswith("int") or sizes.dtype == torch.float32:
+            given = (packed.data, kind_index(packed), packed.group, None)
+        self._looks_up = given is not None
+        return _core.Decoder(
+            [layer.fields(self.store) for layer in self._fused],
+            heads=sizes.heads,
+            inner=sizes.inner,
+            scale=first.options["scale"],
+            deterministic=self.store.deterministic,
+            head=weight_of(head),
+            vocabulary=head.out_features,
+            norm=(self.norm.weight.detach(), float(self.norm.variance_epsilon)),
+            embedding=given,
+            n_tokens=embedding.shape[0],
+        )
+
+    def run(
+        self,
+        tokens: NDArray[np.int64],
+        indptr: NDArray[np.int32],
+        length: NDArray[np.int32],
+        table: NDArray[np.int32],
+        bits: NDArray[Any] | None,
+        depth: NDArray[np.int32] | None,
+        block: NDArray[np.int32] | None,
+        rows: NDArray[np.int64] | None,
+        longest: int,
+        hidden: bool,
+    ) -> Any:
+        """Run rows of tokens, the positions of which are below `longest`.
+
+        Returns logits, and with `hidden` what they are made of.
+        """
+        scratch = self._fused[0].scratch
+        sizes = scratch.sizes
+        if longest > len(scratch.cos):
+            scratch.grow(longest)
+        n = len(tokens)
+        count = n if rows is None else len(rows)
+        if self._looks_up:
+            x = torch.empty(n, sizes.hidden, dtype=sizes.dtype)
+        else:
+            x = self._parameters[1]["weight"].rows(torch.from_numpy(tokens))
+        logits = torch.empty(count, self.model._modules["lm_head"].out_features, dtype=sizes.dtype)
+        self._decoder.run(
+            x, tokens if self._looks_up else None, indptr, length, table, scratch.cos, scratch.sin,
+            bits, depth, block, rows, logits, None,
+        )  # fmt: skip
+        if not hidden:
+            return logits
+        with torch.no_grad():
+            return logits, self.norm(x if rows is None else x[torch.from_numpy(rows)])

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "py_tensor.h"
+
+namespace py = pybind11;
+
+namespace fewstep::python {
+namespace {
+
+constexpr const char* kCreate = "fewstep_decoder_create";
+
+// Tensors that stay borrowed while a decoder is made.
+class Held {
+ public:
+  explicit Held(CallStream* stream) : stream_(stream) {}
+
+  const fewstep_tensor* tensor(py::handle object, const char* name) {
+    if (object.is_none()) return nullptr;
+    return held_.emplace_back(object, kCreate, name, Borrowed::kRead, stream_).get();
+  }
+  // (packed, kind, group, bias), or None.
+  fewstep_decoder_weight weight(py::handle object, const char* name) {
+    fewstep_decoder_weight out = FEWSTEP_DECODER_WEIGHT_INIT;
+    if (object.is_none()) return out;
+    const auto parts = py::cast<py::tuple>(object);
+    out.packed = tensor(parts[0], name);
+    out.kind = py::cast<int32_t>(parts[1]);
+    out.group = py::cast<int32_t>(parts[2]);
+    out.bias = tensor(parts[3], name);
+    return out;
+  }
+  // (weight, eps), or None.
+  fewstep_decoder_norm norm(py::handle object, const char* name) {
+    fewstep_decoder_norm out = FEWSTEP_DECODER_NORM_INIT;
+    if (object.is_none()) return out;
+    const auto parts = py::cast<py::tuple>(object);
+    out.weight = tensor(parts[0], name);
+    out.eps = py::cast<double>(parts[1]);
+    return out;
+  }
+  // The fields of a layer in the order of the struct.
+  fewstep_decoder_layer layer(const py::tuple& fields) {
+    fewstep_decoder_layer out = FEWSTEP_DECODER_LAYER_INIT;
+    out.window = py::cast<int64_t>(fields[0]);
+    out.q = weight(fields[1], "q");
+    out.k = weight(fields[2], "k");
+    out.v = weight(fields[3], "v");
+    out.o = weight(fields[4], "o");
+    out.gate = weight(fields[5], "gate");
+    out.down = weight(fields[6], "down");
+    out.up = tensor(fields[7], "up");
+    out.norm = norm(fields[8], "norm");
+    out.mlp_norm = norm(fields[9], "mlp_norm");
+    out.q_norm = norm(fields[10], "q_norm");
+    out.k_norm = norm(fields[11], "k_norm");
+    out.k_cache = tensor(fields[12], "k_cache");
+    out.v_cache = tensor(fields[13], "v_cache");
+    out.k_scale = tensor(fields[14], "k_scale");
+    out.v_scale = tensor(fields[15], "v_scale");
+    return out;
+  }
+
+ private:
+  CallStream* stream_;
+  std::deque<Borrowed> held_;
+};
+
+// What a decoder holds memory of stays alive with it, and so does scratch between its calls.
+class Decoder {
+ public:
+  Decoder(const py::list& layers, int32_t heads, int64_t inner, double scale, bool deterministic,
+          py::object head, int64_t vocabulary, py::object norm, py::object embedding,
+          int64_t n_tokens)
+      : kept_(py::make_tuple(layers, head, norm, embedding)) {
+    const py::handle arguments[] = {layers};
+    CallStream stream(arguments);
+    Held held(&stream);
+    std::vector<fewstep_decoder_layer> made;
+    for (const py::handle layer : layers) made.push_back(held.layer(py::cast<py::tuple>(layer)));
+    fewstep_decoder_create_args args = FEWSTEP_DECODER_CREATE_ARGS_INIT;
+    args.n_layers = int32_t(made.size());
+    args.layers = made.data();
+    args.heads = heads;
+    args.inner = inner;
+    args.scale = scale;
+    args.deterministic = deterministic ? 1 : 0;
+    args.vocabulary = vocabulary;
+    args.head = held.weight(head, "head");
+    args.norm = held.norm(norm, "norm");
+    args.n_tokens = n_tokens;
+    args.embedding = held.weight(embedding, "embedding");
+    fewstep_decoder* decoder = nullptr;
+    check(fewstep_decoder_create(&args, &decoder));
+    owner_.reset(decoder);
+  }
+
+  void run(py::handle x, py::handle tokens, py::handle indptr, py::handle length,
+           py::handle page_table, py::handle cos, py::handle sin, py::handle bits, py::handle depth,
+           py::handle block, py::handle rows, py::handle logits, py::handle workspace) {
+    constexpr const char* kFunction = "fewstep_decoder_run";
+    const py::handle arguments[] = {x,    tokens, indptr, length, page_table, cos,      sin,
+                                    bits, depth,  block,  rows,   logits,     workspace};
+    CallStream stream(arguments);
+    const auto read = Borrowed::kRead, write = Borrowed::kWrite;
+    const Borrowed x_t(x, kFunction, "x", write, &stream);
+    const Optional tokens_t(tokens, kFunction, "tokens", read, &stream);
+    const Borrowed ends(indptr, kFunction, "indptr", read, &stream);
+    const Borrowed length_t(length, kFunction, "length", read, &stream);
+    const Optional table(page_table, kFunction, "page_table", read, &stream);
+    const Borrowed cos_t(cos, kFunction, "cos", read, &stream);
+    const Borrowed sin_t(sin, kFunction, "sin", read, &stream);
+    const Optional words(bits, kFunction, "bits", read, &stream);
+    const Optional depths(depth, kFunction, "depth", read, &stream);
+    const Optional blocks(block, kFunction, "block", read, &stream);
+    const Optional wanted(rows, kFunction, "rows", read, &stream);
+    const Optional logits_t(logits, kFunction, "logits", write, &stream);
+    const Optional scratch(workspace, kFunction, "workspace", write, &stream);
+    fewstep_decoder_run_args args = FEWSTEP_DECODER_RUN_ARGS_INIT;
+    args.x = x_t.get();
+    args.tokens = tokens_t.get();
+    args.indptr = ends.get();
+    args.length = length_t.get();
+    args.page_table = table.get();
+    args.cos = cos_t.get();
+    args.sin = sin_t.get();
+    args.bits = words.get();
+    args.depth = depths.get();
+    args.block = blocks.get();
+    args.rows = wanted.get();
+    args.logits = logits_t.get();
+    args.workspace = scratch.given ? scratch.get() : own_workspace(args);
+    const fewstep_context* ctx = stream.context(x_t.get(), kFunction, "x");
+    const auto op = [this](const fewstep_context* c, const fewstep_decoder_run_args* given) {
+      return fewstep_decoder_run(c, owner_.get(), given);
+    };
+    run_op(op, ctx, args);
+  }
+
+  int64_t workspace_bytes(int64_t N, int64_t B, int64_t M, int64_t C) const {
+    return fewstep_decoder_run_workspace_bytes(owner_.get(), N, B, M, C);
+  }
+
+ private:
+  struct Destroy {
+    void operator()(fewstep_decoder* decoder) const { fewstep_decoder_destroy(decoder); }
+  };
+
+  // Scratch of the call before where it is large enough; shapes are the op's to check.
+  const fewstep_tensor* own_workspace(const fewstep_decoder_run_args& a) {
+    const auto first = [](const fewstep_tensor* t) { return t->ndim > 0 ? t->shape[0] : 0; };
+    const int64_t N = first(a.x), M = !a.logits ? 0 : first(a.logits);
+    const int64_t C = a.page_table && a.page_table->ndim > 1 ? a.page_table->shape[1] : 1;
+    const int64_t count = (workspace_bytes(N, first(a.length), M, C) + 7) / 8;
+    if (count > count_) {
+      memory_.reset(new int64_t[size_t(count)]);
+      count_ = count;
+    }
+    scratch_ = {memory_.get(), {1, 0}, 1, {0, 64, 1}, &count_, nullptr, 0};
+    return &scratch_;
+  }
+
+  py::tuple kept_;
+  std::unique_ptr<fewstep_decoder, Destroy> owner_;
+  std::unique_ptr<int64_t[]> memory_;
+  int64_t count_ = 0;
+  fewstep_tensor scratch_{};
+};
+
+}  // namespace
+
+void bind_decoder(py::module_& m) {
+  py::class_<Decoder>(m, "Decoder")
+      .def(py::init<const py::list&, int32_t, int64_t, double, bool, py::object, int64_t,
+                    py::object, py::object, int64_t>(),
+           py::arg("layers"), py::arg("heads"), py::arg("inner"), py::arg("scale"),
+           py::arg("deterministic"), py::arg("head"), py::arg("vocabulary"), py::arg("norm"),
+           py::arg("embedding"), py::arg("n_tokens"))
+      .def("run", &Decoder::run, py::arg("x"), py::arg("tokens"), py::arg("indptr"),
+           py::arg("length"), py::arg("page_table"), py::arg("cos"), py::arg("sin"),
+           py::arg("bits"), py::arg("depth"), py::arg("block"), py::arg("rows"), py::arg("logits"),
+           py::arg("workspace"))
+      .def("workspace_bytes", &Decoder::workspace_bytes, py::arg("N"), py::arg("B"), py::arg("M"),
+           py::arg("C"));
+}
+
+}  // namespace fewstep::python

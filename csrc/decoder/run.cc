@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/check.h"
+#include "core/cpu/parallel.h"
+#include "decoder/pass.h"
+#include "fewstep/decoder.h"
+#include "kv/checks.h"
+#include "linear/checks.h"
+
+namespace fewstep::decoder {
+namespace {
+
+constexpr const char* kFunction = "fewstep_decoder_run";
+
+using Args = fewstep_decoder_run_args;
+
+std::string text_of(int64_t value) { return std::to_string(value); }
+
+linear::Rows rows_of(const View& v) { return {v.as<char>(), v.stride * size_of(v.dtype), v.dtype}; }
+
+void read_batch(const Args& a, ArgCheck& check, Pass* p) {
+  check.set_dim('E', p->d.E);
+  p->x = rows_of(check.out("x", a.x, only(p->d.type), "N E"));
+  p->N = check.dim('N');
+  if (a.tokens) {
+    if (p->d.embedding.n_tokens == 0) {
+      check.fail("tokens", "must be left out for a decoder without embedding", "some");
+    }
+    const View tokens = check.in("tokens", a.tokens, only(DType::kI64), "N");
+    p->tokens = tokens.as<const int64_t>();
+    p->tokens_stride = tokens.stride;
+  }
+  p->length = kv::ints_of(check.in("length", a.length, only(DType::kI32), "B"));
+  p->indptr = kv::ints_of(check.in("indptr", a.indptr, only(DType::kI32), "B+1"));
+  p->B = check.dim('B');
+}
+
+void read_rope(const Args& a, ArgCheck& check, Pass* p) {
+  const View cos = check.in("cos", a.cos, only(DType::kF32), "S R");
+  const View sin = check.in("sin", a.sin, only(DType::kF32), "S R");
+  p->S = check.dim('S');
+  p->pairs = check.dim('R');
+  if (2 * p->pairs > p->d.D) {
+    check.fail("cos",
+               format("must have at most D/2=%lld columns", static_cast<long long>(p->d.D / 2)),
+               text_of(p->pairs));
+  }
+  p->cos = cos.as<const float>();
+  p->sin = sin.as<const float>();
+  p->cos_stride = cos.stride;
+  p->sin_stride = sin.stride;
+}
+
+void read_trees(const Args& a, ArgCheck& check, Pass* p) {
+  if (!a.bits) {
+    if (a.depth) check.fail("depth", "must be left out without bits", "one");
+    if (a.block) check.fail("block", "must be left out without bits", "one");
+    return;
+  }
+  const StridedView bits = check.in_strided("bits", a.bits, kBitWords, "N W");
+  p->bits = bits.as<const uint32_t>();
+  p->bits_stride = bits.strides[0];
+  p->words = check.dim('W');
+  const DTypeSet i32 = only(DType::kI32);
+  if (a.depth) p->depth = kv::ints_of(check.in("depth", a.depth, i32, "N"));
+  if (a.block) p->block = kv::ints_of(check.in("block", a.block, i32, "B"));
+}
+
+void read_head(const Args& a, ArgCheck& check, Pass* p) {
+  if (!a.logits) {
+    if (a.rows) check.fail("rows", "must be left out without logits", "one");
+    return;
+  }
+  if (p->d.V == 0) check.fail("logits", "must be left out for a decoder without head", "one");
+  if (a.rows) {
+    const View rows = check.in("rows", a.rows, only(DType::kI64), "M");
+    p->rows = rows.as<const int64_t>();
+    p->rows_stride = rows.stride;
+  } else {
+    check.set_dim('M', p->N);
+  }
+  check.set_dim('V', p->d.V);
+  p->M = check.dim('M');
+  p->logits = rows_of(check.out("logits", a.logits, kFloating, "M V"));
+}
+
+void read_workspace(const Args& a, ArgCheck& check, Pass* p) {
+  const View w = check.out("workspace", a.workspace, only(DType::kI64), "X");
+  linear::check_contiguous(check, "workspace", w);
+  p->layout = layout_of(p->d, p->N, p->B, p->M, p->C);
+  const int64_t needed = (p->layout.total + 7) / 8;
+  if (w.rows < needed) {
+    check.fail("workspace",
+               format("must have %lld elements or more", static_cast<long long>(needed)),
+               text_of(w.rows));
+  }
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(w.data);
+  p->scratch = w.as<char>() + ((64 - begin % 64) % 64);
+}
+
+void check_index(const ArgCheck& check, const char* name, const int64_t* values, int64_t stride,
+                 int64_t count, int64_t end) {
+  for (int64_t i = 0; values && i < count; ++i) {
+    if (values[i * stride] >= 0 && values[i * stride] < end) continue;
+    check.fail({name, int(i)}, format("must lie in [0, %lld)", static_cast<long long>(end)),
+               text_of(values[i * stride]));
+  }
+}
+
+void check_tree(const ArgCheck& check, const Pass& p, int64_t b) {
+  const int64_t rows = p.rows_of(b), block = p.block_of(b);
+  if (p.block.data && (block < rows || block > kv::at(p.length, b) + rows)) {
+    check.fail(
+        {"block", int(b)},
+        format("must lie in [%lld, %lld], from the request's rows to its tokens",
+               static_cast<long long>(rows), static_cast<long long>(kv::at(p.length, b) + rows)),
+        text_of(block));
+  }
+  if (block <= 32 * p.words) return;
+  check.fail("bits",
+             format("must have a bit for each of request %lld's %lld tokens",
+                    static_cast<long long>(b), static_cast<long long>(block)),
+             format("%lld words", static_cast<long long>(p.words)));
+}
+
+// The values of the integers.
+void check_values(const ArgCheck& check, const kv::SlotCheck& slots, const Pass& p) {
+  check_index(check, "tokens", p.tokens, p.tokens_stride, p.N, p.d.embedding.n_tokens);
+  check_index(check, "rows", p.rows, p.rows_stride, p.M, p.N);
+  kv::check_indptr(check, p.indptr, p.B, p.N);
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int64_t length = kv::at(p.length, b), rows = p.rows_of(b);
+    if (length < 0) check.fail({"length", int(b)}, "must be 0 or more", text_of(length));
+    if (rows == 0) continue;
+    slots.range("x", b, 0, length + rows);
+    if (p.bits) check_tree(check, p, b);
+    for (int64_t n = kv::at(p.indptr, b); n < kv::at(p.indptr, b + 1); ++n) {
+      const int64_t position = p.position(b, n);
+      if (position >= 0 && position < p.S) continue;
+      check.fail(
+          p.depth.data ? ArgName("depth", int(n)) : ArgName("cos"),
+          format("must give each row a position in [0, S=%lld)", static_cast<long long>(p.S)),
+          text_of(position));
+    }
+  }
+}
+
+void run_decoder(const fewstep_context* ctx, const fewstep_decoder* decoder, const Args* args) {
+  ArgCheck check(kFunction, ctx);
+  if (!decoder) check.fail("decoder", "must be given", "NULL");
+  check.sized("args", args, "FEWSTEP_DECODER_RUN_ARGS_INIT");
+  Pass p(*decoder);
+  read_batch(*args, check, &p);
+  View table;
+  if (args->page_table) table = check.in("page_table", args->page_table, only(DType::kI32), "B C");
+  check.set_dim('P', decoder->P);
+  check.set_dim('T', decoder->T);
+  const kv::SlotCheck slots = kv::slot_check(check, table);
+  p.pages = slots.pages;
+  p.C = slots.columns;
+  read_rope(*args, check, &p);
+  read_trees(*args, check, &p);
+  read_head(*args, check, &p);
+  read_workspace(*args, check, &p);
+  check.no_overlap();
+  check_thread_settings();
+  linear::run_kernel(check.device(), kFunction);  // data is read from here on
+  check_values(check, slots, p);
+  if (p.N == 0) return;
+  p.threads = execution_of(ctx).threads;
+  forward(p, kFunction);
+}
+
+}  // namespace
+}  // namespace fewstep::decoder
+
+extern "C" fewstep_status fewstep_decoder_run(const fewstep_context* ctx,
+                                              const fewstep_decoder* decoder,
+                                              const fewstep_decoder_run_args* args) {
+  return fewstep::guard([&] { fewstep::decoder::run_decoder(ctx, decoder, args); });
+}

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a paged model asks of a model and of the arguments of its calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ._rows import LONGEST
+from ._shares import layer_stack
+from ._store import FITTING
+
+FUNCTION = "fewstep.transformers.PagedModel"
+
+
+def check_block(block: list[int], counts: list[int], length: list[int]) -> None:
+    """Raise ValueError unless draft blocks hold their rows and lie in their sequences."""
+    fits = (
+        count <= size <= min(LONGEST, before + count)
+        for size, count, before in zip(block, counts, length, strict=True)
+    )
+    if not all(fits):
+        raise ValueError(
+            f"{FUNCTION}.forward: 'block' must be the rows or more, up to {LONGEST} and the "
+            f"tokens of the sequence, got {block}"
+        )
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError or ValueError unless it is a model that can run."""
+    fits = isinstance(model, torch.nn.Module) and hasattr(model, "get_output_embeddings")
+    if not fits:
+        raise TypeError(
+            f"{FUNCTION}: 'model' must be a causal language model of transformers, got "
+            f"{type(model).__name__}"
+        )
+    if model.get_output_embeddings() is None:
+        raise TypeError(
+            f"{FUNCTION}: 'model' must have a head, got {type(model).__name__} without one"
+        )
+    if model.device.type != "cpu" or model.dtype not in FITTING:
+        raise ValueError(
+            f"{FUNCTION}: 'model' must be on cpu, of float32, float16 or bfloat16, got "
+            f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
+        )
+
+
+def stop_tokens(model: Any) -> tuple[int, ...]:
+    """Return the tokens that end a text."""
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    if ends is None:
+        return ()
+    return tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
+
+
+def vocabulary_size(model: Any) -> int:
+    """Return the tokens that a model has logits of."""
+    size: int = model.get_output_embeddings().weight.shape[0]
+    return size
+
+
+def checked_layers(model: Any, layers: int) -> int:
+    """Return a number of layers that the model has."""
+    most = len(layer_stack(model)[1])
+    if not 1 <= layers <= most:
+        raise ValueError(f"{FUNCTION}: 'layers' must lie in 1 to {most}, the model's, got {layers}")
+    return layers
+
+
+def checked_ids(model: Any, vocabulary: ArrayLike) -> NDArray[Any]:
+    """Return ids of a subset of the vocabulary, int32."""
+    ids, size = np.asarray(vocabulary), vocabulary_size(model)
+    fits = ids.ndim == 1 and ids.size > 0 and ids.dtype.kind in "iu"
+    if not fits or ids[0] < 0 or ids[-1] >= size or (np.diff(ids.astype(np.int64)) <= 0).any():
+        raise ValueError(
+            f"{FUNCTION}: 'vocabulary' must hold ascending ids below {size}, got {ids.dtype} of "
+            f"shape {list(ids.shape)}"
+        )
+    return ids.astype(np.int32)
