@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tree/attention.h"
 
-#include <math.h>
-
 #include "core/cpu/parallel.h"
 #include "tree/cpu/attention_cell.h"
 #include "tree/cpu/attention_softmax.h"
+#include "tree/cpu/attention_stream.h"
 #include "tree/cpu/attention_tile.h"
 
 // Requires: checked lengths, pages and shapes; the partial results' memory where a request has
@@ -13,13 +12,14 @@
 //
 // A task is a block of one KV head's rows (query rows times the heads that share it) against one
 // part of the keys. It walks over tiles of keys: each is packed once and multiplied with all rows.
+// Few rows are not worth packing, nor heads of their own: see attention_stream.h.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
 struct Task {
   int64_t b, part;
-  int g;
-  int first, rows;     // of the request's tokens * ratio rows
+  int g, heads;        // the first KV head, and how many
+  int first, rows;     // of the request's tokens * ratio rows of each
   int64_t begin, end;  // keys
 };
 
@@ -38,15 +38,34 @@ inline void next_request(const AttentionProblem& p, Walk* walk) {
   ++walk->b;
 }
 
-// Blocks of a part are neighbours, so that they find its keys in the cache.
-inline Task task_at(const AttentionProblem& p, int64_t b, int64_t index) {
-  const int64_t blocks = blocks_of(p, b), parts = parts_of(p, b), all = tokens_of(p, b) * p.ratio;
+// Whether the rows of request b are so few that keys and values are used as they lie in the cache,
+// by sums in another order; the deterministic mode knows one order.
+inline bool is_stream(const AttentionProblem& p, int64_t b) {
+  if (p.deterministic || tokens_of(p, b) * p.ratio > kFewRows) return false;
+#if defined(__AVX512BF16__)
+  if (p.kv_type == DType::kBF16) return p.D % 64 == 0;
+#endif
+  return p.kv_type != DType::kI8;
+}
+
+// How many KV heads a task takes: of a stream those that lie side by side.
+inline int heads_of(const AttentionProblem& p, int64_t b) {
+  const int64_t bytes = p.D * bytes_of(p.kv_type);
+  if (!is_stream(p, b) || p.k.head != bytes || p.v.head != bytes) return 1;
+  return min_of(kStreamHeads, kStreamRows / int(max_of(tokens_of(p, b) * p.ratio, int64_t(1))));
+}
+
+// The task of index `index` of request b, joined with those behind it up to `end` that go well
+// with it. Blocks of a head are neighbours, so that they find its keys in the cache, then heads.
+inline Task task_at(const AttentionProblem& p, int64_t b, int64_t index, int64_t end) {
+  const int64_t blocks = blocks_of(p, b), all = tokens_of(p, b) * p.ratio;
   const int64_t block = index % blocks;
   const int64_t per_block = (all + blocks - 1) / blocks;
   Task task;
   task.b = b;
-  task.part = index / blocks % parts;
-  task.g = int(index / blocks / parts);
+  task.part = index / blocks / p.G;
+  task.g = int(index / blocks % p.G);
+  task.heads = int(min_of(int64_t(min_of(heads_of(p, b), p.G - task.g)), end - index));
   task.first = int(block * per_block);
   task.rows = int(min_of(per_block, all - task.first));
   task.begin = task.part * p.part;
@@ -54,78 +73,45 @@ inline Task task_at(const AttentionProblem& p, int64_t b, int64_t index) {
   return task;
 }
 
-inline void store_out(const AttentionProblem& p, char* to, int d, F32 x) {
-  if (p.out_type == DType::kF32) vec::store((float*)to + d, x);
-  if (p.out_type == DType::kF16) vec::store_f16((uint16_t*)to + d, x);
-  if (p.out_type == DType::kBF16) vec::store_bf16((uint16_t*)to + d, x);
-}
-
-// Divides a row by its sum of weights; a sink is one more weight, with a value of zero.
-void finish_row(const AttentionProblem& p, int64_t n, int h, const float* values, float largest,
-                float sum) {
-  float factor = 1.0f;
-  if (p.sinks) {
-    const float sink = p.sinks[h * p.sinks_stride];
-    const float most = largest > sink ? largest : sink;
-    const float base = most == minus_infinity() ? 0.0f : most;
-    factor = vec::exp_of(largest - base);
-    sum = sum * factor + vec::exp_of(sink - base);
-    largest = most;
-  }
-  factor = sum == 0.0f ? 0.0f : factor / sum;
-  char* to = p.out.data + n * p.out.row + h * p.out.head;
-  for (int d = 0; d < p.D; d += kLanes) {
-    store_out(p, to, d, vec::mul(vec::load(values + d), vec::set(factor)));
-  }
-  if (p.lse) {
-    p.lse[n * p.lse_stride + h] =
-        sum == 0.0f ? minus_infinity() : float(double(largest) + log(double(sum)));
-  }
-}
-
-// Rows up to which keys and values are used as they lie in the cache, by sums in another order; the
-// deterministic mode knows one order.
-constexpr int kFewRows = 4;
-
 // The scratch of one task, on the stack.
 struct Scratch {
   alignas(64) float keys[kTileKeys * kMaxHeadDim];
   alignas(64) float values[kTileKeys * kMaxHeadDim];
   alignas(64) float out[kBlockRows * kMaxHeadDim];
   alignas(64) float sums[kBlockRows][kStrands];
-  alignas(64) float queries[kRegisterRows][kMaxHeadDim];
+  alignas(64) float queries[kStreamRows][kMaxHeadDim];
   alignas(64) uint32_t hidden[kRegisterRows][kTileKeys];
   float largest[kBlockRows];
   Block block;
   Running run;
   Ahead ahead;
   TileRows rows[2];
+  Stream stream;
 };
 
-// Points the block to its rows of q, as words of Cell.
+// Points a block to its rows of q, as words of Cell.
 template <class Cell>
-void find_queries(const AttentionProblem& p, const Task& task, int first, Scratch& s) {
-  for (int r = 0; r < s.block.rows; ++r) {
+void find_queries(const AttentionProblem& p, const Task& task, int head, int first,
+                  float (*queries)[kMaxHeadDim], Block& block) {
+  for (int r = 0; r < block.rows; ++r) {
     const int row = task.first + first + r;
     const int64_t n = first_of(p, task.b) + row / p.ratio;
-    const int h = task.g * p.ratio + row % p.ratio;
+    const int h = (task.g + head) * p.ratio + row % p.ratio;
     const char* q = p.q.data + n * p.q.row + h * p.q.head;
     if (Cell::kDepth == 1 && p.q_type != DType::kF32) {
-      for (int d = 0; d < p.D; d += kLanes) {
-        vec::store(s.queries[r] + d, load_row(p.q_type, q, d));
-      }
-      q = (const char*)s.queries[r];
+      for (int d = 0; d < p.D; d += kLanes) vec::store(queries[r] + d, load_row(p.q_type, q, d));
+      q = (const char*)queries[r];
     }
-    s.block.q[r] = q;
+    block.q[r] = q;
   }
 }
 
-// Which of a tile's keys the block's rows see; heads of one token share the answer.
-void find_mask(const AttentionProblem& p, const Task& task, int first, int64_t begin, int count,
-               Scratch& s) {
+// Which of a tile's keys rows see; heads of one token share the answer.
+void find_mask(const AttentionProblem& p, const Task& task, int first, int rows, int64_t begin,
+               int count, Scratch& s) {
   int64_t token = -1;
   int slot = -1;
-  for (int r = 0; r < s.block.rows; ++r) {
+  for (int r = 0; r < rows; ++r) {
     const int64_t t = (task.first + first + r) / p.ratio;
     if (t != token) find_hidden(p, task.b, t, begin, count, s.hidden[++slot]);
     token = t;
@@ -133,62 +119,87 @@ void find_mask(const AttentionProblem& p, const Task& task, int first, int64_t b
   }
 }
 
-// Keys of a packed tile.
+template <class Cell, class Row, class Values, int kRows>
+void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile,
+               const TileRows& next, int64_t begin, bool masked, Scratch& s) {
+  Stream& stream = s.stream;
+  const int64_t bytes = int64_t(task.heads) * p.D * bytes_of(p.kv_type);
+  stream.heads = task.heads;
+  stream.near = int(min_of(kNearBytes / bytes + 1, int64_t(kTileKeys)));
+  stream.far = int(min_of(kFarBytes / bytes + 1, int64_t(kTileKeys)));
+  for (int h = 0; h < task.heads; ++h) {
+    stream.block[h].rows = kRows;
+    find_queries<Cell>(p, task, h, 0, s.queries + h * kRows, stream.block[h]);
+  }
+  score_stream<Row, kRows>(keys_in(p, tile, next), p.D, stream);
+  s.run.masked = masked;
+  if (masked) find_mask(p, task, 0, kRows, begin, tile.count, s);
+  for (int h = 0; h < task.heads; ++h) {
+    s.run.largest = s.largest + h * kRows;
+    s.run.sums = s.sums + h * kRows;
+    weigh<Cell>(stream.block[h], s.run, tile.count);
+    for (int r = 0; r < kRows; ++r) stream.factor[h][r] = s.run.factor[r];
+  }
+  const TokenRows values = values_in(p, tile, next);
+  if (p.D % (kRegisterVectors * kLanes) == 0) {
+    add_stream<Values, kRows, kRegisterVectors>(values, p.D, stream, s.out);
+  } else if constexpr (Values::kDepth == 1) {
+    add_stream<Values, kRows, 1>(values, p.D, stream, s.out);
+  }
+}
+
+template <class Cell, class Row, class Values>
+void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile,
+               const TileRows& next, int64_t begin, bool masked, Scratch& s) {
+  if (task.rows == 1) return do_stream<Cell, Row, Values, 1>(p, task, tile, next, begin, masked, s);
+  if (task.rows == 2) return do_stream<Cell, Row, Values, 2>(p, task, tile, next, begin, masked, s);
+  if (task.rows == 3) return do_stream<Cell, Row, Values, 3>(p, task, tile, next, begin, masked, s);
+  return do_stream<Cell, Row, Values, 4>(p, task, tile, next, begin, masked, s);
+}
+
+template <DType kType>
+void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile,
+               const TileRows& next, int64_t begin, bool masked, Scratch& s) {
+  do_stream<Single, FloatRow<kType>, FloatValues<kType>>(p, task, tile, next, begin, masked, s);
+}
+
+void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& tile,
+                   const TileRows& next, int64_t begin, bool masked, Scratch& s) {
+#if defined(__AVX512BF16__)
+  if (p.kv_type == DType::kBF16) {
+    return do_stream<Pair, PairRow, PairValues>(p, task, tile, next, begin, masked, s);
+  }
+#endif
+  if (p.kv_type == DType::kF32) do_stream<DType::kF32>(p, task, tile, next, begin, masked, s);
+  if (p.kv_type == DType::kF16) do_stream<DType::kF16>(p, task, tile, next, begin, masked, s);
+  if (p.kv_type == DType::kBF16) do_stream<DType::kBF16>(p, task, tile, next, begin, masked, s);
+}
+
 template <class Cell>
-struct Packed {
-  static void score_block(const AttentionProblem& p, const TileRows& tile, Scratch& s) {
-    const int panels = (tile.count + kPanel - 1) / kPanel;
-    score<Cell>(s.block, p.D / Cell::kDepth, panels, s.keys, s.ahead);
-  }
-};
-
-// Keys as they lie in the cache.
-template <class Row>
-struct Unpacked {
-  static void score_block(const AttentionProblem& p, const TileRows& tile, Scratch& s) {
-    score_few<Row>(s.block, p.D, tile.k, tile.count, s.block.scores[0], s.ahead);
-  }
-};
-
-template <class Cell, class Keys = Packed<Cell>, class ValueCell = Cell>
 void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
              bool masked, Scratch& s) {
+  const int panels = (tile.count + kPanel - 1) / kPanel;
   const int value_words = (tile.count + Cell::kDepth - 1) / Cell::kDepth;
   const int blocks = (task.rows + kRegisterRows - 1) / kRegisterRows;
   s.run.masked = masked;
   int first = 0;
   for (int i = 0; i < blocks; ++i) {
     s.block.rows = (task.rows - first + blocks - i - 1) / (blocks - i);
-    find_queries<Cell>(p, task, first, s);
-    Keys::score_block(p, tile, s);
-    if (masked) find_mask(p, task, first, begin, tile.count, s);
+    find_queries<Cell>(p, task, 0, first, s.queries, s.block);
+    score<Cell>(s.block, p.D / Cell::kDepth, panels, s.keys, s.ahead);
+    if (masked) find_mask(p, task, first, s.block.rows, begin, tile.count, s);
     s.run.largest = s.largest + first;
     s.run.sums = s.sums + first;
     weigh<Cell>(s.block, s.run, tile.count);
-    accumulate<ValueCell>(s.block, value_words, tile.v, s.run.factor, s.out + int64_t(first) * p.D,
-                          p.D, s.ahead);
+    accumulate<Cell>(s.block, value_words, tile.v, s.run.factor, s.out + int64_t(first) * p.D, p.D,
+                     s.ahead);
     first += s.block.rows;
-  }
-}
-
-// Keys that fill up a group are hidden later; a value without partner has a weight of zero.
-void fill_group(TileRows* tile) {
-  for (int j = tile->count; j % 16; ++j) {
-    tile->k[j] = tile->k[j - 1];
-    tile->v[j] = tile->v[j - 1];
   }
 }
 
 template <DType kType>
 void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
-               bool masked, bool few, Scratch& s) {
-  if constexpr (kType != DType::kI8) {
-    if (few) {
-      fill_group(&tile);
-      pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
-      return do_tile<Single, Unpacked<FloatRow<kType>>>(p, task, tile, begin, masked, s);
-    }
-  }
+               bool masked, Scratch& s) {
   pack_keys<kType>(tile, p.D, p.q_type, s.keys, s.ahead);
   pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
   do_tile<Single>(p, task, tile, begin, masked, s);
@@ -196,22 +207,17 @@ void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int6
 
 void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
                  bool masked, Scratch& s) {
-  const bool few = !p.deterministic && task.rows <= kFewRows;
 #if defined(__AVX512BF16__)
   if (p.kv_type == DType::kBF16) {
-    if (few && p.D % 64 == 0) {
-      fill_group(&tile);
-      return do_tile<Pair, Unpacked<PairRow>, PairOfRows>(p, task, tile, begin, masked, s);
-    }
     pack_key_pairs(tile, p.D, s.keys, s.ahead);
     pack_value_pairs(&tile, p.D, s.values, s.ahead);
     return do_tile<Pair>(p, task, tile, begin, masked, s);
   }
 #endif
-  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, masked, few, s);
-  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, masked, few, s);
-  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, masked, few, s);
-  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, masked, few, s);
+  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, masked, s);
+  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, masked, s);
+  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, masked, s);
+  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, masked, s);
 }
 
 // The first position that leaves the window of some row, and of every row, of a task.
@@ -235,33 +241,39 @@ void finish_task(const AttentionProblem& p, const Task& task, int64_t partial_ro
                  const Scratch& s) {
   const int64_t tokens = tokens_of(p, task.b);
   const bool whole = parts_of(p, task.b) == 1;
-  for (int r = 0; r < task.rows; ++r) {
-    const int64_t t = (task.first + r) / p.ratio;
-    const int h = task.g * p.ratio + (task.first + r) % p.ratio;
-    const float* values = s.out + int64_t(r) * p.D;
-    const float sum = total_of(s.sums[r]);
+  for (int i = 0; i < task.heads * task.rows; ++i) {
+    const int row = task.first + i % task.rows;
+    const int64_t t = row / p.ratio;
+    const int h = (task.g + i / task.rows) * p.ratio + row % p.ratio;
+    const float* values = s.out + int64_t(i) * p.D;
+    const float sum = total_of(s.sums[i]);
     if (whole) {
-      finish_row(p, first_of(p, task.b) + t, h, values, s.largest[r], sum);
+      finish_row(p, first_of(p, task.b) + t, h, values, s.largest[i], sum);
       continue;
     }
-    const int64_t row = partial_row + (task.part * tokens + t) * p.H + h;
-    float* to = p.partial + row * partial_floats(p);
+    const int64_t part_row = partial_row + (task.part * tokens + t) * p.H + h;
+    float* to = p.partial + part_row * partial_floats(p);
     memcpy(to, values, sizeof(float) * size_t(p.D));
-    to[p.D] = s.largest[r];
+    to[p.D] = s.largest[i];
     to[p.D + 1] = sum;
   }
 }
 
-void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, Scratch& s) {
-  for (int64_t i = 0; i < int64_t(task.rows) * p.D; ++i) s.out[i] = 0.0f;
-  for (int r = 0; r < task.rows; ++r) {
+void begin_rows(const AttentionProblem& p, int rows, Scratch& s) {
+  for (int64_t i = 0; i < int64_t(rows) * p.D; ++i) s.out[i] = 0.0f;
+  for (int r = 0; r < rows; ++r) {
     s.largest[r] = minus_infinity();
     for (int i = 0; i < kStrands; ++i) s.sums[r][i] = 0.0f;
   }
   s.run.scale = p.scale;
   s.run.softcap = p.softcap;
+}
+
+void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, Scratch& s) {
+  begin_rows(p, task.heads * task.rows, s);
   const int64_t drafted = p.draft == Draft::kNone ? task.end : prefix_of(p, task.b);
   const Window window = window_of(p, task);
+  const bool stream = is_stream(p, task.b);
   int64_t begin = task.begin;
   // Tiles keep their places, so a row's bits do not depend on which rows skip one.
   while (begin < task.end && begin + kTileKeys - 1 <= min_of(window.every, drafted - 1)) {
@@ -274,10 +286,14 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     const int64_t behind = begin + tile->count;
     next->count = int(min_of(int64_t(kTileKeys), task.end - behind));
     if (next->count > 0) find_rows(p, task.b, task.g, behind, next);
-    s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), 0};
     const bool masked = behind > drafted || begin <= window.some;
-    do_any_tile(p, task, *tile, begin, masked, s);
-    while (s.ahead.done < 2 * next->count) s.ahead.step();
+    if (stream) {
+      do_any_stream(p, task, *tile, *next, begin, masked, s);
+    } else {
+      s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), 0};
+      do_any_tile(p, task, *tile, begin, masked, s);
+      while (s.ahead.done < 2 * next->count) s.ahead.step();
+    }
     TileRows* done = tile;
     tile = next;
     next = done;
@@ -289,12 +305,14 @@ void do_tasks(void* context, int64_t begin, int64_t end) {
   const AttentionProblem& p = *static_cast<const AttentionProblem*>(context);
   Scratch s;
   Walk walk;
-  for (int64_t i = begin; i < end; ++i) {
+  for (int64_t i = begin; i < end;) {
     while (i - walk.index >= tasks_in(p, walk.b)) {
       walk.index += tasks_in(p, walk.b);
       next_request(p, &walk);
     }
-    do_task(p, task_at(p, walk.b, i - walk.index), walk.partial_row, s);
+    const Task task = task_at(p, walk.b, i - walk.index, end - walk.index);
+    do_task(p, task, walk.partial_row, s);
+    i += task.heads;
   }
 }
 

@@ -54,21 +54,6 @@ struct Pair {
     Single::load<kVectors>(values, w, offset, v);
   }
 };
-
-// The same with values as they lie in the cache: few rows do not repay a packed copy. Takes an even
-// number of vectors; D is a multiple of 64.
-struct PairOfRows : Pair {
-  template <int kVectors>
-  static void load(const char* const* values, int w, int64_t offset, F32* v) {
-    const char *even = values[2 * w] + offset / 2, *odd = values[2 * w + 1] + offset / 2;
-#pragma GCC unroll 2
-    for (int i = 0; i + 1 < kVectors; i += 2) {
-      vec::interleave_rows(vec::load((const float*)even + i * kLanes / 2),
-                           vec::load((const float*)odd + i * kLanes / 2), v + i, v + i + 1);
-    }
-    if (kVectors % 2) v[kVectors - 1] = vec::set(0.0f);
-  }
-};
 #endif
 
 // Rows of the next tile, asked for one by one between the products of this one, which hide them:
@@ -181,56 +166,6 @@ inline void store_strand_sums(F32 (*sum)[kParts], float* to) {
   *to = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 #endif
-
-// Logits of a few rows straight from the cache's rows of keys: a packed copy would cost more than
-// the products. `Row` multiplies kParts vectors of dims; keys holds whole groups of kKeys.
-template <class Row>
-inline void score_few(const Block& block, int D, const char* const* keys, int count, float* scores,
-                      Ahead& ahead) {
-  for (int j = 0; j < count; j += kKeys) {
-    for (int r = 0; r < block.rows; ++r) {
-      F32 sum[kKeys][kParts];
-#pragma GCC unroll 16
-      for (int i = 0; i < kKeys; ++i) {
-#pragma GCC unroll 16
-        for (int p = 0; p < kParts; ++p) sum[i][p] = vec::set(0.0f);
-      }
-      for (int d = 0; d < D; d += Row::kDims) {
-#pragma GCC unroll 16
-        for (int p = 0; p < kParts; ++p) {
-          const int at = d + p * Row::kDims / kParts;
-          const F32 q = Row::query(block.q[r], at);
-#pragma GCC unroll 16
-          for (int i = 0; i < kKeys; ++i) sum[i][p] = Row::dot(sum[i][p], q, keys[j + i], at);
-        }
-      }
-      store_strand_sums(sum, scores + r * kTileKeys + j);
-      // As the values' pass does in the same time: of 4 rows both together ask for a whole tile.
-      for (int i = 0; i < 4; ++i) ahead.step();
-    }
-  }
-}
-
-// Rows of bfloat16 pairs, multiplied as they are.
-#if defined(__AVX512BF16__)
-struct PairRow {
-  static constexpr int kDims = 32;
-  static F32 query(const char* q, int d) { return vec::load((const float*)(q + 2 * d)); }
-  static F32 dot(F32 sum, F32 q, const char* key, int d) {
-    return Pair::dot(sum, q, vec::load((const float*)(key + 2 * d)));
-  }
-};
-#endif
-
-// Rows of any float type, as floats.
-template <DType kType>
-struct FloatRow {
-  static constexpr int kDims = 16;
-  static F32 query(const char* q, int d) { return vec::load((const float*)q + d); }
-  static F32 dot(F32 sum, F32 q, const char* key, int d) {
-    return vec::fma(q, load_row(kType, key, d), sum);
-  }
-};
 
 // out[r] = out[r] * factor[r] + sum_j weight_rj v_j over `words` rows of words, for kVectors
 // vectors of dims. weights: kTileKeys elements of Cell's kind a row.

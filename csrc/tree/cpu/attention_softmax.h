@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <math.h>
+
 #include "core/cpu/exp.h"
 #include "tree/cpu/attention_cell.h"
 
-// What lies between the two products: soft cap, visibility, and the running softmax.
+// What lies between the two products, and behind them: soft cap, visibility, the running softmax,
+// and what it is divided by.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -162,6 +165,35 @@ inline float total_of(const float* strands) {
     for (int i = 0; i < half; ++i) s[i] += s[i + half];
   }
   return s[0];
+}
+
+inline void store_out(const AttentionProblem& p, char* to, int d, F32 x) {
+  if (p.out_type == DType::kF32) vec::store((float*)to + d, x);
+  if (p.out_type == DType::kF16) vec::store_f16((uint16_t*)to + d, x);
+  if (p.out_type == DType::kBF16) vec::store_bf16((uint16_t*)to + d, x);
+}
+
+// Divides a row by its sum of weights; a sink is one more weight, with a value of zero.
+void finish_row(const AttentionProblem& p, int64_t n, int h, const float* values, float largest,
+                float sum) {
+  float factor = 1.0f;
+  if (p.sinks) {
+    const float sink = p.sinks[h * p.sinks_stride];
+    const float most = largest > sink ? largest : sink;
+    const float base = most == minus_infinity() ? 0.0f : most;
+    factor = vec::exp_of(largest - base);
+    sum = sum * factor + vec::exp_of(sink - base);
+    largest = most;
+  }
+  factor = sum == 0.0f ? 0.0f : factor / sum;
+  char* to = p.out.data + n * p.out.row + h * p.out.head;
+  for (int d = 0; d < p.D; d += kLanes) {
+    store_out(p, to, d, vec::mul(vec::load(values + d), vec::set(factor)));
+  }
+  if (p.lse) {
+    p.lse[n * p.lse_stride + h] =
+        sum == 0.0f ? minus_infinity() : float(double(largest) + log(double(sum)));
+  }
 }
 
 }  // namespace
