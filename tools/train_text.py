@@ -13,8 +13,8 @@ of two quiet cores with bfloat16 and writes folders that transformers' `from_pre
 - Matrices of the layers move by Muon (Jordan et al. 2024), embeddings and norms by AdamW; the rate
   warms up and then falls to zero along a straight line.
 
-The weights in the repository are those of a run that ``--minutes 51`` ended on a busy machine,
-after 1439 of the default's 3000 steps (`training.json` has its facts).
+The weights in the repository are those of ``--threads 1`` (`training.json` has its facts): a step
+takes 1.6 s with one thread and 1 s with two, and sums of other threads round otherwise.
 
 Run ``python tools/train_text.py`` (needs fewstep, torch, transformers, tokenizers, tqdm).
 """
@@ -230,7 +230,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--minutes", type=float, default=0.0, help="end the schedule by then")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--context", type=int, default=512)
