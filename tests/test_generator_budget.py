@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+import fewstep
 from fewstep._generate.budget import Budget, CallCost
+from fewstep._generate.request import Request
+from fewstep._generate.worth import Worth
 from fewstep.drafters import Draft
 
 
@@ -49,6 +54,19 @@ def test_drafts_come_back_when_they_pay_again() -> None:
     assert run(budget, 900, 0.05, 1.0, 0.5, 0.0) < 1.5
 
 
+def test_trying_drafts_that_do_not_pay_costs_little() -> None:
+    # 16 trees of 80 nodes, where a row costs as much as it would bring: whole ones take 40 calls.
+    budget, fixed, row = Budget(), 16.0, 1.0
+    seconds = []
+    for _ in range(600):
+        drafts = budget.cut([chain(80)] * 16)
+        nodes = sum(len(draft.token) for draft in drafts)
+        seconds.append(fixed + row * nodes)
+        budget.cost.add(nodes, seconds[-1])
+        budget.learn(drafts, [range(0)] * 16)
+    assert np.mean(seconds[100:]) < 1.15 * (fixed + row * 16)
+
+
 def test_a_few_calls_of_others_do_not_move_the_cost() -> None:
     cost, rng = CallCost(), np.random.default_rng(4)
     assert cost.line() is None
@@ -58,3 +76,28 @@ def test_a_few_calls_of_others_do_not_move_the_cost() -> None:
     line = cost.line()
     assert line is not None
     assert line == pytest.approx((2, 0.5), rel=0.1)
+
+
+def share_of_drafted_calls(plain: float, drafted: float, temperature: float, law: str) -> float:
+    """Run calls of one request, which have these seconds a token; return how many are drafted."""
+    worth, asked = Worth(), []
+    sampling = fewstep.Sampling(temperature=temperature)
+    request = Request(0, [1], 1, sampling, None, frozenset())
+    draft = Draft(np.array([1, 2], np.int32), np.array([-1, 0], np.int32), law=law)
+    for _ in range(600):
+        asked.append(worth.drafts([request]))
+        block = SimpleNamespace(requests=[request], drafts=[draft])
+        tokens = 2 if asked[-1] else 1
+        worth.learn(block, asked[-1], tokens, tokens * (drafted if asked[-1] else plain))
+    return float(np.mean(asked[100:]))
+
+
+def test_nothing_is_drafted_where_plain_calls_are_faster() -> None:
+    assert share_of_drafted_calls(1.0, 0.7, 0.0, "deterministic") > 0.95
+    assert share_of_drafted_calls(1.0, 1.5, 0.0, "deterministic") < 0.1
+    assert share_of_drafted_calls(1.0, 1.5, 1.0, "deterministic") < 0.1
+    assert share_of_drafted_calls(1.0, 1.5, 0.0, "iid") < 0.1  # greedy: the same text
+
+
+def test_no_text_of_drawn_drafts_depends_on_what_calls_cost() -> None:
+    assert share_of_drafted_calls(1.0, 1.5, 1.0, "iid") == 1.0

@@ -36,7 +36,8 @@ class Generator:
     stop_tokens : sequence of int, optional
         End every request; those that the model names by default.
     adapt : bool
-        Leave out nodes of deterministic drafts that cost more than they bring, by measured time.
+        Leave out nodes of deterministic drafts, and such drafts, that cost more than they bring, by
+        measured time.
 
     Notes
     -----

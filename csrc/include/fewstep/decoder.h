@@ -158,22 +158,26 @@ typedef struct fewstep_decoder_run_args {
  * the position length[b] + i, with depth at that of its block's first token plus depth[n]. `length`
  * stays as it is.
  *
- * Shapes   x [N, E]  tokens [N]  indptr [B + 1]  length [B]  page_table [B, C]  cos, sin [S, R / 2]
- *          bits [N, W]  depth [N]  block [B]  rows [M]  logits [M, V]  workspace [X];
- *          R <= D, D a multiple of 16 up to 256; H = 1 to 16 times G; 32 W >= tokens of every
- * block; rows <= block <= length + rows Types    x: as the decoder has it, f32 f16 bf16; logits:
- * f32 f16 bf16; cos, sin: f32; bits: u32 or i32; tokens, rows, workspace: i64; the others i32;
- * arithmetic f32, rounded to x's type after each sum of the formulas above and after silu(..) *
- * (..) Layout   rows of x, logits, bits and the tables contiguous, the rest strided; workspace
- * contiguous Alias    x, logits and workspace overlap no other of these tensors, and must not
- * overlap what the decoder holds Memory   allocates nothing; reads each weight once per 256 rows,
- * as fewstep_linear_run does, and the cache as fewstep_tree_attention does; workspace holds what
- * lies between, fewstep_decoder_run_workspace_bytes Order    CUDA: no kernel yet; CPU: done on
- * return Repeat   that of fewstep_linear_run and fewstep_tree_attention, whose bits these are: with
+ * Shapes   x [N, E]  tokens [N]  indptr [B + 1]  length [B]  page_table [B, C]
+ *          cos, sin [S, R / 2]  bits [N, W]  depth [N]  block [B]  rows [M]  logits [M, V]
+ *          workspace [X]; R <= D, D a multiple of 16 up to 256; H = 1 to 16 times G;
+ *          32 W >= tokens of every block; rows <= block <= length + rows
+ * Types    x: as the decoder has it, f32 f16 bf16; logits: f32 f16 bf16; cos, sin: f32; bits: u32
+ *          or i32; tokens, rows, workspace: i64; the others i32; arithmetic f32, rounded to x's
+ *          type after each sum of the formulas above and after silu(..) * (..)
+ * Layout   rows of x, logits, bits and the tables contiguous, the rest strided; workspace
+ *          contiguous
+ * Alias    x, logits and workspace overlap no other of these tensors, and must not overlap what
+ *          the decoder holds
+ * Memory   allocates nothing; reads each weight once per 256 rows, as fewstep_linear_run does, and
+ *          the cache as fewstep_tree_attention does; workspace holds what lies between,
+ *          fewstep_decoder_run_workspace_bytes
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   that of fewstep_linear_run and fewstep_tree_attention, whose bits these are: with
  *          deterministic = 1 a row has the same bits in every batch and on any number of threads
  * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a slot beyond the cache, a
- * page that is not in the table, a position outside of the tables, a token or row that there is
- *          not; FEWSTEP_UNSUPPORTED
+ *          page that is not in the table, a position outside of the tables, a token or row that
+ *          there is not; FEWSTEP_UNSUPPORTED
  * Source   Touvron et al. 2023, "LLaMA", arXiv 2302.13971, sec. 2.2; norms of heads: Qwen3, arXiv
  *          2505.09388, sec. 2
  */

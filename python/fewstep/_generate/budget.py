@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -97,16 +97,23 @@ class Budget:
         self._calls += 1
         if line is not None:
             every = sorted(chain.from_iterable(each[1:] for each in chances), reverse=True)
-            best = self._explored(self._best(every, len(drafts), *line), len(every))
+            best = self._best(every, len(drafts), *line)
+            best = self._explored(best, len(every), len(drafts), *line)
             least = every[best - 1] if best else math.inf
+            ties = every[:best].count(least)
         elif self.cost.known and not self._bare:
-            least, self._bare = math.inf, True  # one without drafts, to know what a row costs
+            least, ties = math.inf, 0  # one without drafts, to know what a row costs
+            self._bare = True
         else:
             self._bare = False
             return drafts
+        # Of equal ones those that come first stay: a parent comes before its children.
+        some = chain(repeat(True, ties), repeat(False))
         kept = iter(
             [
-                draft.subset([chance >= least for chance in each])
+                draft.subset(
+                    [chance > least or (chance == least and next(some)) for chance in each]
+                )
                 for draft, each in zip(free, chances, strict=True)
             ]
         )
@@ -138,11 +145,16 @@ class Budget:
             tokens, seconds = tokens + chance, seconds + b
         return len(chances)
 
-    def _explored(self, best: int, most: int) -> int:
-        """Return a number of nodes to try, now and then another one than the best."""
+    def _explored(self, best: int, most: int, batch: int, a: float, b: float) -> int:
+        """Return a number of nodes to try, now and then another one than the best.
+
+        What is tried takes up to twice the time, so trying takes up to 1 / `_EXPLORE` of all.
+        """
         turn, rest = divmod(self._calls, _EXPLORE)
         if rest:
             return best
+        twice = 2 * best + batch + a / b if b else math.inf
+        most = int(min(most, twice))
         return (most, min(2 * best + 4, most), 0, min(2 * best + 4, most))[turn % 4]
 
     def learn(self, drafts: Sequence[Draft], paths: Sequence[Sequence[int]]) -> None:

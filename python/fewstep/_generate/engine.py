@@ -15,6 +15,7 @@ from fewstep._generate.judge import Judge, Verdict
 from fewstep._generate.pack import Block, checked, pack, root_alone
 from fewstep._generate.request import Request
 from fewstep._generate.stats import Stats
+from fewstep._generate.worth import Worth
 from fewstep.drafters._protocol import Draft, Drafter, Seen
 from fewstep.language_model import LanguageModel
 
@@ -30,6 +31,8 @@ class Engine:
         self.longest: int | None = getattr(model, "max_length", None)
         self._max_batch = max_batch
         self._judge, self._budget = Judge(), Budget() if adapt else None
+        self._worth = Worth() if adapt else None
+        self._drafted = False  # whether the drafter was asked before this call
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
         self._call_began = 0.0
@@ -117,7 +120,9 @@ class Engine:
     def _given(self) -> list[Draft | None]:
         """Return what the drafter drafts for each request, whatever it is."""
         none: list[Draft | None] = [None] * len(self._active)
-        if self.drafter is None:
+        worth = self._worth
+        self._drafted = self.drafter is not None and (not worth or worth.drafts(self._active))
+        if not self._drafted:
             return none
         # The last token of a request comes from the target, so drafts end one before it.
         limits = [request.remaining - 1 for request in self._active]
@@ -216,8 +221,12 @@ class Engine:
             stats.count_path(len(path), children[first + (path[-1] if path else 0)] >= 0)
         if self._budget is not None:
             # Drafts and verification count too: a call costs them whatever it runs.
-            self._budget.cost.add(rows, perf_counter() - self._call_began)
+            seconds = perf_counter() - self._call_began
+            self._budget.cost.add(rows, seconds)
             self._budget.learn(block.drafts, verdict.paths)
+            if self._worth is not None and self.drafter is not None:
+                tokens = len(block.requests) + sum(map(len, verdict.paths))
+                self._worth.learn(block, self._drafted, tokens, seconds)
 
     def _leave(self, request: Request) -> None:
         """Free what a request that has ended has."""

@@ -37,6 +37,8 @@ class Request:
         What went wrong.
     calls : int
         Of the target, that gave it tokens.
+    chosen : bool
+        Whether its drafts were chosen, not drawn from a law: without them its text is the same.
     """
 
     number: int
@@ -50,6 +52,7 @@ class Request:
     finish: str | None = None
     error: Exception | None = None
     calls: int = 0
+    chosen: bool = False
     counts: Counter[int] = field(default_factory=Counter)
 
     @property

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether drafting at all is worth its time, by calls with it and calls without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fewstep._generate.pack import Block
+from fewstep._generate.request import Request
+
+_FIRST = 8  # calls with drafts before one without: drafters learn from texts
+_TRY = (16, 64)  # every so many calls the other way: drafts where they do not pay, none where so
+_MEMORY = 0.9
+_MARGIN = 1.03  # what plain calls have to be better by
+
+
+class Worth:
+    """Seconds of a token with drafts and without, for batches of about one size.
+
+    What a request's text is must not depend on a clock: drafts that were drawn from a law are never
+    left out, unless the request is greedy, whose text is the same with any drafts.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[int, int] = {}
+        self._known: dict[tuple[int, bool], tuple[float, float]] = {}  # tokens, seconds
+
+    def drafts(self, requests: Sequence[Request]) -> bool:
+        """Tell whether to draft for these requests."""
+        if not all(request.chosen or not request.sampling.temperature for request in requests):
+            return True
+        size = len(requests).bit_length()
+        call = self._calls[size] = self._calls.get(size, 0) + 1
+        drafted, plain = (self._seconds(size, kind) for kind in (True, False))
+        if drafted is None or plain is None or call <= _FIRST:
+            return call != _FIRST
+        pays = drafted <= _MARGIN * plain
+        return pays if call % _TRY[pays] else not pays
+
+    def _seconds(self, size: int, drafted: bool) -> float | None:
+        known = self._known.get((size, drafted))
+        return None if known is None else known[1] / known[0]
+
+    def learn(self, block: Block, drafted: bool, tokens: int, seconds: float) -> None:
+        """Take note of a call, with the drafting before it."""
+        key = len(block.requests).bit_length(), drafted
+        before = self._known.get(key, (0.0, 0.0))
+        self._known[key] = _MEMORY * before[0] + tokens, _MEMORY * before[1] + seconds
+        if drafted:
+            for request, draft in zip(block.requests, block.drafts, strict=True):
+                if len(draft.token) > 1:
+                    request.chosen = draft.law == "deterministic"
