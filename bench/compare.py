@@ -33,6 +33,10 @@ MEASURED = {
     "waits",
     "reason",
     "form",
+    "tokens_per_call",
+    "tokens_per_s",
+    "acceptance_by_depth",
+    "seconds",
 }
 
 

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+SIZES = ("B", "T", "L", "GQA", "V", "K", "Q", "M", "I", "O")
+
 
 def microseconds(value: float) -> str:
     """Return a time with the unit that suits it."""
@@ -24,6 +26,18 @@ def target(row: dict[str, Any]) -> str:
     return text if row["met"] else f"{text} (missed)"
 
 
+def name_of(row: dict[str, Any]) -> str:
+    """Return what was measured: the case, and of texts what wrote them."""
+    return f"`{row['case']}`" if "n" in row else f"`{row['case']}`, {row['op']}"
+
+
+def size_of(row: dict[str, Any]) -> str:
+    """Return the elements, or the sizes that an op has instead."""
+    if "n" in row:
+        return f"{row['n']:,}"
+    return ", ".join(f"{key} {row[key]:,}" for key in SIZES if key in row)
+
+
 def main() -> None:
     """Print one line for each row that has a bar."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -36,7 +50,8 @@ def main() -> None:
     versions = machine["versions"]
     print(f"{device}, torch {versions.get('torch')}, diffusers {versions.get('diffusers')}:\n")
     where = "device" if "gpu" in machine else "threads"
-    print(f"| case | elements | dtype | {where} | rival | fewstep | rival | ratio | bar |")
+    size = "elements" if all("n" in row for row in run["rows"]) else "size"
+    print(f"| case | {size} | dtype | {where} | rival | fewstep | rival | ratio | bar |")
     print("|---|---:|---|---:|---|---:|---:|---:|---|")
     for row in run["rows"]:
         if "bar" not in row:
@@ -45,8 +60,8 @@ def main() -> None:
         if row.get("limit") == row["rival"]:
             ratio = f"{100 * row['share']:.0f} %"
         cells = [
-            f"`{row['case']}`",
-            f"{row['n']:,}",
+            name_of(row),
+            size_of(row),
             row["dtype"],
             str(row[where]),
             row["rival"],
