@@ -30,6 +30,19 @@ def test_thread_counts_change_no_bit(bf16_worker: Worker, dtype: str, determinis
         assert np.array_equal(one["lse"], other["lse"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("names", [("k", "v"), ("draft_k", "draft_v")])
+def test_where_heads_lie_changes_no_bit(dtype: torch.dtype, names: tuple[str, str]) -> None:
+    """Few rows, which read all heads of a token at once where they lie side by side."""
+    a = problem([(300, 2), (127, 1)], heads=6, groups=3, draft="view")
+    for name in ("q", "k", "v", "draft_k", "draft_v"):
+        a[name] = torch.from_numpy(a[name]).to(dtype)
+    want = fewstep.tree.attention(**a)
+    for name in names:
+        a[name] = a[name].movedim(-2, 0).contiguous().movedim(0, -2)
+    assert torch.equal(fewstep.tree.attention(**a), want)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("draft", ["cache", "view"])
 def test_rows_of_a_chain_equal_single_steps(bf16_worker: Worker, dtype: str, draft: str) -> None:

@@ -11,16 +11,15 @@
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
-constexpr int kFewRows = 4;       // of a head
-constexpr int kStreamHeads = 16;  // of a task
-constexpr int kStreamRows = 32;   // of all its heads
-
+constexpr int kFewRows = 4;                                // of a head
+constexpr int kStreamHeads = 16;                           // of a task
+constexpr int kStreamRows = 32;                            // of all its heads
 constexpr int kNearBytes = 5 << 10, kFarBytes = 24 << 10;  // ahead of what is read
 
 // What a task of few rows works on; block h are the rows of its head h.
 struct Stream {
-  int heads, rows;
-  int near, far;  // tokens
+  int heads;
+  int near, far;  // tokens ahead
   Block block[kStreamHeads];
   float factor[kStreamHeads][kFewRows];
   alignas(64) float strands[kStreamRows][kKeys][16];

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep._generate.worth import Worth
 from fewstep.drafters._protocol import Draft
 
 _RECENT = 8  # calls of one size that count
@@ -81,7 +82,7 @@ class Budget:
     """
 
     def __init__(self) -> None:
-        self.cost = CallCost()
+        self.cost, self.worth = CallCost(), Worth()
         self._hits = np.zeros(0)
         self._trials = np.zeros(0)
         self._bare = False

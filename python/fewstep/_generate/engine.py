@@ -15,7 +15,6 @@ from fewstep._generate.judge import Judge, Verdict
 from fewstep._generate.pack import Block, checked, pack, root_alone
 from fewstep._generate.request import Request
 from fewstep._generate.stats import Stats
-from fewstep._generate.worth import Worth
 from fewstep.drafters._protocol import Draft, Drafter, Seen
 from fewstep.language_model import LanguageModel
 
@@ -31,7 +30,6 @@ class Engine:
         self.longest: int | None = getattr(model, "max_length", None)
         self._max_batch = max_batch
         self._judge, self._budget = Judge(), Budget() if adapt else None
-        self._worth = Worth() if adapt else None
         self._drafted = False  # whether the drafter was asked before this call
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
@@ -120,8 +118,10 @@ class Engine:
     def _given(self) -> list[Draft | None]:
         """Return what the drafter drafts for each request, whatever it is."""
         none: list[Draft | None] = [None] * len(self._active)
-        worth = self._worth
-        self._drafted = self.drafter is not None and (not worth or worth.drafts(self._active))
+        budget = self._budget
+        self._drafted = self.drafter is not None and (
+            budget is None or budget.worth.drafts(self._active)
+        )
         if not self._drafted:
             return none
         # The last token of a request comes from the target, so drafts end one before it.
@@ -224,9 +224,9 @@ class Engine:
             seconds = perf_counter() - self._call_began
             self._budget.cost.add(rows, seconds)
             self._budget.learn(block.drafts, verdict.paths)
-            if self._worth is not None and self.drafter is not None:
+            if self.drafter is not None:
                 tokens = len(block.requests) + sum(map(len, verdict.paths))
-                self._worth.learn(block, self._drafted, tokens, seconds)
+                self._budget.worth.learn(block, self._drafted, tokens, seconds)
 
     def _leave(self, request: Request) -> None:
         """Free what a request that has ended has."""
