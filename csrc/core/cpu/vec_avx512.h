@@ -170,7 +170,7 @@ inline void transpose_quads(F32 z[4]) {
   z[3].v = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
 }
 // Transposes kLanes vectors of kLanes lanes.
-inline void transpose(F32 z[kLanes]) {
+[[gnu::always_inline]] inline void transpose(F32 z[kLanes]) {
 #pragma GCC unroll 4
   for (int i = 0; i < kLanes; i += 4) transpose_quads(z + i);
   // Block q of vector 4 b + j holds lanes 4 b .. 4 b + 3 of what becomes row 4 q + j.

@@ -292,7 +292,7 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     } else {
       s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), 0};
       do_any_tile(p, task, *tile, begin, masked, s);
-      while (s.ahead.done < 2 * next->count) s.ahead.step();
+      s.ahead.finish();
     }
     TileRows* done = tile;
     tile = next;

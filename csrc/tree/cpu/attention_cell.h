@@ -57,19 +57,24 @@ struct Pair {
 #endif
 
 // Rows of the next tile, asked for one by one between the products of this one, which hide them:
-// packing alone would wait for the memory, and the products would leave it idle.
+// packing alone would wait for the memory, and the products would leave it idle. Twice where there
+// are steps enough, since a processor drops prefetches when its queue is full.
 struct Ahead {
   const char* const* k;
   const char* const* v;
   int keys;   // of the next tile
   int bytes;  // of a row
-  int done;   // rows, k's and then v's
+  int done;   // rows, k's and then v's, and both again
 
   void step() {
-    if (done >= 2 * keys) return;
-    const char* row = done < keys ? k[done] : v[done - keys];
+    if (done >= 4 * keys) return;
+    const int at = done < 2 * keys ? done : done - 2 * keys;
+    const char* row = at < keys ? k[at] : v[at - keys];
     for (int i = 0; i < bytes; i += 64) vec::prefetch(row + i);
     ++done;
+  }
+  void finish() {
+    while (done < 2 * keys) step();
   }
 };
 
