@@ -18,8 +18,9 @@ HAS_CUDA = CUDA_FACTS["built"] and CUDA_FACTS["devices"] > 0
 # build has its kernels and one is there.
 #
 # CPU_ISAS is for ops without a CUDA kernel. Of these, those that have a kernel of their own for
-# avx512_bf16 are tested on it too, where other ops would run their avx512 kernel again.
-CPU_ISAS = [i for i in fewstep.info()["cpu"]["available"] if i != "avx512_bf16"]
+# avx512_bf16 or avx512_vnni are tested on it too, where others would run their avx512 kernel again.
+AVAILABLE = fewstep.info()["cpu"]["available"]
+CPU_ISAS = [i for i in AVAILABLE if i not in ("avx512_vnni", "avx512_bf16")]
 ISAS = [*CPU_ISAS, "cuda_on_host"]
 BACKENDS = [*ISAS, *([CUDA] if HAS_CUDA else [])]
 
@@ -66,7 +67,13 @@ def cpu_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Wo
     return workers[request.param]
 
 
-@pytest.fixture(params=fewstep.info()["cpu"]["available"])
+@pytest.fixture(params=AVAILABLE)
+def dot_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
+    """The same for ops that have kernels of their own for avx512_vnni and avx512_bf16."""
+    return workers[request.param]
+
+
+@pytest.fixture(params=[i for i in AVAILABLE if i != "avx512_vnni"])
 def bf16_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
     """The same for ops that have a kernel of their own for avx512_bf16."""
     return workers[request.param]

@@ -49,12 +49,12 @@ def weights_of(kind: str) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_run_matches_float64(bf16_worker: Worker, kind: str, shape: tuple[int, int, int]) -> None:
+def test_run_matches_float64(dot_worker: Worker, kind: str, shape: tuple[int, int, int]) -> None:
     """Every size, alignment and type; nothing else is written."""
     index = SHAPES.index(shape)
     dtype = DTYPES[(index + KINDS.index(kind)) % 3]
     a = arrays(shape, dtype, weights_of(kind))
-    got = bf16_worker.linear(
+    got = dot_worker.linear(
         x=a["x"],
         weight=a["weight"],
         kind=kind,
@@ -71,10 +71,10 @@ def test_run_matches_float64(bf16_worker: Worker, kind: str, shape: tuple[int, i
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
-def test_run_is_as_precise_as_torch(bf16_worker: Worker, kind: str) -> None:
+def test_run_is_as_precise_as_torch(dot_worker: Worker, kind: str) -> None:
     """The rule: at most twice the error of the plain computation in the same type."""
     a = arrays((9, 1100, 70), kind, kind)
-    got = bf16_worker.linear(x=a["x"], weight=a["weight"], kind=kind, dtype=kind, stored=kind)
+    got = dot_worker.linear(x=a["x"], weight=a["weight"], kind=kind, dtype=kind, stored=kind)
     wanted = reference.run(a["x"], a["weight"])
     error = np.abs(got["out"] - wanted).max()
     rival = np.abs(plain(a["x"], a["weight"], kind) - wanted).max()
@@ -82,22 +82,22 @@ def test_run_is_as_precise_as_torch(bf16_worker: Worker, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_has_the_same_bits_alone(bf16_worker: Worker, kind: str) -> None:
+def test_a_row_has_the_same_bits_alone(dot_worker: Worker, kind: str) -> None:
     """Verification equals decoding: any number of rows, whatever the tiles and threads."""
     stored = weights_of(kind)
     a = arrays((256, 71, 37), "bfloat16", stored)
     parts = (*((0, rows) for rows in ROWS), *((m, m + 1) for m in range(0, 256, 17)))
     options = {"kind": kind, "dtype": "bfloat16", "stored": stored, "weight": a["weight"]}
-    got = bf16_worker.linear(x=a["x"], parts=parts, **options)
+    got = dot_worker.linear(x=a["x"], parts=parts, **options)
     for (begin, end), piece in zip(parts, got["parts"], strict=True):
         assert np.array_equal(piece, got["bits"][begin:end]), (begin, end)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bits_do_not_depend_on_threads(bf16_worker: Worker, kind: str) -> None:
+def test_bits_do_not_depend_on_threads(dot_worker: Worker, kind: str) -> None:
     a = arrays((30, 600, 600), "float32", weights_of(kind))
     options = {"x": a["x"], "weight": a["weight"], "kind": kind, "stored": weights_of(kind)}
-    one, *others = (bf16_worker.linear(threads=t, norm=a["norm"], **options) for t in (1, 2, 3))
+    one, *others = (dot_worker.linear(threads=t, norm=a["norm"], **options) for t in (1, 2, 3))
     for other in others:
         assert np.array_equal(one["bits"], other["bits"])
         assert np.array_equal(one["packed"], other["packed"])
@@ -128,12 +128,12 @@ FUSIONS: list[tuple[str, ...]] = [
 
 @pytest.mark.parametrize("fused", FUSIONS, ids="+".join)
 @pytest.mark.parametrize("kind", KINDS)
-def test_fused_neighbours(bf16_worker: Worker, kind: str, fused: tuple[str, ...]) -> None:
+def test_fused_neighbours(dot_worker: Worker, kind: str, fused: tuple[str, ...]) -> None:
     stored = weights_of(kind)
     for index, dtype in enumerate(DTYPES):
         a = arrays((7, 700, 45), dtype, stored)
         options: dict[str, Any] = {name: a[name] for name in fused}
-        got = bf16_worker.linear(
+        got = dot_worker.linear(
             x=a["x"], weight=a["weight"], kind=kind, dtype=dtype, stored=stored, **options,
             norm_eps=1e-3, offset=index, gap=index,
         )  # fmt: skip
@@ -162,40 +162,38 @@ def test_residual_in_place(cpu_worker: Worker, dtype: str) -> None:
 
 @pytest.mark.parametrize("out", DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_types_may_differ(bf16_worker: Worker, dtype: str, out: str) -> None:
+def test_types_may_differ(dot_worker: Worker, dtype: str, out: str) -> None:
     """Logits in float32 from a bfloat16 model, say: the sums, rounded once."""
     for kind in ("float32", "bfloat16"):
         a = arrays((3, 64, 40), dtype, kind)
         options = {"x": a["x"], "weight": a["weight"], "kind": kind, "dtype": dtype, "stored": kind}
-        wide = bf16_worker.linear(out_dtype="float32", **options)["out"]
-        narrow = bf16_worker.linear(out_dtype=out, **options)["out"]
+        wide = dot_worker.linear(out_dtype="float32", **options)["out"]
+        narrow = dot_worker.linear(out_dtype=out, **options)["out"]
         assert np.array_equal(rounded(wide, out), narrow)
 
 
-def test_a_row_that_is_not_finite_leaves_others_alone(bf16_worker: Worker) -> None:
+def test_a_row_that_is_not_finite_leaves_others_alone(dot_worker: Worker) -> None:
     for kind in KINDS:
         stored = weights_of(kind)
         a = arrays((6, 600, 40), "bfloat16", stored)
-        clean = bf16_worker.linear(
+        clean = dot_worker.linear(
             x=a["x"], weight=a["weight"], kind=kind, dtype="bfloat16", stored=stored
         )
         x = a["x"].copy()
         x[1, 3], x[4, 599] = np.nan, np.inf
-        got = bf16_worker.linear(
-            x=x, weight=a["weight"], kind=kind, dtype="bfloat16", stored=stored
-        )
+        got = dot_worker.linear(x=x, weight=a["weight"], kind=kind, dtype="bfloat16", stored=stored)
         kept = [0, 2, 3, 5]
         assert np.array_equal(got["bits"][kept], clean["bits"][kept])
         assert not np.isfinite(got["out"][[1, 4]]).any()
 
 
 @pytest.mark.parametrize("kind", QUANTISED)
-def test_small_and_empty_rows_of_quantised_kinds(bf16_worker: Worker, kind: str) -> None:
+def test_small_and_empty_rows_of_quantised_kinds(dot_worker: Worker, kind: str) -> None:
     a = arrays((4, 96, 33), "float32", "float32")
     x = a["x"] * np.array([[0.0], [1e-38], [1e30], [1.0]], np.float32)
     weight = a["weight"].copy()
     weight[5] = 0.0
-    got = bf16_worker.linear(x=x, weight=weight, kind=kind)
+    got = dot_worker.linear(x=x, weight=weight, kind=kind)
     assert (got["out"][0] == 0.0).all()
     assert (np.abs(got["out"][1]) < 1e-36).all()
     assert (got["out"][:, 5] == 0.0).all()

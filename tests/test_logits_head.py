@@ -63,11 +63,11 @@ def test_equals_logits_then_top_k(kind: str, shape: tuple[int, int, int], k: int
         )
 
 
-def test_matches_float64(bf16_worker: Worker) -> None:
+def test_matches_float64(dot_worker: Worker) -> None:
     """Values, sums and, where none are close, tokens of the reference."""
     a = head_of((6, 9000, 40), "float32")
     tokens = a["tokens"].astype(np.int32)
-    got = bf16_worker.linear(
+    got = dot_worker.linear(
         verb="head_top_k", x=a["x"], weight=a["weight"], kind="float32", k=8, tokens=tokens
     )
     weight = a["weight"].astype(np.float32)

@@ -10,8 +10,8 @@
 namespace fewstep {
 namespace {
 
-constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512_bf16",
-                                           "cuda_on_host"};
+constexpr const char* kNames[kIsaCount] = {"scalar",      "avx2",        "avx512",
+                                           "avx512_vnni", "avx512_bf16", "cuda_on_host"};
 
 struct Choice {
   Isa isa = Isa::kScalar;
@@ -65,8 +65,10 @@ bool is_available(Isa isa) {
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512dq");
   }
-  return is_available(Isa::kAvx512) && __builtin_cpu_supports("avx512bf16") &&
-         __builtin_cpu_supports("avx512vnni");
+  if (isa == Isa::kAvx512Vnni) {
+    return is_available(Isa::kAvx512) && __builtin_cpu_supports("avx512vnni");
+  }
+  return is_available(Isa::kAvx512Vnni) && __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif

@@ -6,8 +6,15 @@ namespace fewstep {
 // CPU kernel variants, narrowest first. The order is the order of preference.
 // kCudaOnHost runs the CUDA kernels' code on the CPU, for tests: it is never a default, and chosen
 // by its name alone.
-enum class Isa { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3, kCudaOnHost = 4 };
-inline constexpr int kIsaCount = 5;
+enum class Isa {
+  kScalar = 0,
+  kAvx2 = 1,
+  kAvx512 = 2,
+  kAvx512Vnni = 3,
+  kAvx512Bf16 = 4,  // and VNNI, which every machine with it has
+  kCudaOnHost = 5
+};
+inline constexpr int kIsaCount = 6;
 
 const char* name_of(Isa isa);
 

@@ -11,7 +11,7 @@
 namespace fewstep::linear {
 namespace {
 
-constexpr KernelSet<RunFn> kRun = FEWSTEP_CPU_BF16_KERNELS(run);
+constexpr KernelSet<RunFn> kRun = FEWSTEP_CPU_DOT_KERNELS(run);
 constexpr const char* kFunction = "fewstep_linear_run";
 
 Rows rows_of(const View& v) { return {v.as<char>(), v.stride * size_of(v.dtype), v.dtype}; }

@@ -12,7 +12,7 @@
 namespace fewstep::logits {
 namespace {
 
-constexpr KernelSet<HeadTopKFn> kHeadTopK = FEWSTEP_CPU_BF16_KERNELS(head_top_k);
+constexpr KernelSet<HeadTopKFn> kHeadTopK = FEWSTEP_CPU_DOT_KERNELS(head_top_k);
 constexpr const char* kFunction = "fewstep_logits_head_top_k";
 
 int64_t found_size(int64_t M, int64_t O, int64_t K) {

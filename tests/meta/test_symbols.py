@@ -13,6 +13,7 @@ from .project import CSRC, ROOT, declarations, exported, library, output_of, rel
 SYSTEM_LIBRARIES = re.compile(
     r"lib(c|m|stdc\+\+|gcc_s|dl|pthread|rt)\.so\.\d+|ld-linux[\w-]*\.so\.\d+"
 )
+ISAS = ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
 KERNELS = [path for path in sorted(CSRC.glob("*/cpu/*.cc")) if "FEWSTEP_ISA" in path.read_text()]
 
 
@@ -56,11 +57,11 @@ def compile_kernel(source: Path, flags: list[str], isa: str, folder: Path) -> Pa
 
 def test_there_are_kernels_and_isas() -> None:
     assert {path.stem for path in KERNELS} >= {"normal", "step"}
-    assert set(isa_flags()) == {"scalar", "avx2", "avx512", "avx512_bf16"}
-    assert "-mavx512f" in isa_flags()["avx512_bf16"]
+    assert set(isa_flags()) == set(ISAS)
+    assert {"-mavx512f", "-mavx512vnni"} <= set(isa_flags()["avx512_bf16"])
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("source", KERNELS, ids=relative)
 def test_kernel_objects_have_no_weak_symbols(source: Path, isa: str, tmp_path: Path) -> None:
     """A weak function compiled for AVX-512 may be the one a baseline machine ends up calling."""
@@ -71,3 +72,15 @@ def test_a_weak_symbol_is_found(tmp_path: Path) -> None:
     source = tmp_path / "weak.cc"
     source.write_text("#include <vector>\nint f(int n) { return std::vector<int>(n, 1)[0]; }\n")
     assert weak_symbols(compile_kernel(source, [], "scalar", tmp_path))
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx512_vnni", "avx512_bf16"])
+def test_dot_products_of_integers_are_those_of_the_isa(isa: str, tmp_path: Path) -> None:
+    """Equal bits cannot tell kernels apart."""
+    source = CSRC / "linear" / "cpu" / "run.cc"
+    code = output_of(
+        tool("objdump"), "-d", "-C", compile_kernel(source, isa_flags()[isa], isa, tmp_path)
+    )
+    found = {name for name in ("vpdpwssd", "vpdpbusd", "vdpbf16ps") if name in code}
+    wanted = {"avx512": set(), "avx512_vnni": {"vpdpwssd", "vpdpbusd"}}
+    assert found == wanted.get(isa, {"vpdpwssd", "vpdpbusd", "vdpbf16ps"})

@@ -29,9 +29,9 @@ FEWSTEP_API fewstep_status fewstep_context_set_num_threads(fewstep_context* ctx,
 FEWSTEP_API fewstep_status fewstep_set_num_threads(int32_t threads);
 FEWSTEP_API int32_t fewstep_num_threads(void);
 
-/* Name of the CPU kernels in use ("scalar", "avx2", "avx512", "avx512_bf16"): the widest this
- * machine runs, or the one FEWSTEP_CPU_ISA forces. FEWSTEP_UNSUPPORTED when it names one this
- * machine or build lacks: never a quiet fallback. */
+/* Name of the CPU kernels in use ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16"): the
+ * widest this machine runs, or the one FEWSTEP_CPU_ISA forces. FEWSTEP_UNSUPPORTED when it names
+ * one this machine or build lacks: never a quiet fallback. */
 FEWSTEP_API fewstep_status fewstep_cpu_isa(const char** name);
 
 /* The i-th ISA this build and machine can run, widest last; NULL past the end. */
