@@ -22,7 +22,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     def called(functions: dict[str, Any], **_: Any) -> dict[str, Any]:
         for timed in functions.values():
             timed.call()
-        times = {"ours": 40.0, "transformers": 120.0, "rest": 16.0, "read": 2.0}
+        times = {"ours": 40.0, "fused": 30.0, "transformers": 120.0, "rest": 16.0, "read": 2.0}
         return {
             name: SimpleNamespace(median_us=times[name], p10_us=1.0, p90_us=9.0)
             for name in functions
@@ -39,12 +39,18 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows() -> None:
     pytest.importorskip("transformers")
     rows = bench.run(Options((1, 2), (llama.NAME,)), lambda _: None)
-    assert [(row["threads"], row["rival"], row["ratio"]) for row in rows] == [
+    assert [(row["threads"], row["op"], row["rival"], row["ratio"]) for row in rows] == [
         (threads, *case)
         for threads in (1, 2)
-        for case in (("transformers", 3.0), ("the rest", 0.4), ("the rest and a read", 0.6))
+        for case in (
+            ("torch.pack_linears", "transformers", 3.0),
+            ("transformers.fuse", "transformers", 4.0),
+            ("torch.pack_linears", "the rest", 0.4),
+            ("torch.pack_linears", "the rest and a read", 0.6),
+        )
     ]
-    assert [(row["bar"], row["met"]) for row in rows if "bar" in row] == [(2.5, True)]
+    barred = [(row["op"], row["bar"], row["met"]) for row in rows if "bar" in row]
+    assert barred == [("torch.pack_linears", 2.5, True)]
     assert rows[0]["ours_us"] == 10.0  # of a token
     assert rows[0]["tokens_per_s"] == [100000.0, 33333.33]
     assert [row["share"] for row in rows if "share" in row] == [0.4, 0.6] * 2
@@ -61,7 +67,22 @@ def test_a_wrong_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         return report
 
     monkeypatch.setattr(llama, "pack_linears", wrong)
-    with pytest.raises(WrongResult, match=r"^llama_generate: differs by .+, allowed is .+"):
+    with pytest.raises(WrongResult, match=r"^llama_generate, packed: differs by .+, allowed is"):
+        bench.run(Options((1,), (llama.NAME,)), lambda _: None)
+
+
+def test_a_wrong_fused_model_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    import fewstep.transformers
+
+    true = fewstep.transformers.fuse
+
+    def wrong(model: Any) -> Any:
+        model.model.norm.weight.data.mul_(1.1)
+        return true(model)
+
+    monkeypatch.setattr(fewstep.transformers, "fuse", wrong)
+    with pytest.raises(WrongResult, match=r"^llama_generate, fused: differs by .+, allowed is"):
         bench.run(Options((1,), (llama.NAME,)), lambda _: None)
 
 

@@ -253,8 +253,7 @@ def run(
         _check_out("fewstep.linear.run", out, wanted)
     if workspace is None:
         rows = shape[0] if len(shape) == 2 else prod(wanted[:-1])
-        needed = _core.linear_run_workspace_bytes(rows, inputs, kind, packed.group)
-        workspace = _workspace(needed // 8, x)
+        workspace = workspace_for(rows, packed, x)
     _core.linear_run(
         x,
         packed.data,
@@ -271,8 +270,10 @@ def run(
     return out
 
 
-def _workspace(count: int, like: Any) -> Any:
+def workspace_for(rows: int, packed: Packed, like: Any) -> Any:
     """Return scratch, the thread's own where it is not large: decoding asks for it every time."""
+    index = _INDEX[packed.kind]
+    count = _core.linear_run_workspace_bytes(rows, packed.shape[1], index, packed.group) // 8
     torch = is_torch(like)
     if count > _KEPT or (torch and not like.is_cpu):
         return empty((count,), "int64", like)

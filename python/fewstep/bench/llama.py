@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole Llama inside transformers' ``generate``, its linear layers packed against untouched.
 
-Random weights of 12 layers, 768 wide, in bfloat16; one request, greedy. Where the time goes is
-measured beside it, turn by turn: ``the rest`` is the same ``generate`` with layers that compute
-nothing, and the limit is the rest and one read of the weights a token.
+Random weights of 12 layers, 768 wide, in bfloat16; one request, greedy. ``torch.pack_linears``
+exchanges linear layers alone, and has the bar; ``transformers.fuse`` whole decoder layers, with
+our attention and a `PagedCache`. Where the time goes is measured beside them, turn by turn: ``the
+rest`` is the same ``generate`` with linear layers that compute nothing, and the limit of what
+linear layers can gain is the rest and one read of the weights a token.
 """
 
 from __future__ import annotations
@@ -59,13 +61,15 @@ def model(**sizes: Any) -> Any:
 
 
 class Problem:
-    """A model three times: as it was, packed, and without products; and a prompt."""
+    """A model four times: as it was, packed, fused, and without products; and a prompt."""
 
     def __init__(self) -> None:
+        from ..transformers import fuse
+
         self.plain = model()
-        self.packed = copy.deepcopy(self.plain)
-        self.rest = copy.deepcopy(self.plain)
+        self.packed, self.fused, self.rest = (copy.deepcopy(self.plain) for _ in range(3))
         self.report: Swapped = pack_linears(self.packed)
+        fuse(self.fused)
         for name in self.report.swapped:
             layer = self.rest.get_submodule(name)
             self.rest.set_submodule(name, Nothing(layer.out_features))
@@ -77,26 +81,36 @@ class Problem:
         """Compare logits: at most twice as far from float32 as the model's own."""
         with torch.no_grad():
             exact = copy.deepcopy(self.plain).float()(self.prompt).logits
-            error, plain = (
-                difference(model(self.prompt).logits, exact) for model in (self.packed, self.plain)
+            packed, fused, plain = (
+                difference(model(self.prompt).logits, exact)
+                for model in (self.packed, self.fused, self.plain)
             )
-        check(NAME, error, 2 * plain)
+        check(f"{NAME}, packed", packed, 2 * plain)
+        check(f"{NAME}, fused", fused, 2 * plain)
 
-    def generate(self, model: Any) -> torch.Tensor:
+    def generate(self, model: Any, **options: Any) -> torch.Tensor:
         """Return the prompt and TOKENS more."""
         tokens: torch.Tensor = model.generate(
             self.prompt,
             attention_mask=torch.ones_like(self.prompt),
             max_new_tokens=TOKENS,
             do_sample=False,
+            **options,
         )
         assert tokens.shape[1] == PROMPT + TOKENS
         return tokens
+
+    def generate_fused(self) -> torch.Tensor:
+        """Do the same with the fused model and a new cache of pages."""
+        from ..transformers import PagedCache
+
+        return self.generate(self.fused, cache=PagedCache(self.fused))
 
     def calls(self) -> dict[str, Callable[[], object]]:
         """Return what is timed: a whole text, and one read of the weights."""
         return {
             "ours": partial(self.generate, self.packed),
+            "fused": self.generate_fused,
             "transformers": partial(self.generate, self.plain),
             "rest": partial(self.generate, self.rest),
             "read": self.memory.sum,
@@ -116,19 +130,24 @@ def rows(options: Options) -> Iterator[Row]:
     for threads in options.threads:
         set_threads(threads)
         calls = {name: Timed(call) for name, call in problem.calls().items()}
-        times = interleaved(calls, budget_s=10.0)
-        ours, theirs, rest = (per_token(times[name]) for name in ("ours", "transformers", "rest"))
-        row = timed_row(head | {"threads": threads}, "transformers", ours, theirs, spread=True)
-        row["tokens_per_s"] = [round(1e6 / t.median_us, 2) for t in (ours, theirs)]
-        if threads >= BAR_THREADS:
+        yield from rows_of(head | {"threads": threads}, interleaved(calls, budget_s=10.0))
+
+
+def rows_of(head: Row, measured: dict[str, Timing]) -> Iterator[Row]:
+    """Compare the times of whole texts."""
+    times = {name: per_token(measured[name]) for name in ("ours", "fused", "transformers", "rest")}
+    for name, op in (("ours", "torch.pack_linears"), ("fused", "transformers.fuse")):
+        pair = times[name], times["transformers"]
+        row = timed_row(head | {"op": op}, "transformers", *pair, spread=True)
+        row["tokens_per_s"] = [round(1e6 / time.median_us, 2) for time in pair]
+        if name == "ours" and head["threads"] >= BAR_THREADS:
             add_bar(row, BAR)
         yield row
-        row = timed_row(head | {"threads": threads}, "the rest", ours, rest, spread=True)
-        yield row | {"share": row["ratio"]}
-        bound = rest.median_us + times["read"].median_us
-        limit = Timing(bound, bound, bound)
-        row = timed_row(head | {"threads": threads}, "the rest and a read", ours, limit)
-        yield row | {"limit": "read bandwidth", "share": row["ratio"]}
+    row = timed_row(head, "the rest", times["ours"], times["rest"], spread=True)
+    yield row | {"share": row["ratio"]}
+    bound = times["rest"].median_us + measured["read"].median_us
+    row = timed_row(head, "the rest and a read", times["ours"], Timing(bound, bound, bound))
+    yield row | {"limit": "read bandwidth", "share": row["ratio"]}
 
 
 def per_token(time: Timing) -> Timing:
