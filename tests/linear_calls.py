@@ -69,7 +69,8 @@ def linear(
     pieces = []
     for begin, end in parts:
         part = {n: v[begin:end] if n == "residual" else v for n, v in given.items()}
-        pieces.append(bits(fewstep.linear.run(rows[begin:end], packed, **part)))
+        piece = torch.empty(end - begin, len(weight), dtype=getattr(torch, out_dtype or dtype))
+        pieces.append(bits(fewstep.linear.run(rows[begin:end], packed, out=piece, **part)))
     if out is None:
         out = buffers.place("out", np.full(shape, 7.0), out_dtype or dtype, **layout)
     assert fewstep.linear.run(rows, packed, out=out, **given) is out

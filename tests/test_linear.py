@@ -83,12 +83,13 @@ def test_run_is_as_precise_as_torch(dot_worker: Worker, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_has_the_same_bits_alone(dot_worker: Worker, kind: str) -> None:
-    """Verification equals decoding: any number of rows, whatever the tiles and threads."""
+    """Verification equals decoding: any number of rows, whatever the tiles and blocks."""
     stored = weights_of(kind)
-    a = arrays((256, 71, 37), "bfloat16", stored)
+    a = arrays((256, 600, 37), "bfloat16", stored)
     parts = (*((0, rows) for rows in ROWS), *((m, m + 1) for m in range(0, 256, 17)))
     options = {"kind": kind, "dtype": "bfloat16", "stored": stored, "weight": a["weight"]}
-    got = dot_worker.linear(x=a["x"], parts=parts, **options)
+    # Sums as they are: rounded to bfloat16 they would hardly ever differ.
+    got = dot_worker.linear(x=a["x"], parts=parts, out_dtype="float32", **options)
     for (begin, end), piece in zip(parts, got["parts"], strict=True):
         assert np.array_equal(piece, got["bits"][begin:end]), (begin, end)
 
