@@ -38,8 +38,7 @@ PACK: list[tuple[Call, str]] = [
     ),
     (
         lambda: linear.pack(zeros(4, 6, dtype=np.float64)),
-        "fewstep.linear.pack: 'kind' must be one of float32, float16, bfloat16, int8, int4, "
-        "got 'float64'",
+        "fewstep.linear.pack: 'weight' must have dtype float32 or float16 or bfloat16, got float64",
     ),
     (
         lambda: linear.pack(zeros(4, 6, dtype=np.float64), kind="float32"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -73,6 +74,18 @@ TYPES: list[tuple[Call, str]] = [
     (
         lambda: pack_linears(torch.zeros(6, 4)),  # type: ignore[arg-type]
         "fewstep.torch.pack_linears: 'model' must be a torch.nn.Module, got Tensor",
+    ),
+    (
+        lambda: FROZEN(np.zeros((2, 6), np.float32)),
+        "fewstep.torch.Linear: 'input' must be a torch.Tensor, got ndarray",
+    ),
+    (
+        lambda: FROZEN([[0.0] * 6]),
+        "fewstep.torch.Linear: 'input' must be a torch.Tensor, got list",
+    ),
+    (
+        lambda: pack_linears(nn.Linear(6, 4), skip=3),  # type: ignore[arg-type]
+        "fewstep.torch.pack_linears: 'skip' must hold names, patterns and functions, got int",
     ),
     (
         lambda: pack_linears(nn.Linear(6, 4), skip=[3]),  # type: ignore[list-item]

@@ -181,6 +181,8 @@ class Linear(torch.nn.Linear):
         if not is_packed or torch.is_autocast_enabled("cpu"):
             return functional.linear(input, plain(self.weight), self.bias)
         bias = parameters["bias"]
+        if not isinstance(input, torch.Tensor):
+            _refuse(input, weight)
         packed, shape = weight.packed, input.shape
         outputs, inputs = packed.shape
         if input.dtype is not weight.dtype or not input.is_cpu or not shape or shape[-1] != inputs:
@@ -242,6 +244,10 @@ def check_kind(function: str, dtype: object) -> None:
 
 def _refuse(input: torch.Tensor, weight: PackedWeight) -> None:
     """Say what is wrong with an input."""
+    if not isinstance(input, torch.Tensor):
+        raise TypeError(
+            f"fewstep.torch.Linear: 'input' must be a torch.Tensor, got {type(input).__name__}"
+        )
     if not input.is_cpu:
         must, got = "be on cpu", str(input.device)
     elif input.dtype is not weight.dtype:

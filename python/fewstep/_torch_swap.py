@@ -158,7 +158,9 @@ def pack_linears(
 
 
 def _rules(skip: Skip | Iterable[Skip]) -> list[Callable[[str, torch.nn.Module], bool]]:
-    return [_rule(s) for s in ([skip] if isinstance(skip, str) or callable(skip) else skip)]
+    alone = isinstance(skip, str) or callable(skip) or not isinstance(skip, Iterable)
+    rules: Any = [skip] if alone else skip
+    return [_rule(rule) for rule in rules]
 
 
 def _rule(skip: Skip) -> Callable[[str, torch.nn.Module], bool]:

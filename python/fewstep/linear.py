@@ -96,7 +96,13 @@ def pack(weight: Any, *, kind: str | None = None, group: int = 32, out: Any = No
     ((32, 64), 2176)
     """
     outputs, inputs = _two("fewstep.linear.pack", "weight", weight)
-    kind = dtype_name(weight) if kind is None else kind
+    if kind is None:
+        kind = dtype_name(weight)
+        if kind not in KINDS[:3]:
+            raise ValueError(
+                "fewstep.linear.pack: 'weight' must have dtype float32 or float16 or bfloat16, "
+                f"got {kind}"
+            )
     index = _INDEX.get(kind)
     if index is None:
         raise ValueError(
