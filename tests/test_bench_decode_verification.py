@@ -18,8 +18,8 @@ from fewstep.bench.rivals import verifiers
 from fewstep.bench.rows import Options, WrongResult
 
 RIVALS = {
-    "chain": ("torch lazy", "torch full"),
-    "tree_stochastic": ("torch rows",),
+    "chain": ("torch lazy", "torch full", "torch lazy, inversion", "torch full, inversion"),
+    "tree_stochastic": ("torch rows", "torch rows, inversion"),
     "tree_greedy": ("torch", "torch rows", "numpy rows", "read bandwidth"),
 }
 
@@ -96,14 +96,16 @@ def _follows(tokens: torch.Tensor, law: torch.Tensor) -> bool:
     return square < freedom + 5 * (2 * freedom) ** 0.5
 
 
-@pytest.mark.parametrize("name", ["chain_lazy", "chain_full"])
+@pytest.mark.parametrize(
+    "name", ["chain_lazy", "chain_full", "chain_lazy_inverted", "chain_full_inverted"]
+)
 def test_chains_keep_the_targets_law(name: str) -> None:
     """The first token of 20,000 chains whose drafts were drawn anew."""
     torch.manual_seed(6)
     logits, draft_logits = torch.randn(3, 8), torch.randn(2, 8)
     law, count = draft_logits.softmax(-1), 20_000
     tokens = torch.multinomial(law, count, replacement=True).t()
-    given = law if name == "chain_lazy" else draft_logits
+    given = draft_logits if name == "chain_full_inverted" else law
     many = logits.expand(count, -1, -1), given.expand(count, -1, -1).contiguous(), tokens
     accepted, next_token = getattr(verifiers, name)(*many)
     assert set(accepted.tolist()) == {0, 1, 2}
@@ -111,7 +113,8 @@ def test_chains_keep_the_targets_law(name: str) -> None:
     assert _follows(first, logits[0].softmax(-1))
 
 
-def test_trees_keep_the_targets_law() -> None:
+@pytest.mark.parametrize("name", ["rejection_rows", "rejection_rows_inverted"])
+def test_trees_keep_the_targets_law(name: str) -> None:
     """The first token of 3,000 trees of three children and one grandchild."""
     torch.manual_seed(7)
     random.seed(7)
@@ -121,10 +124,10 @@ def test_trees_keep_the_targets_law() -> None:
     below = torch.multinomial(q[1].expand(count, -1), 1)
     tokens = torch.cat([torch.zeros(count, 1, dtype=torch.long), drawn, below], 1)
     q_token = torch.cat([torch.ones(count, 1), q[0][drawn], q[1][below]], 1)
-    node, next_token = verifiers.rejection_rows(
-        logits.expand(count, -1, -1), q.expand(count, -1, -1), [[1, 2, 3], [4], [], [], []],
-        tokens.tolist(), q_token.tolist(),
-    )  # fmt: skip
+    drafts = [tokens.tolist(), q_token.tolist()][: 1 if name == "rejection_rows" else 2]
+    node, next_token = getattr(verifiers, name)(
+        logits.expand(count, -1, -1), q.expand(count, -1, -1), [[1, 2, 3], [4], [], [], []], *drafts
+    )
     assert set(node.tolist()) == {0, 1, 2, 3, 4}
     at = torch.where(node == 4, 1, node)
     first = torch.where(node > 0, tokens.gather(1, at[:, None])[:, 0], next_token)

@@ -166,9 +166,16 @@ inline bool has_filters(const RowSpec& row) {
          row.typical < 1.0f || row.eta > 0.0f;
 }
 
-// A law of all tokens in one pass over memory: each block is weighed against the largest logit so
-// far, and what came before a larger one is scaled down once that is known. On the way the best
-// logits are kept where they are asked for.
+// What the weights of a law are worth once its largest logit was `before` and is `after`.
+inline double decay(const Law& law, float before, float after) {
+  float lanes[vec::kLanes];
+  vec::store(lanes, vec::exp2_below_127(vec::set((before - after) * law.rate)));
+  return (double)lanes[0];
+}
+
+// A law of all tokens in one pass: each block is weighed against the largest logit so far. Where
+// that turns out to lie in the block itself, the block is weighed anew and what came before is
+// scaled down. On the way the best logits are kept where they are asked for.
 inline RowStatus analyse_all(const RowSpec& row, Law* law, Keeper* keeper = nullptr) {
   float buffer[kBlock], max_of[kMaxPieces], max = kMinusInfinity;
   vec::I32 magnitude = vec::set_i32(0);
@@ -178,28 +185,31 @@ inline RowStatus analyse_all(const RowSpec& row, Law* law, Keeper* keeper = null
     const int64_t end = (p + 1) * law->piece < row.V ? (p + 1) * law->piece : row.V;
     for (int64_t begin = p * law->piece; begin < end; begin += kBlock) {
       const float* raw = raw_block(row, begin, buffer);
-      const float before = max;
-      max = largest_of(raw, max, &magnitude);
+      if (max == kMinusInfinity) max = largest_of(raw, max, &magnitude);
       if (max == kMinusInfinity) continue;
-      if (max > before && sum > 0.0) sum *= (double)vec::exp_of((before - max) * law->scale);
       law->max = max;
-      sum += weights_sum(*law, raw);
+      double mass = weights_sum(*law, raw, &max);
+      if (max > law->max) {
+        sum *= decay(*law, law->max, max);
+        law->max = max;
+        mass = weights_sum(*law, raw, &max);
+      }
+      sum += mass;
       if (keeper) offer_block(raw, begin, keeper);
     }
     law->sums[p] = sum;
     max_of[p] = max;
   }
-  const RowStatus status = status_of(max, has_nan(magnitude));
-  if (status != kRowFine) return status;
-  law->max = max;
   law->mass = 0.0;
   for (int32_t p = 0; p < law->pieces; ++p) {
-    if (max_of[p] < max) law->sums[p] *= (double)vec::exp_of((max_of[p] - max) * law->scale);
+    if (max_of[p] < max) law->sums[p] *= decay(*law, max_of[p], max);
     // Scaled down so far, weights may all be 0 where they are drawn from.
     if (law->sums[p] < (double)law->piece * 0x1p-125) law->sums[p] = 0.0;
     law->mass += law->sums[p];
   }
-  return kRowFine;
+  // A NaN, and what an infinite logit makes of the weights, is in the sums.
+  const bool is_fine = law->mass > 0.0 && !has_nan(magnitude);
+  return is_fine ? kRowFine : scan_row(row, 0, nullptr).status;
 }
 
 inline RowStatus analyse_best(const RowSpec& row, Law* law) {

@@ -44,29 +44,39 @@ inline bool is_allowed(const RowSpec& row, int64_t v) {
   return !row.bitmask || (row.bitmask[v >> 5] >> (v & 31) & 1u);
 }
 
+// A block of 16-bit logits, as floats.
+template <DType kType>
+inline void widen_block(const uint16_t* logits, float* out) {
+  for (int i = 0; i < kBlock; i += vec::kLanes) {
+    vec::store(out + i, load_logits(logits, kType, i));
+  }
+}
+
 // Tokens [begin, begin + kBlock) as floats: the logits themselves where that needs no work, else in
 // `buffer`. Masked tokens and what lies past the row are -inf. begin is a multiple of kBlock.
 inline const float* raw_block(const RowSpec& row, int64_t begin, float* buffer) {
   const bool whole = begin + kBlock <= row.V;
-  if (whole && !row.bitmask && row.dtype == DType::kF32) return (const float*)row.logits + begin;
+  const float* raw = buffer;
+  if (whole && row.dtype == DType::kF32) {
+    raw = (const float*)row.logits + begin;
+  } else if (whole && row.dtype == DType::kF16) {
+    widen_block<DType::kF16>((const uint16_t*)row.logits + begin, buffer);
+  } else if (whole) {
+    widen_block<DType::kBF16>((const uint16_t*)row.logits + begin, buffer);
+  } else {
+    int i = 0;
+    for (; begin + i + vec::kLanes <= row.V; i += vec::kLanes) {
+      vec::store(buffer + i, load_logits(row.logits, row.dtype, begin + i));
+    }
+    for (; begin + i < row.V; ++i) buffer[i] = logit_at(row, begin + i);
+    for (; i < kBlock; ++i) buffer[i] = kMinusInfinity;
+  }
+  if (!row.bitmask) return raw;
   const vec::F32 none = vec::set(kMinusInfinity);
-  for (int i = 0; i < kBlock; i += vec::kLanes) {
-    const int64_t left = row.V - begin - i;
-    vec::F32 x = none;
-    if (left >= vec::kLanes) {
-      x = load_logits(row.logits, row.dtype, begin + i);
-    } else if (left > 0) {
-      float tail[vec::kLanes];
-      for (int j = 0; j < vec::kLanes; ++j) {
-        tail[j] = j < left ? logit_at(row, begin + i + j) : kMinusInfinity;
-      }
-      x = vec::load(tail);
-    }
-    if (row.bitmask && left > 0) {
-      const int64_t at = begin + i;
-      x = vec::select_bits(row.bitmask[at >> 5] >> (at & 31), none, x);
-    }
-    vec::store(buffer + i, x);
+  const int64_t left = row.V - begin;  // bits past the row belong to no token
+  for (int i = 0; i < kBlock && i < left; i += vec::kLanes) {
+    const uint32_t allowed = row.bitmask[(begin + i) >> 5] >> (i & 31);
+    vec::store(buffer + i, vec::select_bits(allowed, none, vec::load(raw + i)));
   }
   return buffer;
 }
@@ -77,16 +87,17 @@ inline const float* raw_block(const RowSpec& row, int64_t begin, float* buffer) 
 constexpr int kStrandVectors = 64 / vec::kLanes;
 
 inline double strands_sum(const vec::F32 acc[kStrandVectors]) {
-  float lanes[64];
-  for (int i = 0; i < kStrandVectors; ++i) vec::store(lanes + i * vec::kLanes, acc[i]);
-  double tree[16];
-  for (int i = 0; i < 16; ++i) {
-    tree[i] = (double)((lanes[i] + lanes[i + 16]) + (lanes[i + 32] + lanes[i + 48]));
+  constexpr int kSixteen = 16 / vec::kLanes;
+  float parts[16];
+  for (int i = 0; i < kSixteen; ++i) {
+    const vec::F32 low = vec::add(acc[i], acc[i + kSixteen]);
+    const vec::F32 high = vec::add(acc[i + 2 * kSixteen], acc[i + 3 * kSixteen]);
+    vec::store(parts + i * vec::kLanes, vec::add(low, high));
   }
-  for (int half = 8; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) tree[i] += tree[i + half];
-  }
-  return tree[0];
+  double tree[8];
+  for (int i = 0; i < 8; ++i) tree[i] = (double)parts[i] + (double)parts[i + 8];
+  for (int i = 0; i < 4; ++i) tree[i] += tree[i + 4];
+  return (tree[0] + tree[2]) + (tree[1] + tree[3]);
 }
 
 }  // namespace

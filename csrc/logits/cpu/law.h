@@ -4,8 +4,9 @@
 #include "logits/cpu/candidates.h"
 
 // The law of a filtered row: p(v) = w(v) / mass, w(v) = exp((l(v) - max) / temperature) where v is
-// kept, else 0. Weights are float32, sums float64 in an order of ids that depends on V alone, so
-// that a law, and every draw from it, is the same on every ISA, thread and batch.
+// kept, else 0, by two multiplications less as a power of 2. Weights are float32, sums float64 in
+// an order of ids that depends on V alone, so that a law, and every draw from it, is the same on
+// every ISA, thread and batch.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
@@ -20,6 +21,7 @@ struct Threshold {
 struct Law {
   RowSpec row;
   float max, scale;  // shifted logit x = (l - max) * scale <= 0, scale = 1 / temperature
+  float rate;        // scale / ln 2: weights are 2^((l - max) * rate)
   Threshold least;   // on x
   bool has_least;
   Threshold nearest;  // on -|x - center|: typical sampling
@@ -43,6 +45,7 @@ inline void begin_law(const RowSpec& row, float max, float scale, Law* law) {
   law->row = row;
   law->max = max;
   law->scale = scale;
+  law->rate = scale * 0x1.715476p+0f;
   law->has_least = law->has_nearest = false;
   law->center = 0.0f;
   law->count = -1;
@@ -63,33 +66,38 @@ inline float shifted_at(const Law& law, int64_t v) {
   vec::store(lanes, shifted(law, vec::set(logit_at(law.row, v))));
   return lanes[0];
 }
+// The logarithm to the base 2 of a logit's weight, and that weight, where it is kept.
+inline vec::F32 exponent(const Law& law, vec::F32 raw) {
+  return vec::mul(vec::sub(raw, vec::set(law.max)), vec::set(law.rate));
+}
+inline vec::F32 weights(const Law& law, vec::F32 raw) {
+  return vec::exp2_below_127(exponent(law, raw));
+}
 inline vec::F32 nearness(const Law& law, vec::F32 x) {
   const vec::F32 d = vec::sub(x, vec::set(law.center));
   return vec::min(d, vec::sub(vec::set(law.center), x));
 }
 
-// Weights of kLanes tokens from `at` on; all kept tokens where the law lists none.
-inline vec::F32 weights_of(const Law& law, vec::F32 raw, int64_t at) {
-  const vec::F32 x = shifted(law, raw);
-  vec::F32 w = vec::exp_below_88(x);
-  if (law.has_least) {
-    w = vec::select_bits(kept_lanes(law.least, x, at), vec::set(0.0f), w);
-  }
-  if (law.has_nearest) {
-    w = vec::select_bits(kept_lanes(law.nearest, nearness(law, x), at), vec::set(0.0f), w);
-  }
-  return w;
-}
-
-// Lanes of kLanes tokens from `at` on, given as shifted logits, that have a weight: what the law
-// keeps and exp_below_88 leaves anything of, which is 0 where x / ln 2 rounds to -127 or less.
-inline uint32_t lanes_with_weight(const Law& law, vec::F32 x, int64_t at) {
-  const vec::F32 shift = vec::set(0x1.8p23f);  // its last place is 1
-  uint32_t lanes =
-      vec::greater_bits(vec::fma(x, vec::set(0x1.715476p+0f), shift), vec::set(0x1.8p23f - 127.0f));
+// Lanes of shifted logits from token `at` on that the law keeps.
+inline uint32_t kept_lanes(const Law& law, vec::F32 x, int64_t at) {
+  uint32_t lanes = vec::kAllLanes;
   if (law.has_least) lanes &= kept_lanes(law.least, x, at);
   if (law.has_nearest) lanes &= kept_lanes(law.nearest, nearness(law, x), at);
   return lanes;
+}
+
+// Weights of kLanes tokens from `at` on; all kept tokens where the law lists none.
+inline vec::F32 weights_of(const Law& law, vec::F32 raw, int64_t at) {
+  const vec::F32 w = weights(law, raw);
+  if (!law.has_least && !law.has_nearest) return w;
+  return vec::select_bits(kept_lanes(law, shifted(law, raw), at), vec::set(0.0f), w);
+}
+
+// Lanes of kLanes tokens from `at` on that have a weight: what the law keeps and exp2_below_127
+// leaves anything of.
+inline uint32_t lanes_with_weight(const Law& law, vec::F32 raw, int64_t at) {
+  return kept_lanes(law, shifted(law, raw), at) &
+         vec::greater_bits(exponent(law, raw), vec::set(-126.5f));
 }
 
 // Weights of tokens [begin, begin + kBlock), zeros past the row. begin is a multiple of kBlock.
@@ -173,16 +181,20 @@ inline double block_sum(const Law& law, int64_t begin) {
   return strands_sum(acc);
 }
 
-// Mass of a block of raw logits of a law without thresholds.
-inline double weights_sum(const Law& law, const float* raw) {
+// Mass of a block of raw logits of a law without thresholds; `largest` grows to the largest of
+// them.
+inline double weights_sum(const Law& law, const float* raw, float* largest) {
+  vec::F32 top = vec::set(*largest);
   vec::F32 acc[kStrandVectors];
   for (vec::F32& a : acc) a = vec::set(0.0f);
   for (int i = 0; i < kBlock; i += 64) {
     for (int j = 0; j < kStrandVectors; ++j) {
-      const vec::F32 x = shifted(law, vec::load(raw + i + j * vec::kLanes));
-      acc[j] = vec::add(acc[j], vec::exp_below_88(x));
+      const vec::F32 x = vec::load(raw + i + j * vec::kLanes);
+      top = vec::max(top, x);
+      acc[j] = vec::add(acc[j], weights(law, x));
     }
   }
+  *largest = vec::largest_lane(top);
   return strands_sum(acc);
 }
 

@@ -27,8 +27,8 @@ inline void perturb_all(const Law& law, const DrawKey& key, uint32_t draw, Pertu
   for (int64_t begin = 0; begin < law.row.V; begin += kBlock) {
     const float* raw = raw_block(law.row, begin, buffer);
     for (int i = 0; i < kBlock; i += vec::kLanes) {
-      const vec::F32 x = shifted(law, vec::load(raw + i));
-      vec::store(kept + i, vec::select_bits(lanes_with_weight(law, x, begin + i), none, x));
+      const vec::F32 l = vec::load(raw + i), x = shifted(law, l);
+      vec::store(kept + i, vec::select_bits(lanes_with_weight(law, l, begin + i), none, x));
     }
     for (int g = 0; g < kBlock; g += kGumbelGroup) {
       perturb_group(kept + g, begin + g, key, draw, best);

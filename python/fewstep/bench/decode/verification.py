@@ -2,7 +2,8 @@
 """``tree.verify``: chains and trees of drafts against what torch does by hand.
 
 ``V`` is the vocabulary, ``B`` the requests, ``K`` the drafts of a chain or the children of a node,
-``Q`` the nodes of a tree. Each call draws other random numbers, on both sides.
+``Q`` the nodes of a tree. Each call draws other random numbers, on both sides. The bars are for
+rivals as public libraries write them; those named ``.., inversion`` are the best that torch offers.
 """
 
 from __future__ import annotations
@@ -149,7 +150,11 @@ def _chain(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
     )  # fmt: skip
     rivals: Rivals = {
         "torch lazy": partial(verifiers.chain_lazy, logits, q, tokens),
-        "torch full": partial(verifiers.chain_full, logits, draft_logits, tokens),
+        "torch full": partial(verifiers.chain_full, logits, q, tokens),
+        "torch lazy, inversion": partial(verifiers.chain_lazy_inverted, logits, q, tokens),
+        "torch full, inversion": partial(
+            verifiers.chain_full_inverted, logits, draft_logits, tokens
+        ),
     }
     _check("chain", problem, ours, rivals)
     yield from _measured(_head("chain", vocabulary, batch, threads, K=DRAFTS), ours, rivals)
@@ -181,8 +186,16 @@ def _stochastic(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
     )  # fmt: skip
     rivals: Rivals = {
         "torch rows": partial(
-            verifiers.rejection_rows, logits, q, problem.children, tokens.tolist(), q_token.tolist()
-        )
+            verifiers.rejection_rows, logits, q, problem.children, tokens.tolist()
+        ),
+        "torch rows, inversion": partial(
+            verifiers.rejection_rows_inverted,
+            logits,
+            q,
+            problem.children,
+            tokens.tolist(),
+            q_token.tolist(),
+        ),
     }
     _check("tree_stochastic", problem, ours, rivals)
     head = _head("tree_stochastic", vocabulary, batch, threads, Q=NODES, K=CHILDREN)

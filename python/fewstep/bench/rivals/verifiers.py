@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verification of drafts in torch, as it is written by hand: where a walk ends, and the next token.
+"""Verification of drafts in torch: where a walk ends, and the next token.
 
-``B`` requests, ``K`` drafts of a chain, ``Q`` nodes of a tree, ``V`` tokens. Each is exact, and
-computes no residual law but those that it draws from.
+``B`` requests, ``K`` drafts of a chain, ``Q`` nodes of a tree, ``V`` tokens. Each is exact. There
+are the forms that public libraries have, which draw by ``torch.multinomial``, and for each an
+``_inverted`` one, the best that torch offers: it draws by inversion and computes less.
 """
 
 from __future__ import annotations
@@ -19,6 +20,54 @@ Found = tuple[torch.Tensor, torch.Tensor]  # the last accepted nodes [B], the ne
 
 
 def chain_lazy(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
+    """Compute one residual law for each request, as transformers' ``_speculative_sampling`` does.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (B, K + 1, V)
+        The target's.
+    q : torch.Tensor, shape (B, K, V)
+        Probabilities that the drafts were drawn from.
+    tokens : torch.Tensor, shape (B, K)
+    """
+    batch, count = tokens.shape
+    p, rows = logits.softmax(-1), torch.arange(batch)
+    accepted = _accepted(p, q, tokens).cumprod(1).sum(1)
+    law, refused = p[rows, accepted], accepted < count
+    left = (law[refused] - q[rows[refused], accepted[refused]]).clamp(min=0.0)
+    law[refused] = left / left.sum(-1, keepdim=True)
+    return accepted, torch.multinomial(law, 1)[:, 0]
+
+
+def chain_full(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
+    """Draw from every position's residual law, as the torch path of vLLM's rejection sampler does.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (B, K + 1, V)
+        The target's.
+    q : torch.Tensor, shape (B, K, V)
+        Probabilities that the drafts were drawn from.
+    tokens : torch.Tensor, shape (B, K)
+    """
+    batch, count = tokens.shape
+    p = logits.softmax(-1)
+    accepted = _accepted(p, q, tokens).cumprod(1).sum(1)
+    left = (p[:, :count] - q).clamp(min=torch.finfo(q.dtype).tiny)
+    left = left / left.sum(-1, keepdim=True)
+    recovered = torch.multinomial(left.flatten(0, 1), 1).view(batch, count)
+    bonus = torch.multinomial(p[:, count], 1)
+    return accepted, torch.cat([recovered, bonus], 1).gather(1, accepted[:, None])[:, 0]
+
+
+def _accepted(p: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return 1 for drafts that pass their own tests, shape (B, K)."""
+    chosen = tokens[:, :, None]
+    ratio = p[:, : tokens.shape[1]].gather(2, chosen) / q.gather(2, chosen)
+    return (torch.rand(tokens.shape) < ratio[:, :, 0]).long()
+
+
+def chain_lazy_inverted(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
     """Read only the rows that the walk visits, those of all requests at once.
 
     Parameters
@@ -50,8 +99,10 @@ def chain_lazy(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> F
     return accepted, next_token
 
 
-def chain_full(logits: torch.Tensor, draft_logits: torch.Tensor, tokens: torch.Tensor) -> Found:
-    """Take the softmax of all rows first, as transformers does.
+def chain_full_inverted(
+    logits: torch.Tensor, draft_logits: torch.Tensor, tokens: torch.Tensor
+) -> Found:
+    """Take the softmax of all rows first, those of the drafts too.
 
     Parameters
     ----------
@@ -72,6 +123,51 @@ def chain_full(logits: torch.Tensor, draft_logits: torch.Tensor, tokens: torch.T
 
 
 def rejection_rows(
+    logits: torch.Tensor,
+    q: torch.Tensor,
+    children: Sequence[Sequence[int]],
+    tokens: Sequence[Sequence[int]],
+) -> Found:
+    """Verify visited rows one after the other, as SpecInfer and EAGLE's ``evaluate_posterior`` do.
+
+    Where a draft is refused, both laws become what is left of them, as for Sequoia's drafts without
+    replacement.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (B, Q, V)
+        The target's.
+    q : torch.Tensor, shape (B, M, V)
+        Row i has the probabilities that the children of node i were drawn from.
+    children : sequence of sequence of int
+        Of each node, the same in every request.
+    tokens : sequence of sequence
+        Of each node of each request.
+    """
+    last, next_tokens = [], []
+    for b, own in enumerate(tokens):
+        node = 0
+        while True:
+            p, chosen = logits[b, node].softmax(-1), -1
+            drawn_from = q[b, node].clone() if children[node] else p
+            for child in children[node]:
+                token = own[child]
+                if random.random() * float(drawn_from[token]) < float(p[token]):
+                    chosen = child
+                    break
+                p = (p - drawn_from).clamp(min=0.0)
+                p = p / p.sum()
+                drawn_from[token] = 0.0
+                drawn_from = drawn_from / drawn_from.sum()
+            if chosen < 0:
+                break
+            node = chosen
+        last.append(node)
+        next_tokens.append(int(torch.multinomial(p, 1)))
+    return torch.tensor(last), torch.tensor(next_tokens)
+
+
+def rejection_rows_inverted(
     logits: torch.Tensor,
     q: torch.Tensor,
     children: Sequence[Sequence[int]],
