@@ -83,11 +83,13 @@ def test_matches_float64(dot_worker: Worker) -> None:
         assert apart.any()
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    ("kind", "inputs"), [("float32", 40), ("bfloat16", 600), ("int8", 40), ("int4", 600)]
+)
 def test_batch_threads_and_instruction_sets_do_not_matter(
-    workers: dict[str, Worker], kind: str
+    workers: dict[str, Worker], kind: str, inputs: int
 ) -> None:
-    a = head_of((80, 6500, 40), kind)
+    a = head_of((80, 6500, inputs), kind)
     options = {"x": a["x"], "weight": a["weight"], "kind": kind, "k": 9, "normalise": True}
     first = workers["scalar"].linear(verb="head_top_k", **options)
     for isa in fewstep.info()["cpu"]["available"]:
