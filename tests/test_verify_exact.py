@@ -9,7 +9,7 @@ levels, with targets and drafts that depend on what came before.
 from __future__ import annotations
 
 import itertools
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -217,3 +217,50 @@ def test_adjusted_target_has_the_law_that_is_documented() -> None:
             found[tokens[0]] += chance
         assert found == pytest.approx(wanted, abs=1e-12)
         assert np.abs(found - p).sum() > 1e-3
+
+
+def standing(prefix: tuple[int, ...], seed: int, epsilon: float, delta: float) -> np.ndarray:
+    """What the draft's law puts on tokens that typical acceptance lets stand."""
+    p, q = law_after("p", prefix, seed), law_after("q", prefix, seed)
+    sure = np.exp((p * np.log(p)).sum())  # exp(-entropy)
+    return np.where(p > min(epsilon, delta * sure), q, 0.0)
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.09, 0.3), (0.9, 0.7)])
+def test_typical_has_the_law_that_is_documented(
+    epsilon: float, delta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of chains: drafts that stand as they were drawn, then the target's law (Medusa)."""
+    changed = partial(reference.typical, epsilon=epsilon, delta=delta)
+    monkeypatch.setattr(reference, "typical", changed)
+    for seed in range(4):
+        found = emitted_law("typical", "iid", 1, seed)
+        for tokens in itertools.product(range(V), repeat=DEPTH + 1):
+            own = [law_after("p", tokens[:i], seed)[t] for i, t in enumerate(tokens)]
+            wanted, stood = 0.0, 1.0  # the latter: these drafts were drawn, and stand
+            for depth in range(DEPTH):
+                left = standing(tokens[:depth], seed, epsilon, delta)
+                wanted += stood * (1 - left.sum()) * np.prod(own[depth:])
+                stood *= left[tokens[depth]]
+            wanted += stood * own[DEPTH]
+            assert found.get(tokens, 0.0) == pytest.approx(wanted, abs=1e-12)
+        assert distance(found, seed) > 1e-3
+    stand = [standing((), seed, epsilon, delta) > 0 for seed in range(4)]
+    assert np.any(stand)
+    assert not np.all(stand)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_typical_takes_the_likeliest_of_paths_of_one_length(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trees of one level: a token follows where it was drawn, stands, and no likelier one does."""
+    monkeypatch.setitem(globals(), "DEPTH", 1)
+    for seed in range(4):
+        p, left = law_after("p", (), seed), standing((), seed, 0.09, 0.3)
+        likelier = np.array([left[p > p[v]].sum() for v in range(V)])
+        wanted = (1 - likelier) ** k - (1 - likelier - left) ** k + (1 - left.sum()) ** k * p
+        found = np.zeros(V)
+        for tokens, chance in emitted_law("typical", "iid", k, seed).items():
+            found[tokens[0]] += chance
+        assert found == pytest.approx(wanted, abs=1e-12)
