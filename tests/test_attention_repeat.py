@@ -79,6 +79,23 @@ def test_rows_of_a_chain_equal_single_steps(bf16_worker: Worker, dtype: str, dra
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [16, 64, 80, 96, 128, 256])
+def test_few_rows_have_the_bits_of_many(workers: dict[str, Worker], dtype: str, dim: int) -> None:
+    """Up to 4 rows take keys and values as they lie, more take them packed: the same sums."""
+    a = problem([(1030, 9)], dtype=dtype, dim=dim, heads=2, groups=2)
+    for isa in fewstep.info()["cpu"]["available"]:
+        many = run(workers[isa], a, dtype, deterministic=True)
+        first = 0
+        for count in (1, 2, 3, 3):
+            own = {"q": a["q"][first : first + count], "indptr": np.array([0, count], np.int32)}
+            own["kv_len"] = np.array([1030 + first + count], np.int32)
+            few = run(workers[isa], a | own, dtype, deterministic=True)
+            assert np.array_equal(few["out"], many["out"][first : first + count])
+            assert np.array_equal(few["lse"], many["lse"][first : first + count])
+            first += count
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_levels_of_a_tree_equal_the_tree_at_once(bf16_worker: Worker, dtype: str) -> None:
     """Rows level by level over a growing block, of two requests whose levels differ in size."""
     a = problem([(1019, 11), (60, 5)], dtype=dtype, dim=32, page=100, sinks=True, window=1020)

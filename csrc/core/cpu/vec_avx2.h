@@ -144,6 +144,11 @@ inline void store(double* p, F64 a) {
   _mm256_storeu_pd(p + 4, a.high);
 }
 
+// Lane i of each four, in all four.
+template <int i>
+inline F32 spread(F32 a) {
+  return {_mm256_permute_ps(a.v, i * 0x55)};
+}
 inline void transpose_quads(F32 z[4]) {
   const __m256 a = _mm256_unpacklo_ps(z[0].v, z[1].v);
   const __m256 b = _mm256_unpackhi_ps(z[0].v, z[1].v);

@@ -159,7 +159,7 @@ inline void store(double* p, F64 a) {
 
 // Transposes each group of four lanes over the four vectors: lane 4 q + j of row i becomes lane
 // 4 q + i of row j.
-inline void transpose_quads(F32 z[4]) {
+[[gnu::always_inline]] inline void transpose_quads(F32 z[4]) {
   const __m512 a = _mm512_unpacklo_ps(z[0].v, z[1].v);
   const __m512 b = _mm512_unpackhi_ps(z[0].v, z[1].v);
   const __m512 c = _mm512_unpacklo_ps(z[2].v, z[3].v);
@@ -168,6 +168,11 @@ inline void transpose_quads(F32 z[4]) {
   z[1].v = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c)));
   z[2].v = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
   z[3].v = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d)));
+}
+// Lane i of each four, in all four.
+template <int i>
+inline F32 spread(F32 a) {
+  return {_mm512_permute_ps(a.v, i * 0x55)};
 }
 // Transposes kLanes vectors of kLanes lanes.
 [[gnu::always_inline]] inline void transpose(F32 z[kLanes]) {

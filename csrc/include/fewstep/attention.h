@@ -109,12 +109,11 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  *          workspace holds the parts' sums, fewstep_tree_attention_workspace_bytes
  * Order    CPU: done on return
  * Repeat   across runs, thread counts and ISAs but avx512_bf16 for bf16, bit for bit. The keys of
- *          a request are split into parts whose size depends on the batch, and avx512_bf16 sums
- *          up to 4 rows of a KV head in an order of their own. Neither holds with
- *          deterministic = 1, so that a row has the same bits in every batch, and the same in one
- *          block as when a chain's rows run one by one or a tree's level by level. Values that a
- *          row does not see but that lie in its request's cache or block are multiplied by zero,
- *          and have to be finite
+ *          a request are split into parts whose size depends on the batch. With deterministic = 1
+ *          it does not, so that a row has the same bits in every batch, and the same in one block
+ *          as when a chain's rows run one by one or a tree's level by level. Values that a row does
+ *          not see but that lie in its request's cache or block are multiplied by zero, and have to
+ *          be finite
  * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
  * Source   online softmax: Milakov, Gimelshein 2018, arXiv 1805.02867; tiles and split keys: Dao et
  *          al., arXiv 2205.14135, and Flash-Decoding; ancestor masks: Miao et al., arXiv

@@ -38,12 +38,11 @@ inline void next_request(const AttentionProblem& p, Walk* walk) {
   ++walk->b;
 }
 
-// Whether the rows of request b are so few that keys and values are used as they lie in the cache,
-// by sums in another order; the deterministic mode knows one order.
+// Whether the rows of request b are so few that keys and values are used as they lie in the cache.
 inline bool is_stream(const AttentionProblem& p, int64_t b) {
-  if (p.deterministic || tokens_of(p, b) * p.ratio > kFewRows) return false;
+  if (tokens_of(p, b) * p.ratio > kFewRows) return false;
 #if defined(__AVX512BF16__)
-  if (p.kv_type == DType::kBF16) return p.D % 64 == 0;
+  if (p.kv_type == DType::kBF16) return p.D % 32 == 0;
 #endif
   return p.kv_type != DType::kI8;
 }
@@ -52,6 +51,7 @@ inline bool is_stream(const AttentionProblem& p, int64_t b) {
 inline int heads_of(const AttentionProblem& p, int64_t b) {
   const int64_t bytes = p.D * bytes_of(p.kv_type);
   if (!is_stream(p, b) || p.k.head != bytes || p.v.head != bytes) return 1;
+  if (p.draft == Draft::kSeparate && (p.draft_k.head != bytes || p.draft_v.head != bytes)) return 1;
   return min_of(kStreamHeads, kStreamRows / int(max_of(tokens_of(p, b) * p.ratio, int64_t(1))));
 }
 
@@ -119,60 +119,55 @@ void find_mask(const AttentionProblem& p, const Task& task, int first, int rows,
   }
 }
 
-template <class Cell, class Row, class Values, int kRows>
-void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile,
-               const TileRows& next, int64_t begin, bool masked, Scratch& s) {
+template <class Row, int kRows>
+void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+               bool masked, Scratch& s) {
   Stream& stream = s.stream;
-  const int64_t bytes = int64_t(task.heads) * p.D * bytes_of(p.kv_type);
   stream.heads = task.heads;
-  stream.near = int(min_of(kNearBytes / bytes + 1, int64_t(kTileKeys)));
-  stream.far = int(min_of(kFarBytes / bytes + 1, int64_t(kTileKeys)));
+  stream.bytes = task.heads * p.D * Row::kBytes;
+  stream.ahead = min_of(kAheadBytes / stream.bytes + kGroup, kTileKeys - kGroup);
   for (int h = 0; h < task.heads; ++h) {
     stream.block[h].rows = kRows;
-    find_queries<Cell>(p, task, h, 0, s.queries + h * kRows, stream.block[h]);
+    find_queries<Row>(p, task, h, 0, s.queries + h * kRows, stream.block[h]);
   }
-  score_stream<Row, kRows>(keys_in(p, tile, next), p.D, stream);
+  score_stream<Row, kRows>(tile, p.D, stream);
   s.run.masked = masked;
   if (masked) find_mask(p, task, 0, kRows, begin, tile.count, s);
   for (int h = 0; h < task.heads; ++h) {
     s.run.largest = s.largest + h * kRows;
     s.run.sums = s.sums + h * kRows;
-    weigh<Cell>(stream.block[h], s.run, tile.count);
+    weigh<Row>(stream.block[h], s.run, tile.count);
     for (int r = 0; r < kRows; ++r) stream.factor[h][r] = s.run.factor[r];
   }
-  const TokenRows values = values_in(p, tile, next);
   if (p.D % (kRegisterVectors * kLanes) == 0) {
-    add_stream<Values, kRows, kRegisterVectors>(values, p.D, stream, s.out);
-  } else if constexpr (Values::kDepth == 1) {
-    add_stream<Values, kRows, 1>(values, p.D, stream, s.out);
+    add_stream<Row, kRows, kRegisterVectors>(tile, p.D, stream, s.out);
+  } else {
+    add_stream<Row, kRows, Row::kDepth>(tile, p.D, stream, s.out);
   }
 }
 
-template <class Cell, class Row, class Values>
-void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile,
-               const TileRows& next, int64_t begin, bool masked, Scratch& s) {
-  if (task.rows == 1) return do_stream<Cell, Row, Values, 1>(p, task, tile, next, begin, masked, s);
-  if (task.rows == 2) return do_stream<Cell, Row, Values, 2>(p, task, tile, next, begin, masked, s);
-  if (task.rows == 3) return do_stream<Cell, Row, Values, 3>(p, task, tile, next, begin, masked, s);
-  return do_stream<Cell, Row, Values, 4>(p, task, tile, next, begin, masked, s);
+template <class Row>
+void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+               bool masked, Scratch& s) {
+  if (task.rows == 1) return do_stream<Row, 1>(p, task, tile, begin, masked, s);
+  if (task.rows == 2) return do_stream<Row, 2>(p, task, tile, begin, masked, s);
+  if (task.rows == 3) return do_stream<Row, 3>(p, task, tile, begin, masked, s);
+  return do_stream<Row, 4>(p, task, tile, begin, masked, s);
 }
 
-template <DType kType>
-void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile,
-               const TileRows& next, int64_t begin, bool masked, Scratch& s) {
-  do_stream<Single, FloatRow<kType>, FloatValues<kType>>(p, task, tile, next, begin, masked, s);
-}
-
-void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& tile,
-                   const TileRows& next, int64_t begin, bool masked, Scratch& s) {
+void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+                   bool masked, Scratch& s) {
 #if defined(__AVX512BF16__)
+  if (p.kv_type == DType::kBF16) return do_stream<PairRow>(p, task, tile, begin, masked, s);
+#else
   if (p.kv_type == DType::kBF16) {
-    return do_stream<Pair, PairRow, PairValues>(p, task, tile, next, begin, masked, s);
+    return do_stream<FloatRow<DType::kBF16>>(p, task, tile, begin, masked, s);
   }
 #endif
-  if (p.kv_type == DType::kF32) do_stream<DType::kF32>(p, task, tile, next, begin, masked, s);
-  if (p.kv_type == DType::kF16) do_stream<DType::kF16>(p, task, tile, next, begin, masked, s);
-  if (p.kv_type == DType::kBF16) do_stream<DType::kBF16>(p, task, tile, next, begin, masked, s);
+  if (p.kv_type == DType::kF16) {
+    return do_stream<FloatRow<DType::kF16>>(p, task, tile, begin, masked, s);
+  }
+  return do_stream<FloatRow<DType::kF32>>(p, task, tile, begin, masked, s);
 }
 
 template <class Cell>
@@ -288,7 +283,8 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     if (next->count > 0) find_rows(p, task.b, task.g, behind, next);
     const bool masked = behind > drafted || begin <= window.some;
     if (stream) {
-      do_any_stream(p, task, *tile, *next, begin, masked, s);
+      append_rows(tile, *next);
+      do_any_stream(p, task, *tile, begin, masked, s);
     } else {
       s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), 0};
       do_any_tile(p, task, *tile, begin, masked, s);
@@ -342,7 +338,7 @@ void join_row(const AttentionProblem& p, int64_t b, int64_t t, int h, int64_t pa
 }
 
 // Over all rows [N * H]; those of requests in one part are done already.
-void join_rows(void* context, int64_t begin, int64_t end) {
+void join_parts(void* context, int64_t begin, int64_t end) {
   const AttentionProblem& p = *static_cast<const AttentionProblem*>(context);
   Walk walk;
   for (int64_t i = begin; i < end; ++i) {
@@ -370,7 +366,7 @@ void attention(const AttentionProblem& p) {
   const int64_t grain = work < kShare ? tasks : max_of(1, int64_t(kShare / work * double(tasks)));
   parallel_for(p.threads, tasks, grain, &do_tasks, const_cast<AttentionProblem*>(&p));
   if (split) {
-    parallel_for(p.threads, p.N * p.H, 256, &join_rows, const_cast<AttentionProblem*>(&p));
+    parallel_for(p.threads, p.N * p.H, 256, &join_parts, const_cast<AttentionProblem*>(&p));
   }
 }
 

@@ -7,9 +7,10 @@
 #include "tree/attention.h"
 
 // The two products of attention as register-blocked kernels over packed tiles. A tile's memory is
-// words of 32 bits: floats, or pairs of bfloat16 where AVX512-BF16 multiplies them. Every element
-// is one chain of fused products in the order of the contracted dimension, so that its bits depend
-// neither on the rows beside it nor on the width of the vectors.
+// words of 32 bits: floats, or pairs of bfloat16 where AVX512-BF16 multiplies them. An output's
+// element is one chain of fused products in the order of the keys, a logit four such chains over
+// the dims, added in their order: its bits depend neither on the rows beside it nor on the width of
+// the vectors.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -20,6 +21,7 @@ constexpr int kRegisterRows = 6;
 constexpr int kRegisterVectors = kLanes == 8 ? 2 : 4;  // AVX2 has 16 registers, the others 32
 constexpr int kPanel = kRegisterVectors * kLanes;      // keys of a panel of packed keys
 constexpr int kStrands = 16;                           // partial sums of a row's weights
+constexpr int kScoreStrands = 4;                       // and of a logit; few rows need as many
 
 inline int min_of(int a, int b) { return a < b ? a : b; }
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -28,7 +30,7 @@ inline int rounded_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
 // One float a word.
 struct Single {
-  static constexpr int kDepth = 1;
+  static constexpr int kDepth = 1, kBytes = 4;  // elements a word, bytes of one in memory
   static F32 dot(F32 sum, F32 a, F32 b) { return vec::fma(a, b, sum); }
   static F32 set(const char* p) {
     float x;
@@ -46,7 +48,7 @@ struct Single {
 #if defined(__AVX512BF16__)
 // Two bfloat16 a word: consecutive dims of a key, or one dim of two consecutive keys.
 struct Pair {
-  static constexpr int kDepth = 2;
+  static constexpr int kDepth = 2, kBytes = 2;
   static F32 dot(F32 sum, F32 a, F32 b) { return vec::dot_bf16(vec::bits(a), vec::bits(b), sum); }
   static F32 set(const char* p) { return vec::set_pair(p); }
   template <int kVectors>
@@ -76,6 +78,10 @@ struct Ahead {
   void finish() {
     while (done < 2 * keys) step();
   }
+  template <int kBytes>
+  void step() {
+    step();
+  }
 };
 
 // Elements [d, d + kLanes) of a row as floats.
@@ -93,90 +99,50 @@ struct Block {
   alignas(64) uint16_t weights[kRegisterRows][kTileKeys];  // of Pair
 };
 
-// scores[r][j] = q_r . k_j for the keys of one panel, packed as [words][kPanel].
+// scores[r][j] = q_r . k_j for the keys of one panel, packed as [words][kPanel]. Of each
+// 4 kScoreStrands words a strand takes 4; strands are added in their order.
 template <class Cell, int kRows>
 inline void score_panel(const char* const* q, int words, const float* panel, float* scores,
                         Ahead& ahead) {
-  F32 sum[kRows][kRegisterVectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = vec::set(0.0f);
-  }
-  for (int w = 0; w < words; ++w) {
-    F32 key[kRegisterVectors];
-#pragma GCC unroll 4
-    for (int i = 0; i < kRegisterVectors; ++i) key[i] = vec::load(panel + i * kLanes);
-    panel += kPanel;
-    ahead.step();
+  for (int strand = 0; strand < kScoreStrands; ++strand) {
+    F32 sum[kRows][kRegisterVectors];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const F32 a = Cell::set(q[r] + 4 * w);
 #pragma GCC unroll 4
-      for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, key[i]);
+      for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = vec::set(0.0f);
     }
-  }
+    for (int four = 4 * strand; four < words; four += 4 * kScoreStrands) {
+      for (int w = four; w < four + 4; ++w) {
+        F32 key[kRegisterVectors];
+#pragma GCC unroll 4
+        for (int i = 0; i < kRegisterVectors; ++i) {
+          key[i] = vec::load(panel + w * kPanel + i * kLanes);
+        }
+        ahead.step();
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
+        for (int r = 0; r < kRows; ++r) {
+          const F32 a = Cell::set(q[r] + 4 * w);
 #pragma GCC unroll 4
-    for (int i = 0; i < kRegisterVectors; ++i) {
-      vec::store(scores + r * kTileKeys + i * kLanes, sum[r][i]);
+          for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, key[i]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kRegisterVectors; ++i) {
+        float* to = scores + r * kTileKeys + i * kLanes;
+        vec::store(to, strand == 0 ? sum[r][i] : vec::add(vec::load(to), sum[r][i]));
+      }
     }
   }
 }
-
-// Sums of 16 strands, here of keys with dims along the lanes: quarters of four strands first, as
-// (a + b) + (c + d), then (q0 + q2) + (q1 + q3). kKeys keys at a time, each in kParts vectors.
-constexpr int kParts = 16 / kLanes;
-#if defined(__AVX512F__)
-constexpr int kKeys = 16;
-inline void store_strand_sums(F32 (*sum)[kParts], float* to) {
-  F32 z[kKeys];
-#pragma GCC unroll 16
-  for (int i = 0; i < kKeys; ++i) z[i] = sum[i][0];
-#pragma GCC unroll 4
-  for (int i = 0; i < kKeys; i += 4) {
-    vec::transpose_quads(z + i);
-    z[i / 4] = vec::add(vec::add(z[i], z[i + 1]), vec::add(z[i + 2], z[i + 3]));
-  }
-  // Lane 4 q + i of vector b is quarter q of key 4 b + i.
-  const __m512 a = _mm512_shuffle_f32x4(z[0].v, z[1].v, 0x44);
-  const __m512 b = _mm512_shuffle_f32x4(z[0].v, z[1].v, 0xee);
-  const __m512 c = _mm512_shuffle_f32x4(z[2].v, z[3].v, 0x44);
-  const __m512 d = _mm512_shuffle_f32x4(z[2].v, z[3].v, 0xee);
-  const F32 low = {_mm512_add_ps(a, b)}, high = {_mm512_add_ps(c, d)};
-  vec::store(to, vec::add({_mm512_shuffle_f32x4(low.v, high.v, 0x88)},
-                          {_mm512_shuffle_f32x4(low.v, high.v, 0xdd)}));
-}
-#elif defined(__AVX2__)
-constexpr int kKeys = 4;
-inline void store_strand_sums(F32 (*sum)[kParts], float* to) {
-  __m256 half[kParts];  // two quarters of all keys
-#pragma GCC unroll 2
-  for (int p = 0; p < kParts; ++p) {
-    half[p] = _mm256_hadd_ps(_mm256_hadd_ps(sum[0][p].v, sum[1][p].v),
-                             _mm256_hadd_ps(sum[2][p].v, sum[3][p].v));
-  }
-  const __m256 both = _mm256_add_ps(half[0], half[1]);
-  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
-}
-#else
-constexpr int kKeys = 1;
-inline void store_strand_sums(F32 (*sum)[kParts], float* to) {
-  float quarter[4];
-  for (int q = 0; q < 4; ++q) {
-    const F32* s = sum[0] + 4 * q;
-    quarter[q] = (s[0].v + s[1].v) + (s[2].v + s[3].v);
-  }
-  *to = (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
-}
-#endif
 
 // out[r] = out[r] * factor[r] + sum_j weight_rj v_j over `words` rows of words, for kVectors
 // vectors of dims. weights: kTileKeys elements of Cell's kind a row.
-template <class Cell, int kRows, int kVectors>
+template <class Cell, int kRows, int kVectors, class Next>
 inline void add_values(const char* weights, int words, const char* const* values, int64_t offset,
-                       const float* factor, float* out, int D, Ahead& ahead) {
+                       const float* factor, float* out, int D, Next& next) {
   constexpr int64_t kPitch = kTileKeys * 4 / Cell::kDepth;
   F32 sum[kRows][kVectors];
 #pragma GCC unroll 8
@@ -188,7 +154,7 @@ inline void add_values(const char* weights, int words, const char* const* values
     }
   }
   for (int w = 0; w < words; ++w) {
-    ahead.step();
+    next.template step<kVectors * kLanes * Cell::kDepth * Cell::kBytes>();
     F32 v[kVectors];
     Cell::template load<kVectors>(values, w, offset, v);
 #pragma GCC unroll 8

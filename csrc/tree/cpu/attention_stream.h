@@ -5,218 +5,196 @@
 #include "tree/cpu/attention_tile.h"
 
 // Few rows against keys and values as they lie in the cache, where memory is all that there is to
-// wait for. A token's heads lie side by side, and a tile is read from its first byte to its last,
-// token after token, with all heads of a task on the way. What comes next is asked for twice, since
-// a processor drops prefetches when its queue is full, and then waits for the whole latency.
+// wait for: what packing would store is made in registers and used there, in the same order. A
+// token's heads lie side by side, and tokens are taken in groups with all heads of a task. A group
+// is as small as the products allow, so that memory is nearly one stream, and what comes is asked
+// for in the order of its addresses.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
-constexpr int kFewRows = 4;                                // of a head
-constexpr int kStreamHeads = 16;                           // of a task
-constexpr int kStreamRows = 32;                            // of all its heads
-constexpr int kNearBytes = 5 << 10, kFarBytes = 24 << 10;  // ahead of what is read
+constexpr int kFewRows = 4;       // of a head
+constexpr int kStreamHeads = 16;  // of a task
+constexpr int kStreamRows = 32;   // of all its heads
+constexpr int kGroup = 8;         // tokens
+constexpr int kAheadBytes = 32 << 10;
 
 // What a task of few rows works on; block h are the rows of its head h.
 struct Stream {
-  int heads;
-  int near, far;  // tokens ahead
+  int heads, bytes;  // bytes: of a token
+  int ahead;         // tokens between what is read and what is asked for
   Block block[kStreamHeads];
   float factor[kStreamHeads][kFewRows];
-  alignas(64) float strands[kStreamRows][kKeys][16];
 };
 
-// A token's row of one head, those to ask for meanwhile, and how far it is to the next head's.
-struct Token {
-  const char *row, *near, *far;
-  int64_t head;
-
-  void ask(int64_t at) const {
-    vec::prefetch(near + at);
-    vec::prefetch(far + at);
+// Behind the last row of a tile come those of the next one, then that row again.
+inline void append_rows(TileRows* tile, const TileRows& next) {
+  const char **k = tile->k + tile->count, **v = tile->v + tile->count;
+  memcpy(k, next.k, sizeof(char*) * size_t(next.count));
+  memcpy(v, next.v, sizeof(char*) * size_t(next.count));
+  for (int i = next.count; i < kTileKeys; ++i) {
+    k[i] = k[-1];
+    v[i] = v[-1];
   }
-  void next_head() {
-    row += head;
-    near += head;
-    far += head;
-  }
-};
-
-// Rows of keys, or of values, of a tile and of the one behind it.
-struct TokenRows {
-  const char *const *tile, *const *next;
-  int count, next_count, cached;
-  int64_t head, draft_head;
-
-  const char* row(int j) const {
-    if (j < count) return tile[j];
-    return j - count < next_count ? next[j - count] : tile[count - 1];
-  }
-  // Behind the last one comes that one again.
-  Token at(int j, const Stream& s) const {
-    const int i = min_of(j, count - 1);
-    return {tile[i], row(i + s.near), row(i + s.far), i < cached ? head : draft_head};
-  }
-};
-inline TokenRows keys_in(const AttentionProblem& p, const TileRows& t, const TileRows& next) {
-  return {t.k, next.k, t.count, next.count, t.cached, p.k.head, p.draft_k.head};
-}
-inline TokenRows values_in(const AttentionProblem& p, const TileRows& t, const TileRows& next) {
-  return {t.v, next.v, t.count, next.count, t.cached, p.v.head, p.draft_v.head};
 }
 
-// Rows of bfloat16 pairs, multiplied as they are.
-#if defined(__AVX512BF16__)
-struct PairRow {
-  static constexpr int kDims = 32, kBytes = 2;
-  static F32 query(const char* q, int d) { return vec::load((const float*)(q + 2 * d)); }
-  static F32 key(const char* k, int d) { return vec::load((const float*)(k + 2 * d)); }
-  static F32 dot(F32 sum, F32 q, F32 k) { return Pair::dot(sum, q, k); }
-};
-#endif
+// Asks for a group's lines, token after token.
+struct Lines {
+  const char* const* row;
+  int bytes, at;
 
-// Rows of any float type, as floats.
+  template <int kBytes>
+  void step() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kBytes / 64; ++i) {
+      vec::prefetch(*row + at);
+      at += 64;
+      if (at >= bytes) {
+        at = 0;
+        ++row;
+      }
+    }
+  }
+};
+
+// Rows of any float type, as floats: a word is an element of one token.
 template <DType kType>
-struct FloatRow {
-  static constexpr int kDims = 16, kBytes = bytes_of(kType);
-  static F32 query(const char* q, int d) { return vec::load((const float*)q + d); }
-  static F32 key(const char* k, int d) { return load_row(kType, k, d); }
-  static F32 dot(F32 sum, F32 q, F32 k) { return vec::fma(q, k, sum); }
-};
-
-// The products of one key with the rows of its head, dims along the lanes: 16 sums of each.
-template <class Row, int kRows>
-inline void dot_key(const Block& block, int D, const Token& key, float (*strands)[kKeys][16]) {
-  F32 sum[kRows][kParts];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kParts; ++i) sum[r][i] = vec::set(0.0f);
-  }
-  for (int d = 0; d < D; d += Row::kDims) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kParts; ++i) {
-      const int at = d + i * Row::kDims / kParts;
-      if (at * Row::kBytes % 64 == 0) key.ask(at * Row::kBytes);
-      const F32 k = Row::key(key.row, at);
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-        sum[r][i] = Row::dot(sum[r][i], Row::query(block.q[r], at), k);
-      }
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kParts; ++i) vec::store(strands[r][0] + i * kLanes, sum[r][i]);
-  }
-}
-
-// Logits of a tile's keys, in groups of kKeys; what is behind the last one is set later.
-template <class Row, int kRows>
-void score_stream(const TokenRows& keys, int D, Stream& s) {
-  for (int j = 0; j < keys.count; j += kKeys) {
-    for (int i = 0; i < kKeys; ++i) {
-      Token key = keys.at(j + i, s);
-      for (int h = 0; h < s.heads; ++h, key.next_head()) {
-        auto* to = (float (*)[kKeys][16])(s.strands[h * kRows][i]);
-        dot_key<Row, kRows>(s.block[h], D, key, to);
-      }
-    }
-    for (int h = 0; h < s.heads; ++h) {
-      for (int r = 0; r < kRows; ++r) {
-        F32 sum[kKeys][kParts];
-#pragma GCC unroll 16
-        for (int i = 0; i < kKeys; ++i) {
-#pragma GCC unroll 16
-          for (int q = 0; q < kParts; ++q) {
-            sum[i][q] = vec::load(s.strands[h * kRows + r][i] + q * kLanes);
-          }
-        }
-        store_strand_sums(sum, s.block[h].scores[r] + j);
-      }
-    }
-  }
-}
-
-// Values of tokens that are multiplied with one word of weights: one, or a pair of bfloat16.
-template <DType kType>
-struct FloatValues : Single {
+struct FloatRow : Single {
+  static constexpr int kBytes = bytes_of(kType);  // of a dim
+  static F32 load_key(const char* row) { return load_row(kType, row, 0); }
   template <int kVectors>
-  static void load(const Token* tokens, int d, F32* v) {
+  static void load(const char* const* rows, int w, int64_t offset, F32* v) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) {
-      const int64_t at = int64_t(d + i * kLanes) * bytes_of(kType);
-      if (at % 64 == 0) tokens[0].ask(at);
-      v[i] = load_row(kType, tokens[0].row, d + i * kLanes);
-    }
+    for (int i = 0; i < kVectors; ++i) v[i] = load_row(kType, rows[w] + offset, i * kLanes);
   }
 };
+
 #if defined(__AVX512BF16__)
-struct PairValues : Pair {
+// Rows of bfloat16: a word is two dims of a key, or a dim of two tokens.
+struct PairRow : Pair {
+  static constexpr int kBytes = 2;
+  static F32 load_key(const char* row) { return vec::load((const float*)row); }
   template <int kVectors>
-  static void load(const Token* tokens, int d, F32* v) {
+  static void load(const char* const* rows, int w, int64_t offset, F32* v) {
+    const char *even = rows[2 * w] + offset, *odd = rows[2 * w + 1] + offset;
 #pragma GCC unroll 2
     for (int i = 0; i < kVectors; i += 2) {
-      const int64_t at = 2 * (d + i * kLanes);
-      tokens[0].ask(at);
-      tokens[1].ask(at);
-      vec::interleave_rows(vec::load((const float*)(tokens[0].row + at)),
-                           vec::load((const float*)(tokens[1].row + at)), v + i, v + i + 1);
+      vec::interleave_rows(vec::load((const float*)even + i * kLanes / 2),
+                           vec::load((const float*)odd + i * kLanes / 2), v + i, v + i + 1);
     }
   }
 };
 #endif
 
-// out[r] += weights[r] . values for kVectors vectors of dims and kWords words.
-template <class Values, int kRows, int kVectors, int kWords>
-inline void add_tokens(const char* weights, const Token* tokens, int d, int D, float* out) {
-  constexpr int64_t kPitch = kTileKeys * 4 / Values::kDepth;
-  F32 v[kWords][kVectors];
-#pragma GCC unroll 4
-  for (int w = 0; w < kWords; ++w) {
-    Values::template load<kVectors>(tokens + w * Values::kDepth, d, v[w]);
-  }
+// Sums of kQuads times 4 keys, each four keys' in a vector or two: lane 4 s + i is strand s of key
+// i.
+#if defined(__AVX2__)
+constexpr int kQuads = kLanes / 8;  // keys that go together are 4 kQuads
+constexpr int kParts = 16 / kLanes;
+inline void store_sums(F32 (*sum)[kParts], float* to) {
+#if defined(__AVX512F__)
+  const __m512 a = _mm512_shuffle_f32x4(sum[0][0].v, sum[1][0].v, 0x44);  // strands 0 and 1
+  const __m512 b = _mm512_shuffle_f32x4(sum[0][0].v, sum[1][0].v, 0xee);
+  const __m512 low = _mm512_shuffle_f32x4(a, a, 0xd8), high = _mm512_shuffle_f32x4(b, b, 0xd8);
+  const __m256 two = _mm256_add_ps(_mm512_castps512_ps256(low), _mm512_extractf32x8_ps(low, 1));
+  const __m256 three = _mm256_add_ps(two, _mm512_castps512_ps256(high));
+  _mm256_storeu_ps(to, _mm256_add_ps(three, _mm512_extractf32x8_ps(high, 1)));
+#else
+  const __m256 low = sum[0][0].v, high = sum[0][1].v;
+  const __m128 two = _mm_add_ps(_mm256_castps256_ps128(low), _mm256_extractf128_ps(low, 1));
+  const __m128 three = _mm_add_ps(two, _mm256_castps256_ps128(high));
+  _mm_storeu_ps(to, _mm_add_ps(three, _mm256_extractf128_ps(high, 1)));
+#endif
+}
+
+// scores[r][j] = q_r . k_j for 4 kQuads keys, whose rows lie at `offset`.
+template <class Row, int kRows>
+inline void score_keys(const char* const* q, const char* const* keys, int64_t offset, int D,
+                       float* scores, Lines& lines) {
+  F32 sum[kRows][kQuads][kParts];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    float* to = out + int64_t(r) * D + d;
-    F32 sum[kVectors];
-#pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) sum[i] = vec::load(to + i * kLanes);
-#pragma GCC unroll 4
-    for (int w = 0; w < kWords; ++w) {
-      const F32 a = Values::set(weights + r * kPitch + 4 * w);
-#pragma GCC unroll 4
-      for (int i = 0; i < kVectors; ++i) sum[i] = Values::dot(sum[i], a, v[w][i]);
+#pragma GCC unroll 2
+    for (int c = 0; c < kQuads; ++c) {
+#pragma GCC unroll 2
+      for (int p = 0; p < kParts; ++p) sum[r][c][p] = vec::set(0.0f);
     }
+  }
+  for (int64_t w = 0; w < D / Row::kDepth; w += 16) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kParts; ++p) {
+      const int64_t word = w + p * kLanes;
+      const int64_t at = offset + word * Row::kDepth * Row::kBytes;
+      F32 z[4 * kQuads];
+#pragma GCC unroll 8
+      for (int i = 0; i < 4 * kQuads; ++i) z[i] = Row::load_key(keys[i] + at);
+      lines.step<4 * kQuads * kLanes * Row::kDepth * Row::kBytes>();
+#pragma GCC unroll 2
+      for (int c = 0; c < kQuads; ++c) vec::transpose_quads(z + 4 * c);
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) vec::store(to + i * kLanes, sum[i]);
+      for (int r = 0; r < kRows; ++r) {
+        const F32 a = vec::load((const float*)q[r] + word);
+        const F32 of[4] = {vec::spread<0>(a), vec::spread<1>(a), vec::spread<2>(a),
+                           vec::spread<3>(a)};
+#pragma GCC unroll 2
+        for (int c = 0; c < kQuads; ++c) {
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i) sum[r][c][p] = Row::dot(sum[r][c][p], of[i], z[4 * c + i]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) store_sums(sum[r], scores + r * kTileKeys);
+}
+#else
+constexpr int kQuads = 0;
+template <class Row, int kRows>
+inline void score_keys(const char* const* q, const char* const* keys, int64_t offset, int D,
+                       float* scores, Lines&) {
+  for (int r = 0; r < kRows; ++r) {
+    F32 sum[kScoreStrands] = {};
+    for (int d = 0; d < D; ++d) {
+      F32& strand = sum[d / 4 % kScoreStrands];
+      strand = Row::dot(strand, Row::set(q[r] + 4 * d),
+                        Row::load_key(keys[0] + offset + int64_t(d) * Row::kBytes));
+    }
+    scores[r * kTileKeys] = ((sum[0].v + sum[1].v) + sum[2].v) + sum[3].v;
+  }
+}
+#endif
+
+// Logits of a tile's keys; what is behind the last one is set later.
+template <class Row, int kRows>
+void score_stream(const TileRows& tile, int D, Stream& s) {
+  constexpr int kKeys = kQuads > 0 ? 4 * kQuads : 1;
+  for (int j = 0; j < tile.count; j += kGroup) {
+    Lines lines = {tile.k + j + s.ahead, s.bytes, 0};
+    for (int h = 0; h < s.heads; ++h) {
+      for (int i = 0; i < kGroup; i += kKeys) {
+        score_keys<Row, kRows>(s.block[h].q, tile.k + j + i, int64_t(h) * D * Row::kBytes, D,
+                               s.block[h].scores[0] + j + i, lines);
+      }
+    }
   }
 }
 
 // out[h][r] = out[h][r] * factor[h][r] + sum_j weight_hrj v_hj. D is a multiple of kVectors
 // vectors. Tokens behind the last one have a weight of zero, and the values of that one.
-template <class Values, int kRows, int kVectors>
-void add_stream(const TokenRows& values, int D, Stream& s, float* out) {
-  constexpr int kTokens = 2 * Values::kDepth;
-  for (int i = 0; i < s.heads * kRows; ++i) {
-    const F32 f = vec::set(s.factor[i / kRows][i % kRows]);
-    float* to = out + int64_t(i) * D;
-    for (int d = 0; d < D; d += kLanes) vec::store(to + d, vec::mul(vec::load(to + d), f));
-  }
-  for (int j = 0; j < values.count; j += kTokens) {
-    const int words = values.count - j > Values::kDepth ? 2 : 1;
-    Token tokens[kTokens];
-    for (int i = 0; i < kTokens; ++i) tokens[i] = values.at(j + i, s);
+template <class Row, int kRows, int kVectors>
+void add_stream(const TileRows& tile, int D, Stream& s, float* out) {
+  constexpr float kOnes[kFewRows] = {1.0f, 1.0f, 1.0f, 1.0f};
+  for (int j = 0; j < tile.count; j += kGroup) {
+    const int words = (min_of(kGroup, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
+    Lines lines = {tile.v + j + s.ahead, s.bytes, 0};
     for (int h = 0; h < s.heads; ++h) {
       const Block& block = s.block[h];
-      const char* w = Values::kDepth == 1 ? (const char*)(block.scores[0] + j)
-                                          : (const char*)(block.weights[0] + j);
-      float* to = out + int64_t(h) * kRows * D;
+      const char* w = Row::kDepth == 1 ? (const char*)(block.scores[0] + j)
+                                       : (const char*)(block.weights[0] + j);
       for (int d = 0; d < D; d += kVectors * kLanes) {
-        if (words == 2) add_tokens<Values, kRows, kVectors, 2>(w, tokens, d, D, to);
-        if (words == 1) add_tokens<Values, kRows, kVectors, 1>(w, tokens, d, D, to);
+        add_values<Row, kRows, kVectors>(w, words, tile.v + j, (int64_t(h) * D + d) * Row::kBytes,
+                                         j == 0 ? s.factor[h] : kOnes,
+                                         out + int64_t(h) * kRows * D + d, D, lines);
       }
-      for (Token& token : tokens) token.next_head();
     }
   }
 }

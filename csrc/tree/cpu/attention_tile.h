@@ -7,12 +7,12 @@
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
-// Rows of up to kTileKeys consecutive keys of one KV head.
+// Rows of up to kTileKeys consecutive keys of one KV head, and what may be known of those behind.
 struct TileRows {
   int count;
   int cached;  // keys from the cache; the others are a separate draft block's, of q's type
-  const char* k[kTileKeys];
-  const char* v[kTileKeys];
+  const char* k[2 * kTileKeys];
+  const char* v[2 * kTileKeys];
   float k_scale[kTileKeys], v_scale[kTileKeys];
 };
 
