@@ -159,7 +159,7 @@ inline void store(double* p, F64 a) {
 
 // Transposes each group of four lanes over the four vectors: lane 4 q + j of row i becomes lane
 // 4 q + i of row j.
-[[gnu::always_inline]] inline void transpose_quads(F32 z[4]) {
+inline void transpose_quads(F32 z[4]) {
   const __m512 a = _mm512_unpacklo_ps(z[0].v, z[1].v);
   const __m512 b = _mm512_unpackhi_ps(z[0].v, z[1].v);
   const __m512 c = _mm512_unpacklo_ps(z[2].v, z[3].v);
@@ -175,7 +175,7 @@ inline F32 spread(F32 a) {
   return {_mm512_permute_ps(a.v, i * 0x55)};
 }
 // Transposes kLanes vectors of kLanes lanes.
-[[gnu::always_inline]] inline void transpose(F32 z[kLanes]) {
+inline void transpose(F32 z[kLanes]) {
 #pragma GCC unroll 4
   for (int i = 0; i < kLanes; i += 4) transpose_quads(z + i);
   // Block q of vector 4 b + j holds lanes 4 b .. 4 b + 3 of what becomes row 4 q + j.

@@ -66,9 +66,11 @@ inline F32 load_tile(const TileRows& rows, const char* const* row, const float* 
   return vec::mul(vec::load_i8((const int8_t*)row[j] + d), vec::set(scale[j]));
 }
 
-// Packs keys as panels [D][kPanel] of floats; keys past the last are zero.
+// Packs keys as panels [D][kPanel] of floats; keys past the last are zero. Flattened, since a
+// transpose that is not inlined goes through memory.
 template <DType kType, bool kFull>
-inline void pack_key_floats(const TileRows& rows, int first, int d, DType q_type, float* to) {
+[[gnu::flatten]] inline void pack_key_floats(const TileRows& rows, int first, int d, DType q_type,
+                                             float* to) {
   F32 z[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
@@ -114,7 +116,8 @@ void pack_values(TileRows* rows, int D, DType q_type, float* values, Ahead& ahea
 #if defined(__AVX512BF16__)
 // The same in pairs: panels [D / 2][kPanel] of pairs of dims,
 template <bool kFull>
-inline void pack_key_words(const char* const* rows, int count, int d, bool half, float* to) {
+[[gnu::flatten]] inline void pack_key_words(const char* const* rows, int count, int d, bool half,
+                                            float* to) {
   F32 z[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
