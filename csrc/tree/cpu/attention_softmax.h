@@ -112,10 +112,10 @@ inline float largest_of(const float* s, int padded) {
 // exp(scale * s - base) of logits s, for a Cell of that depth.
 template <int kDepth>
 struct Weight {
-  F32 scale, minus_base;
+  F32 rate, minus_base;
 
-  Weight(float scale, float base) : scale(vec::set(scale)), minus_base(vec::set(-base)) {}
-  F32 of(F32 s) const { return vec::exp_below_88(vec::fma(s, scale, minus_base)); }
+  Weight(float scale, float base) : rate(vec::set(scale)), minus_base(vec::set(-base)) {}
+  F32 of(F32 s) const { return vec::exp_below_88(vec::fma(s, rate, minus_base)); }
 };
 
 #if defined(__AVX512BF16__)
@@ -125,12 +125,12 @@ struct Weight {
 template <>
 struct Weight<2> {
   static constexpr float kLog2E = 0x1.715476p+0f;
-  F32 scale, minus_base;
+  F32 rate, minus_base;
 
   Weight(float scale, float base)
-      : scale(vec::set(scale * kLog2E)), minus_base(vec::set(-base * kLog2E)) {}
+      : rate(vec::set(scale * kLog2E)), minus_base(vec::set(-base * kLog2E)) {}
   F32 of(F32 s) const {
-    const F32 x = vec::max(vec::set(-160.0f), vec::fma(s, scale, minus_base));
+    const F32 x = vec::max(vec::set(-160.0f), vec::fma(s, rate, minus_base));
     const F32 n = {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
     const F32 f = vec::sub(x, n);
     F32 p = vec::fma(vec::set(0x1.5bb994p-10f), f, vec::set(0x1.3cea84p-7f));

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from fewstep import logits as logits_ops
 from fewstep import tree
-from fewstep._generate.pack import Block, laws
+from fewstep._generate.pack import Block, Group, laws
 from fewstep._generate.request import Request
 from fewstep._generate.sampling import FILTERS, Sampling
 
@@ -39,39 +38,33 @@ class Judge:
 
     def __init__(self) -> None:
         self._known: list[Request] = []
-        self._seeds = np.zeros(0, np.int64)
-        self._filters: dict[str, Any] = {}
+        self._own: dict[str, Any] = {}  # seeds and filters, by their names
+        self._adjusts = False  # whether any has penalties or a grammar
 
     def __call__(self, block: Block, logits: Any) -> Verdict:
         """Return what is accepted of each request's draft and what follows it."""
         self._read(block.requests)
-        logits, mask, failed = adjusted(block, logits)
+        mask, failed = None, dict[int, Exception]()
+        if self._adjusts:
+            logits, mask, failed = adjusted(block, logits)
         batch = len(block.requests)
         path = np.empty((batch, max(block.depth.tolist())), np.int32)
         accepted, following, status = np.empty((3, batch), np.int32)
         positions = np.array([len(request.tokens) for request in block.requests], np.int32)
+        nodes = {"parent": block.parent, "token": block.token, "logits": logits, "bitmask": mask}
+        requests = self._own | {
+            "positions": positions, "path": path, "accepted": accepted, "next_token": following,
+            "status": status,
+        }  # fmt: skip
         wrong = None
         for group in block.groups:
-            a, b = group.begin, group.end
-            first, last = block.begins[a], block.begins[b]
-            token, ends = _part(block.token, first, last), _part(block.indptr, a, b + 1)
-            verify = partial(
-                tree.verify, _part(block.parent, first, last), ends - first if first else ends,
-                logits=_part(logits, first, last), bitmask=_part(mask, first, last),
-                seeds=_part(self._seeds, a, b), positions=_part(positions, a, b),
-                path=_part(path, a, b), accepted=_part(accepted, a, b),
-                next_token=_part(following, a, b), status=_part(status, a, b),
-                **{name: _part(values, a, b) for name, values in self._filters.items()},
-            )  # fmt: skip
-            try:
-                drawn = laws(block, group)
-                verify(token=token, rule=group.rule, law=group.law, **drawn)
-            except ValueError as error:
-                if group.law == "deterministic":
-                    raise
-                # The probabilities fit nothing: no draft, as if its tokens were negative.
-                wrong = error
-                verify(token=np.full_like(token, -1), rule="match")
+            given, ends = nodes | requests, block.indptr
+            if len(block.groups) > 1:
+                a, b = group.begin, group.end
+                first, last = block.begins[a], block.begins[b]
+                given = _part(nodes, first, last) | _part(requests, a, b)
+                ends = ends[a : b + 1] - first
+            wrong = _verify(block, group, ends, given) or wrong
         for i, why in enumerate(status.tolist()):
             if why:
                 failed.setdefault(i, _reason(block.requests[i], why))
@@ -85,19 +78,34 @@ class Judge:
             return
         self._known = requests
         each = [request.sampling for request in requests]
-        self._seeds = np.array([one.seed for one in each], np.int64)
-        self._filters = {
-            name: np.array([getattr(one, name) for one in each], dtype)
-            for name, dtype in FILTERS.items()
-        }
-        for name, values in list(self._filters.items()):
-            if name != "temperature" and (values == getattr(Sampling, name)).all():
-                del self._filters[name]  # nothing to do, at some cost
+        self._adjusts = any(one.penalises or one.bitmask is not None for one in each)
+        self._own = {"seeds": np.array([one.seed for one in each], np.int64)}
+        for name, dtype in FILTERS.items():
+            values = np.array([getattr(one, name) for one in each], dtype)
+            # Where there is nothing to do, it would be at some cost.
+            if name == "temperature" or (values != getattr(Sampling, name)).any():
+                self._own[name] = values
 
 
-def _part(values: Any, begin: int, end: int) -> Any:
-    """Return some rows; what is all of them as it is, since a view takes its time."""
-    return values if values is None or len(values) == end - begin else values[begin:end]
+def _part(values: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
+    """Return some of the rows of arrays."""
+    return {name: None if one is None else one[begin:end] for name, one in values.items()}
+
+
+def _verify(
+    block: Block, group: Group, ends: NDArray[np.int32], given: dict[str, Any]
+) -> ValueError | None:
+    """Verify a group's drafts; return what was said of those that could not be used."""
+    try:
+        tree.verify(indptr=ends, rule=group.rule, law=group.law, **given, **laws(block, group))
+    except ValueError as error:
+        if group.law == "deterministic":
+            raise
+        # The probabilities fit nothing: no draft, as if its tokens were negative.
+        given["token"] = np.full_like(given["token"], -1)
+        tree.verify(indptr=ends, rule="match", **given)
+        return error
+    return None
 
 
 def _reason(request: Request, status: int) -> ValueError:

@@ -87,7 +87,7 @@ def best_trees(
             pace.level(time.perf_counter() - level)
     if pace:
         pace.drafted(time.perf_counter() - began)
-    return _kept(trees, nodes)
+    return _chains(trees, nodes) if width == 1 else _kept(trees, nodes)
 
 
 def _expand(trees: Sequence[_Candidates], logits: Any, width: int, d2t: Any) -> None:
@@ -105,6 +105,18 @@ def _expand(trees: Sequence[_Candidates], logits: Any, width: int, d2t: Any) -> 
     for b, one in enumerate(trees):
         own = slice(ends[b], ends[b + 1])
         one.expand(tokens[own], values[own], rows[b], beams[b])
+
+
+def _chains(trees: Sequence[_Candidates], nodes: int) -> list[Draft]:
+    """Return chains, the best nodes of which are the first ones."""
+    return [
+        Draft(
+            np.array(one.token[: nodes + 1], np.int32),
+            np.arange(-1, min(nodes + 1, len(one.token)) - 1, dtype=np.int32),
+            score=np.exp(np.array(one.logp[: nodes + 1], np.float32)),
+        )
+        for one in trees
+    ]
 
 
 def _kept(trees: Sequence[_Candidates], nodes: int) -> list[Draft]:

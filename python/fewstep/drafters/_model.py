@@ -61,7 +61,7 @@ class DraftModel:
     --------
     >>> table = np.roll(np.eye(8, dtype=np.float32) * 9, 1, axis=1)  # after t comes t + 1
     >>> model = fewstep.language_model.Markov(table)
-    >>> drafter = fewstep.drafters.DraftModel(model, "chain", depth=3)
+    >>> drafter = fewstep.drafters.DraftModel(model, "chain", depth=3, adapt=False)
     >>> generator = fewstep.Generator(model, drafter=drafter, adapt=False)
     >>> greedy = fewstep.Sampling(temperature=0, max_tokens=8)
     >>> generator.generate([[1]], greedy)[0].drafted

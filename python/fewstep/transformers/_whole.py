@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,15 @@ class Whole:
         model = self.model
         if model.training or model.config._attn_implementation != NAME:
             return False
-        for fields, layer, witness in zip(self._layers, self._fused, self._witnesses, strict=True):
-            packed = getattr(layer._parameters["weight"], "packed", None)
-            if packed is not witness or fields.get("forward") is not layer:
-                return False
-        if not hasattr(self._parameters[2]["weight"], "octets"):
+        try:  # with what C loops over: this stands before every call
+            packed = [layer._parameters["weight"].packed for layer in self._fused]
+            running = [fields["forward"] for fields in self._layers]
+            held = [weight.data_ptr() for weight in self._weights()] == self._held
+        except (AttributeError, KeyError):  # taken out again
             return False
-        return [weight.data_ptr() for weight in self._weights()] == self._held
+        return (
+            held and all(map(is_, packed, self._witnesses)) and all(map(is_, running, self._fused))
+        )
 
     def _made(self) -> Any:
         sizes, first = self._fused[0].scratch.sizes, self._fused[0]
