@@ -40,7 +40,7 @@ def chain_lazy(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> F
 
 
 def chain_full(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
-    """Draw from every position's residual law, as the torch path of vLLM's rejection sampler does.
+    """Draw from every position's residual law, which is how vLLM's torch path is built.
 
     Parameters
     ----------
