@@ -4,6 +4,11 @@
 ``B`` requests, ``K`` drafts of a chain, ``Q`` nodes of a tree, ``V`` tokens. Each is exact. There
 are the forms that public libraries have, which draw by ``torch.multinomial``, and for each an
 ``_inverted`` one, the best that torch offers: it draws by inversion and computes less.
+
+All take the target's `logits`, shape (B, K + 1, V) or of trees (B, Q, V), and the drafts' `tokens`,
+shape (B, K), or of trees lists of each node's token for each request. `q`, shape (B, K, V), are the
+probabilities that drafts were drawn from; of trees row i those of node i's children. `children` are
+those of each node, the same in every request.
 """
 
 from __future__ import annotations
@@ -20,16 +25,7 @@ Found = tuple[torch.Tensor, torch.Tensor]  # the last accepted nodes [B], the ne
 
 
 def chain_lazy(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
-    """Compute one residual law for each request, as transformers' ``_speculative_sampling`` does.
-
-    Parameters
-    ----------
-    logits : torch.Tensor, shape (B, K + 1, V)
-        The target's.
-    q : torch.Tensor, shape (B, K, V)
-        Probabilities that the drafts were drawn from.
-    tokens : torch.Tensor, shape (B, K)
-    """
+    """Compute one residual law a request, as transformers' ``_speculative_sampling`` does."""
     batch, count = tokens.shape
     p, rows = logits.softmax(-1), torch.arange(batch)
     accepted = _accepted(p, q, tokens).cumprod(1).sum(1)
@@ -40,16 +36,7 @@ def chain_lazy(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> F
 
 
 def chain_full(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
-    """Draw from every position's residual law, which is how vLLM's torch path is built.
-
-    Parameters
-    ----------
-    logits : torch.Tensor, shape (B, K + 1, V)
-        The target's.
-    q : torch.Tensor, shape (B, K, V)
-        Probabilities that the drafts were drawn from.
-    tokens : torch.Tensor, shape (B, K)
-    """
+    """Draw from every position's residual law, which is how vLLM's torch path is built."""
     batch, count = tokens.shape
     p = logits.softmax(-1)
     accepted = _accepted(p, q, tokens).cumprod(1).sum(1)
@@ -68,16 +55,7 @@ def _accepted(p: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> torch.T
 
 
 def chain_lazy_inverted(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
-    """Read only the rows that the walk visits, those of all requests at once.
-
-    Parameters
-    ----------
-    logits : torch.Tensor, shape (B, K + 1, V)
-        The target's.
-    q : torch.Tensor, shape (B, K, V)
-        Probabilities that the drafts were drawn from.
-    tokens : torch.Tensor, shape (B, K)
-    """
+    """Read only the rows that the walk visits, those of all requests at once."""
     batch, count = tokens.shape
     accepted, next_token = torch.zeros(batch, dtype=torch.long), torch.empty_like(tokens[:, 0])
     live = torch.arange(batch)
@@ -102,15 +80,7 @@ def chain_lazy_inverted(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Ten
 def chain_full_inverted(
     logits: torch.Tensor, draft_logits: torch.Tensor, tokens: torch.Tensor
 ) -> Found:
-    """Take the softmax of all rows first, those of the drafts too.
-
-    Parameters
-    ----------
-    logits : torch.Tensor, shape (B, K + 1, V)
-        The target's.
-    draft_logits : torch.Tensor, shape (B, K, V)
-    tokens : torch.Tensor, shape (B, K)
-    """
+    """Take the softmax of all rows first, those of `draft_logits`, shape (B, K, V), too."""
     batch, count = tokens.shape
     p, q = logits.softmax(-1), draft_logits.softmax(-1)
     chosen = tokens[:, :, None]
@@ -132,17 +102,6 @@ def rejection_rows(
 
     Where a draft is refused, both laws become what is left of them, as for Sequoia's drafts without
     replacement.
-
-    Parameters
-    ----------
-    logits : torch.Tensor, shape (B, Q, V)
-        The target's.
-    q : torch.Tensor, shape (B, M, V)
-        Row i has the probabilities that the children of node i were drawn from.
-    children : sequence of sequence of int
-        Of each node, the same in every request.
-    tokens : sequence of sequence
-        Of each node of each request.
     """
     last, next_tokens = [], []
     for b, own in enumerate(tokens):
@@ -176,16 +135,7 @@ def rejection_rows_inverted(
 ) -> Found:
     """Recursive rejection sampling of drafts without replacement, a visited row after the other.
 
-    Parameters
-    ----------
-    logits : torch.Tensor, shape (B, Q, V)
-        The target's.
-    q : torch.Tensor, shape (B, M, V)
-        Row i has the probabilities that the children of node i were drawn from.
-    children : sequence of sequence of int
-        Of each node, the same in every request.
-    tokens, q_token : sequence of sequence
-        Of each node of each request, and its probability in `q`.
+    `q_token` are the nodes' own probabilities in `q`, as `tokens` are their tokens.
     """
     last, next_tokens = [], []
     for b, own in enumerate(tokens):
