@@ -14,7 +14,8 @@ from harness import Buffers, bits
 class Model:
     """Random weights and caches of a case, for `fewstep.decoder` and as plain arrays."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, more: int = 0) -> None:
+        """Make caches with room for some tokens more than the rows."""
         import torch
 
         import fewstep
@@ -22,7 +23,7 @@ class Model:
         self.case, self.torch, self.fewstep = case, torch, fewstep
         self.dtype = getattr(torch, case.dtype)
         self.rng = np.random.default_rng(11)
-        capacity = max(n + m for n, m in zip(case.rows, case.lengths, strict=True))
+        capacity = more + max(n + m for n, m in zip(case.rows, case.lengths, strict=True))
         columns, B = -(-capacity // case.T), len(case.rows)
         self.T = capacity if case.has("flat") else case.T
         self.P = B if case.has("flat") else B * columns + 1
@@ -229,3 +230,101 @@ def composed(*, case: Case) -> dict[str, Any]:
     norm = {"norm": model.norm, "norm_eps": 1e-5}
     logits = fewstep.linear.run(x[torch.from_numpy(model.wanted)], model.head, **norm)
     return {"x": bits(x), "logits": bits(logits), "caches": stored(model)}
+
+
+class Chains:
+    """A case's decoder with a token for each column, and what `fewstep.decoder.chain` takes."""
+
+    def __init__(self, case: Case, levels: tuple[int, ...], mapped: bool) -> None:
+        import fewstep
+
+        self.model = model = Model(case, max(levels) - 1)
+        embedding = model.tensor(model.rng.normal(size=(VOCABULARY, E)))
+        self.plain = {
+            "embedding": embedding.float().numpy(), "head": model.unpacked(model.head),
+            "norm": model.norm.float().numpy(), "layers": model.plain, "caches": model.cached(),
+            "cos": model.cos, "sin": model.sin,
+        }  # fmt: skip
+        self.decoder = fewstep.decoder.Decoder(
+            model.layers, case.heads[0], head=model.head, norm=model.norm, embedding=embedding,
+            deterministic=case.deterministic,
+        )  # fmt: skip
+        d2t = model.rng.permutation(VOCABULARY).astype(np.int32)
+        self.d2t = self.plain["d2t"] = d2t if mapped else None
+        self.levels = np.array(levels, np.int32)
+        self.turn = {"cos": model.cos, "sin": model.sin}
+
+    def result(self, ids: Any, logp: Any) -> dict[str, Any]:
+        return {"ids": ids, "logp": logp, "caches": stored(self.model)}
+
+
+def chain(
+    *, case: Case, levels: tuple[int, ...], mapped: bool = True, least: float = 0.0,
+    threads: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """Draft chains by `fewstep.decoder.chain` between guard bands."""
+    import torch
+
+    import fewstep
+
+    torch.set_num_threads(1)
+    fewstep.set_num_threads(threads)
+    chains, buffers = Chains(case, levels, mapped), Buffers()
+    model, shape = chains.model, (len(levels), max(levels) + 1)
+    ids = buffers.place("ids", np.zeros(shape, np.int32), "int32", gap=3)
+    logp = buffers.place("logp", np.zeros(shape, np.float32), "float32", gap=1)
+    columns = 1 if model.table is None else model.table.shape[1]
+    sizes = len(model.ids), len(levels), columns
+    scratch = np.zeros(-(-chains.decoder.core.chain_workspace_bytes(*sizes) // 8), np.int64)
+    fewstep.decoder.chain(
+        chains.decoder, model.ids, levels=chains.levels, least=least, d2t=chains.d2t, ids=ids,
+        logp=logp, workspace=buffers.place("workspace", scratch, "int64", offset=1),
+        **chains.turn, **model.options(),
+    )  # fmt: skip
+    buffers.verify()
+    tokens = np.split(model.ids, case.indptr[1:-1])
+    plain = chains.plain | {"tokens": tokens, "levels": levels, "heads": case.heads}
+    return chains.result(ids.numpy().copy(), logp.numpy().copy()) | {"plain": plain}
+
+
+def stepped(*, case: Case, levels: tuple[int, ...], mapped: bool = True) -> dict[str, Any]:
+    """Draft chains request by request, by `fewstep.decoder.run` and `fewstep.tree.expand`."""
+    import torch
+
+    import fewstep
+
+    torch.set_num_threads(1)
+    fewstep.set_num_threads(1)
+    chains = Chains(case, levels, mapped)
+    model, ends = chains.model, case.indptr
+    every = model.table if model.table is not None else np.arange(len(levels), dtype=np.int32)
+    ids = np.full((len(levels), max(levels) + 1), -1, np.int32)
+    logp = np.full(ids.shape, -np.inf, np.float32)
+    for b, count in enumerate(levels):
+        tokens, length = model.ids[ends[b] : ends[b + 1]], case.lengths[b]
+        above, table = np.zeros(1, np.float32), every[b].reshape(1, -1)
+        for k in range(count):
+            logits = fewstep.decoder.run(
+                chains.decoder, model.tensor(np.zeros((len(tokens), E))), tokens=tokens,
+                indptr=np.array([0, len(tokens)], np.int32), length=np.array([length], np.int32),
+                page_table=table, rows=np.array([len(tokens) - 1]), **chains.turn,
+            )  # fmt: skip
+            one = np.array([0, 1], np.int32)
+            best = fewstep.tree.expand(above, logits, 1, indptr=one, d2t=chains.d2t)
+            ids[b, k], logp[b, k] = best.ids[0, 0], best.logp[0, 0]
+            length, tokens = length + len(tokens), ids[b, k : k + 1].astype(np.int64)
+            above = logp[b, k : k + 1]
+    return chains.result(ids, logp)
+
+
+def broken() -> dict[str, Any]:
+    """Draft chains of a model of which one logit is NaN."""
+    import fewstep
+
+    chains = Chains(Case("one"), (3,), True)
+    chains.model.norm[0] = float("nan")
+    found = fewstep.decoder.chain(
+        chains.decoder, chains.model.ids, levels=chains.levels, d2t=chains.d2t, **chains.turn,
+        **chains.model.options(),
+    )  # fmt: skip
+    return {"ids": found.ids}

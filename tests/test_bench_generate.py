@@ -20,6 +20,7 @@ TIMES |= {"transformers greedy": 400.0, "transformers assisted": 500.0}
 TIMES |= {"transformers prompt look-up": 350.0}
 TIMES |= {"ours": 10.0, "theirs": 30.0, "full": 20.0, "part": 10.0}
 TIMES |= {"transformers, DynamicCache": 45.0, "transformers, StaticCache": 30.0}
+TIMES |= {"fewstep, pass by pass": 20.0, "transformers": 30.0}
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,10 @@ def test_tree_and_head() -> None:
     assert (row["ratio"], row["bar"], row["met"]) == (3.0, 2.5, True)
     (row,) = measured("draft_head")
     assert (row["ratio"], row["bar"], row["V"]) == (2.0, 1.3, 100)
+    rows = measured("draft_chain")
+    assert [(row["rival"], row["ratio"], row["K"]) for row in rows] == [
+        ("fewstep, pass by pass", 2.0, 4), ("transformers", 3.0, 4),
+    ]  # fmt: skip
 
 
 def test_a_wrong_forward_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

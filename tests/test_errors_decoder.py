@@ -14,6 +14,7 @@ from test_errors import refuses, text, zeros
 
 E, INNER, VOCABULARY = 32, 48, 7
 CREATE, RUN = "fewstep_decoder_create", "fewstep_decoder_run"
+CHAIN = "fewstep_decoder_chain"
 
 
 def packed(outputs: int, inputs: int, kind: str = "float32") -> linear.Packed:
@@ -166,3 +167,56 @@ def test_what_a_decoder_lacks() -> None:
     message = f"{RUN}: 'x' must not overlap 'logits', got shared memory"
     given = call(x=x, logits=x.reshape(-1)[:21].reshape(3, 7))
     refuses(lambda: decoder.run(**given), ValueError, message)
+
+
+CHAINS: list[tuple[dict[str, Any], str]] = [
+    ({"tokens": np.zeros(3, np.int32)}, "'tokens' must have dtype int64, got int32"),
+    ({"tokens": np.array([0, 9, 0])}, "'tokens[1]' must lie in [0, 9), got 9"),
+    ({"indptr": ints(0, 2)}, "'indptr' must have shape [B+1=3], got [2]"),
+    ({"indptr": ints(0, 2, 2)}, "'indptr[2]' must be N=3, got 2"),
+    ({"indptr": ints(0, 0, 3)}, "'indptr[1]' must give each request a row, got 0"),
+    ({"length": ints(0, -1)}, "'length[1]' must be 0 or more, got -1"),
+    ({"page_table": ints(1, 3)[:, None]},
+     "'page_table' must have a page in [0, 3) for slot 0 of request 1, got 3"),
+    ({"levels": ints(1)}, "'levels' must have shape [B=2], got [1]"),
+    ({"levels": ints(0, 2)}, "'levels[0]' must lie in [1, K=2], got 0"),
+    ({"levels": ints(1, 3), "ids": zeros(2, 2, dtype=np.int32)},
+     "'levels[1]' must lie in [1, K=2], got 3"),
+    ({"length": ints(2, 1)}, "'levels' must leave request 0 within its cache of 4 slots, got 5"),
+    ({"cos": zeros(3, 8), "sin": zeros(3, 8)},
+     "'cos' must give each row a position in [0, S=3), got 3"),
+    ({"cos": zeros(9, 9), "sin": zeros(9, 9)}, "'cos' must have at most D/2=8 columns, got 9"),
+    ({"least": -0.5}, "'least' must be finite and 0 or more, got -0.5"),
+    ({"least": float("nan")}, "'least' must be finite and 0 or more, got nan"),
+    ({"d2t": np.zeros(6, np.int32)}, "'d2t' must have shape [V=7], got [6]"),
+    ({"d2t": ints(0, 1, 2, 9, 4, 5, 6)}, "'d2t[3]' must lie in [0, 9), got 9"),
+    ({"decoder": make(embedding=packed(5, E)), "tokens": np.zeros(3, np.int64)},
+     "'d2t' must be given for V=7 of 5 tokens, got none"),
+    ({"decoder": make(embedding=None)}, "'decoder' must have an embedding, got none"),
+    ({"decoder": make(head=None, norm=None)}, "'decoder' must have a head, got none"),
+    ({"ids": zeros(2, 2)}, "'ids' must have dtype int32, got float32"),
+    ({"logp": zeros(2, 3)}, "'logp' must have shape [B=2, K=2], got [2, 3]"),
+    ({"workspace": np.zeros(2, np.int64)}, "'workspace' must have 536 elements or more, got 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), CHAINS, ids=text)
+def test_decoder_chain(changes: dict[str, Any], message: str) -> None:
+    given = {
+        "decoder": make(embedding=packed(9, E)), "tokens": np.array([1, 2, 3]),
+        "indptr": ints(0, 2, 3), "length": ints(1, 2), "cos": zeros(9, 8), "sin": zeros(9, 8),
+        "levels": ints(2, 1), "page_table": ints(1, 0)[:, None],
+    } | changes  # fmt: skip
+    refuses(lambda: decoder.chain(**given), ValueError, f"{CHAIN}: {message}")
+
+
+def test_chains_do_not_overlap() -> None:
+    memory = np.zeros(3, np.int32)
+    message = f"{CHAIN}: 'ids' must not overlap 'logp', got shared memory"
+    given: dict[str, Any] = {
+        "decoder": make(embedding=packed(9, E)), "tokens": np.array([1]), "indptr": ints(0, 1),
+        "length": ints(1), "cos": zeros(9, 8), "sin": zeros(9, 8), "levels": ints(2),
+        "page_table": ints(1)[:, None], "ids": memory[:2][None],
+        "logp": memory[1:3].view(np.float32)[None],
+    }  # fmt: skip
+    refuses(lambda: decoder.chain(**given), ValueError, message)

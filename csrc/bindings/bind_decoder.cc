@@ -97,50 +97,76 @@ class Decoder {
     owner_.reset(decoder);
   }
 
-  void run(py::handle x, py::handle tokens, py::handle indptr, py::handle length,
-           py::handle page_table, py::handle cos, py::handle sin, py::handle bits, py::handle depth,
-           py::handle block, py::handle rows, py::handle logits, py::handle workspace) {
+  // `inputs` is (tokens, indptr, length, page_table, cos, sin, bits, depth, block, rows), `outputs`
+  // (x, logits, workspace).
+  void run(const py::tuple& inputs, const py::tuple& outputs) {
     constexpr const char* kFunction = "fewstep_decoder_run";
-    const py::handle arguments[] = {x,    tokens, indptr, length, page_table, cos,      sin,
-                                    bits, depth,  block,  rows,   logits,     workspace};
+    const py::handle arguments[] = {inputs, outputs};
     CallStream stream(arguments);
-    const auto read = Borrowed::kRead, write = Borrowed::kWrite;
-    const Borrowed x_t(x, kFunction, "x", write, &stream);
-    const Optional tokens_t(tokens, kFunction, "tokens", read, &stream);
-    const Borrowed ends(indptr, kFunction, "indptr", read, &stream);
-    const Borrowed length_t(length, kFunction, "length", read, &stream);
-    const Optional table(page_table, kFunction, "page_table", read, &stream);
-    const Borrowed cos_t(cos, kFunction, "cos", read, &stream);
-    const Borrowed sin_t(sin, kFunction, "sin", read, &stream);
-    const Optional words(bits, kFunction, "bits", read, &stream);
-    const Optional depths(depth, kFunction, "depth", read, &stream);
-    const Optional blocks(block, kFunction, "block", read, &stream);
-    const Optional wanted(rows, kFunction, "rows", read, &stream);
-    const Optional logits_t(logits, kFunction, "logits", write, &stream);
-    const Optional scratch(workspace, kFunction, "workspace", write, &stream);
     fewstep_decoder_run_args args = FEWSTEP_DECODER_RUN_ARGS_INIT;
-    args.x = x_t.get();
-    args.tokens = tokens_t.get();
-    args.indptr = ends.get();
-    args.length = length_t.get();
-    args.page_table = table.get();
-    args.cos = cos_t.get();
-    args.sin = sin_t.get();
-    args.bits = words.get();
-    args.depth = depths.get();
-    args.block = blocks.get();
-    args.rows = wanted.get();
-    args.logits = logits_t.get();
-    args.workspace = scratch.given ? scratch.get() : own_workspace(args);
-    const fewstep_context* ctx = stream.context(x_t.get(), kFunction, "x");
+    const Field fields[] = {
+        {"tokens", &args.tokens},
+        {"indptr", &args.indptr},
+        {"length", &args.length},
+        {"page_table", &args.page_table},
+        {"cos", &args.cos},
+        {"sin", &args.sin},
+        {"bits", &args.bits},
+        {"depth", &args.depth},
+        {"block", &args.block},
+        {"rows", &args.rows},
+        {"x", &args.x},
+        {"logits", &args.logits},
+        {"workspace", &args.workspace},
+    };
+    const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
+    if (!args.workspace) {
+      args.workspace = kept(workspace_bytes(first(args.x), first(args.length), first(args.logits),
+                                            columns(args.page_table)));
+    }
     const auto op = [this](const fewstep_context* c, const fewstep_decoder_run_args* given) {
       return fewstep_decoder_run(c, owner_.get(), given);
     };
-    run_op(op, ctx, args);
+    run_op(op, stream.context(args.x, kFunction, "x"), args);
+  }
+
+  // `inputs` is (tokens, indptr, length, page_table, cos, sin, levels, d2t), `outputs` (ids, logp,
+  // workspace).
+  void chain(double least, const py::tuple& inputs, const py::tuple& outputs) {
+    constexpr const char* kFunction = "fewstep_decoder_chain";
+    const py::handle arguments[] = {inputs, outputs};
+    CallStream stream(arguments);
+    fewstep_decoder_chain_args args = FEWSTEP_DECODER_CHAIN_ARGS_INIT;
+    args.least = least;
+    const Field fields[] = {
+        {"tokens", &args.tokens},
+        {"indptr", &args.indptr},
+        {"length", &args.length},
+        {"page_table", &args.page_table},
+        {"cos", &args.cos},
+        {"sin", &args.sin},
+        {"levels", &args.levels},
+        {"d2t", &args.d2t},
+        {"ids", &args.ids},
+        {"logp", &args.logp},
+        {"workspace", &args.workspace},
+    };
+    const BorrowedFields held(fields, inputs, outputs, kFunction, &stream);
+    if (!args.workspace) {
+      args.workspace = kept(
+          chain_workspace_bytes(first(args.tokens), first(args.length), columns(args.page_table)));
+    }
+    const auto op = [this](const fewstep_context* c, const fewstep_decoder_chain_args* given) {
+      return fewstep_decoder_chain(c, owner_.get(), given);
+    };
+    run_op(op, stream.context(args.ids, kFunction, "ids"), args);
   }
 
   int64_t workspace_bytes(int64_t N, int64_t B, int64_t M, int64_t C) const {
     return fewstep_decoder_run_workspace_bytes(owner_.get(), N, B, M, C);
+  }
+  int64_t chain_workspace_bytes(int64_t N, int64_t B, int64_t C) const {
+    return fewstep_decoder_chain_workspace_bytes(owner_.get(), N, B, C);
   }
 
  private:
@@ -148,12 +174,13 @@ class Decoder {
     void operator()(fewstep_decoder* decoder) const { fewstep_decoder_destroy(decoder); }
   };
 
-  // Scratch of the call before where it is large enough; shapes are the op's to check.
-  const fewstep_tensor* own_workspace(const fewstep_decoder_run_args& a) {
-    const auto first = [](const fewstep_tensor* t) { return t->ndim > 0 ? t->shape[0] : 0; };
-    const int64_t N = first(a.x), M = !a.logits ? 0 : first(a.logits);
-    const int64_t C = a.page_table && a.page_table->ndim > 1 ? a.page_table->shape[1] : 1;
-    const int64_t count = (workspace_bytes(N, first(a.length), M, C) + 7) / 8;
+  // Sizes of arguments whose shapes are the op's to check.
+  static int64_t first(const fewstep_tensor* t) { return t && t->ndim > 0 ? t->shape[0] : 0; }
+  static int64_t columns(const fewstep_tensor* t) { return t && t->ndim > 1 ? t->shape[1] : 1; }
+
+  // Scratch of the call before where it is large enough.
+  const fewstep_tensor* kept(int64_t bytes) {
+    const int64_t count = (bytes + 7) / 8;
     if (count > count_) {
       memory_.reset(new int64_t[size_t(count)]);
       count_ = count;
@@ -178,10 +205,10 @@ void bind_decoder(py::module_& m) {
            py::arg("layers"), py::arg("heads"), py::arg("inner"), py::arg("scale"),
            py::arg("deterministic"), py::arg("head"), py::arg("vocabulary"), py::arg("norm"),
            py::arg("embedding"), py::arg("n_tokens"))
-      .def("run", &Decoder::run, py::arg("x"), py::arg("tokens"), py::arg("indptr"),
-           py::arg("length"), py::arg("page_table"), py::arg("cos"), py::arg("sin"),
-           py::arg("bits"), py::arg("depth"), py::arg("block"), py::arg("rows"), py::arg("logits"),
-           py::arg("workspace"))
+      .def("run", &Decoder::run, py::arg("inputs"), py::arg("outputs"))
+      .def("chain", &Decoder::chain, py::arg("least"), py::arg("inputs"), py::arg("outputs"))
+      .def("chain_workspace_bytes", &Decoder::chain_workspace_bytes, py::arg("N"), py::arg("B"),
+           py::arg("C"))
       .def("workspace_bytes", &Decoder::workspace_bytes, py::arg("N"), py::arg("B"), py::arg("M"),
            py::arg("C"));
 }

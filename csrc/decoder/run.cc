@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "decoder/pass.h"
+#include "decoder/checks.h"
 #include "fewstep/decoder.h"
-#include "kv/checks.h"
-#include "linear/checks.h"
 
 namespace fewstep::decoder {
 namespace {
@@ -15,39 +12,12 @@ using Args = fewstep_decoder_run_args;
 
 std::string text_of(int64_t value) { return std::to_string(value); }
 
-linear::Rows rows_of(const View& v) { return {v.as<char>(), v.stride * size_of(v.dtype), v.dtype}; }
-
 void read_batch(const Args& a, ArgCheck& check, Pass* p) {
   check.set_dim('E', p->d.E);
   p->x = rows_of(check.out("x", a.x, only(p->d.type), "N E"));
   p->N = check.dim('N');
-  if (a.tokens) {
-    if (p->d.embedding.n_tokens == 0) {
-      check.fail("tokens", "must be left out for a decoder without embedding", "some");
-    }
-    const View tokens = check.in("tokens", a.tokens, only(DType::kI64), "N");
-    p->tokens = tokens.as<const int64_t>();
-    p->tokens_stride = tokens.stride;
-  }
-  p->length = kv::ints_of(check.in("length", a.length, only(DType::kI32), "B"));
-  p->indptr = kv::ints_of(check.in("indptr", a.indptr, only(DType::kI32), "B+1"));
-  p->B = check.dim('B');
-}
-
-void read_rope(const Args& a, ArgCheck& check, Pass* p) {
-  const View cos = check.in("cos", a.cos, only(DType::kF32), "S R");
-  const View sin = check.in("sin", a.sin, only(DType::kF32), "S R");
-  p->S = check.dim('S');
-  p->pairs = check.dim('R');
-  if (2 * p->pairs > p->d.D) {
-    check.fail("cos",
-               format("must have at most D/2=%lld columns", static_cast<long long>(p->d.D / 2)),
-               text_of(p->pairs));
-  }
-  p->cos = cos.as<const float>();
-  p->sin = sin.as<const float>();
-  p->cos_stride = cos.stride;
-  p->sin_stride = sin.stride;
+  if (a.tokens) take_tokens(check, a.tokens, p);
+  take_requests(check, a.length, a.indptr, p);
 }
 
 void read_trees(const Args& a, ArgCheck& check, Pass* p) {
@@ -83,29 +53,6 @@ void read_head(const Args& a, ArgCheck& check, Pass* p) {
   p->logits = rows_of(check.out("logits", a.logits, kFloating, "M V"));
 }
 
-void read_workspace(const Args& a, ArgCheck& check, Pass* p) {
-  const View w = check.out("workspace", a.workspace, only(DType::kI64), "X");
-  linear::check_contiguous(check, "workspace", w);
-  p->layout = layout_of(p->d, p->N, p->B, p->M, p->C);
-  const int64_t needed = (p->layout.total + 7) / 8;
-  if (w.rows < needed) {
-    check.fail("workspace",
-               format("must have %lld elements or more", static_cast<long long>(needed)),
-               text_of(w.rows));
-  }
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(w.data);
-  p->scratch = w.as<char>() + ((64 - begin % 64) % 64);
-}
-
-void check_index(const ArgCheck& check, const char* name, const int64_t* values, int64_t stride,
-                 int64_t count, int64_t end) {
-  for (int64_t i = 0; values && i < count; ++i) {
-    if (values[i * stride] >= 0 && values[i * stride] < end) continue;
-    check.fail({name, int(i)}, format("must lie in [0, %lld)", static_cast<long long>(end)),
-               text_of(values[i * stride]));
-  }
-}
-
 void check_tree(const ArgCheck& check, const Pass& p, int64_t b) {
   const int64_t rows = p.rows_of(b), block = p.block_of(b);
   if (p.block.data && (block < rows || block > kv::at(p.length, b) + rows)) {
@@ -134,12 +81,8 @@ void check_values(const ArgCheck& check, const kv::SlotCheck& slots, const Pass&
     slots.range("x", b, 0, length + rows);
     if (p.bits) check_tree(check, p, b);
     for (int64_t n = kv::at(p.indptr, b); n < kv::at(p.indptr, b + 1); ++n) {
-      const int64_t position = p.position(b, n);
-      if (position >= 0 && position < p.S) continue;
-      check.fail(
-          p.depth.data ? ArgName("depth", int(n)) : ArgName("cos"),
-          format("must give each row a position in [0, S=%lld)", static_cast<long long>(p.S)),
-          text_of(position));
+      const ArgName name = p.depth.data ? ArgName("depth", int(n)) : ArgName("cos");
+      check_position(check, name, p, p.position(b, n));
     }
   }
 }
@@ -150,17 +93,12 @@ void run_decoder(const fewstep_context* ctx, const fewstep_decoder* decoder, con
   check.sized("args", args, "FEWSTEP_DECODER_RUN_ARGS_INIT");
   Pass p(*decoder);
   read_batch(*args, check, &p);
-  View table;
-  if (args->page_table) table = check.in("page_table", args->page_table, only(DType::kI32), "B C");
-  check.set_dim('P', decoder->P);
-  check.set_dim('T', decoder->T);
-  const kv::SlotCheck slots = kv::slot_check(check, table);
-  p.pages = slots.pages;
-  p.C = slots.columns;
-  read_rope(*args, check, &p);
+  const kv::SlotCheck slots = take_pages(check, args->page_table, &p);
+  take_rope(check, args->cos, args->sin, &p);
   read_trees(*args, check, &p);
   read_head(*args, check, &p);
-  read_workspace(*args, check, &p);
+  p.layout = layout_of(p.d, p.N, p.B, p.M, p.C);
+  p.scratch = take_workspace(check, args->workspace, p.layout.total);
   check.no_overlap();
   check_thread_settings();
   linear::run_kernel(check.device(), kFunction);  // data is read from here on

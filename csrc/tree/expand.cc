@@ -65,7 +65,7 @@ void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args
   check_thread_settings();
   p.B = check.dim('B');
   p.K = int32_t(check.dim('K'));
-  ExpandFn& kernel = kExpand.pick(check.device(), kFunction);
+  ExpandFn& kernel = expand_kernel(check.device(), kFunction);
   check_indptr(check, "indptr", indptr, p.B, p.rows.R, 'R');
   p.cum_logp = cum.as<float>();
   p.cum_logp_stride = cum.stride;
@@ -80,6 +80,11 @@ void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args
 }
 
 }  // namespace
+
+ExpandFn& expand_kernel(Device device, const char* function) {
+  return kExpand.pick(device, function);
+}
+
 }  // namespace fewstep::tree
 
 extern "C" fewstep_status fewstep_tree_expand(const fewstep_context* ctx,

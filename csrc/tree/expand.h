@@ -31,4 +31,7 @@ struct ExpandProblem {
 using ExpandFn = void(const ExpandProblem&);
 FEWSTEP_DECLARE_KERNELS(ExpandFn, expand)
 
+// The kernel for a device; throws where there is none.
+ExpandFn& expand_kernel(Device device, const char* function);
+
 }  // namespace fewstep::tree

@@ -437,22 +437,11 @@ class Decoder:
         embedding: object,
         n_tokens: int,
     ) -> None: ...
-    def run(
-        self,
-        x: object,
-        tokens: object,
-        indptr: object,
-        length: object,
-        page_table: object,
-        cos: object,
-        sin: object,
-        bits: object,
-        depth: object,
-        block: object,
-        rows: object,
-        logits: object,
-        workspace: object,
+    def run(self, inputs: tuple[object, ...], outputs: tuple[object, ...]) -> None: ...
+    def chain(
+        self, least: float, inputs: tuple[object, ...], outputs: tuple[object, ...]
     ) -> None: ...
+    def chain_workspace_bytes(self, N: int, B: int, C: int) -> int: ...
     def workspace_bytes(self, N: int, B: int, M: int, C: int) -> int: ...
 
 class KvPool:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from fewstep import _core
 from fewstep._arrays import empty, shape_of
 from fewstep.linear import Packed, check_packed, dtype_name, kind_index
 
-__all__ = ["Decoder", "Layer", "run"]
+__all__ = ["Chain", "Decoder", "Layer", "chain", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +256,123 @@ def run(
         )
         logits = empty((*shape[:1], decoder.n_vocab), dtype_name(x), x)
     decoder.core.run(
-        x, tokens, indptr, length, page_table, cos, sin, bits, depth, block, rows, logits,
-        workspace,
-    )  # fmt: skip
+        (tokens, indptr, length, page_table, cos, sin, bits, depth, block, rows),
+        (x, logits, workspace),
+    )
     return x if logits is None else logits
+
+
+class Chain(NamedTuple):
+    """What `chain` drafted.
+
+    Attributes
+    ----------
+    ids : array, shape (B, K), int32
+        Tokens of each request's chain, -1 behind the last.
+    logp : array, shape (B, K), float32
+        Log-probability of the chain up to each of them, -inf behind the last.
+    """
+
+    ids: Any
+    logp: Any
+
+
+def chain(
+    decoder: Decoder,
+    tokens: Any,
+    indptr: Any,
+    length: Any,
+    cos: Any,
+    sin: Any,
+    *,
+    levels: Any,
+    least: float = 0.0,
+    page_table: Any = None,
+    d2t: Any = None,
+    ids: Any = None,
+    logp: Any = None,
+    workspace: Any = None,
+) -> Chain:
+    """Draft the chain of likeliest tokens behind each request's rows.
+
+    A pass of the rows, then one of a row a request for each further token: what `run` and
+    `fewstep.tree.expand` of width 1 give in turns, with the same bits, in one call. It is the
+    drafting loop of speculative decoding [1]_ at temperature 0.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        With embedding and head.
+    tokens : array, shape (N,), int64
+        Of all requests' rows, each of which has one or more.
+    indptr : array, shape (B + 1,), int32
+        Rows ``indptr[b]`` to ``indptr[b + 1] - 1`` are those of request b.
+    length : array, shape (B,), int32
+        Tokens of each request before its rows, which stays as it is.
+    cos, sin : array, shape (S, R / 2), float32
+        Tables of RoPE, pairs ``(i, i + R / 2)``.
+    levels : array, shape (B,), int32
+        How many tokens to draft for each request, 1 to K.
+    least : float
+        All chains end where the probabilities of those that would go on sum to this or less.
+    page_table : array, shape (B, C), int32, optional
+        Pages of each request's cache; without it, page b is that of request b.
+    d2t : array, shape (V,), int32, optional
+        Tokens that the logits' columns stand for; their numbers when left out.
+    ids : array, shape (B, K), int32, optional
+        Written in place; K is the most of `levels` when left out.
+    logp : array, shape (B, K), float32, optional
+        Written in place.
+    workspace : array, int64, optional
+        Scratch; kept by the decoder when left out.
+
+    Returns
+    -------
+    Chain
+        ``ids``, ``logp``. Keys and values of the rows and of all drafted tokens but a request's
+        last are in the cache then.
+
+    Raises
+    ------
+    ValueError
+        A shape, dtype, value or overlap that is not as described, before anything is written; the
+        message names the argument.
+    NotImplementedError
+        This build has no kernel for the device.
+
+    Notes
+    -----
+    Of equally likely tokens the first. A chain ends, too, where logits are NaN or +inf.
+
+    References
+    ----------
+    .. [1] Leviathan et al., arXiv 2211.17192, alg. 1.
+
+    Examples
+    --------
+    >>> def weight(outputs, inputs):
+    ...     return fewstep.linear.pack(np.zeros((outputs, inputs), np.float32))
+    >>> keys, values = (np.zeros((1, 8, 1, 16), np.float32) for _ in range(2))
+    >>> one, small = np.ones(16, np.float32), weight(16, 16)
+    >>> layer = fewstep.decoder.Layer(
+    ...     q=small, k=small, v=small, o=small, gate=small, up=small, down=small, norm=one,
+    ...     mlp_norm=one, k_cache=keys, v_cache=values)
+    >>> after = np.roll(np.eye(16, dtype=np.float32), 1, axis=0)  # token t is followed by t + 1
+    >>> decoder = fewstep.decoder.Decoder(
+    ...     [layer], heads=1, head=fewstep.linear.pack(after), norm=one,
+    ...     embedding=np.eye(16, dtype=np.float32))
+    >>> turn = np.ones((8, 8), np.float32), np.zeros((8, 8), np.float32)
+    >>> ends, length = np.array([0, 2], np.int32), np.array([0], np.int32)
+    >>> tokens, levels = np.array([4, 5]), np.array([3], np.int32)
+    >>> fewstep.decoder.chain(decoder, tokens, ends, length, *turn, levels=levels).ids
+    array([[6, 7, 8]], dtype=int32)
+    """
+    if ids is None:
+        most = max([1, *np.asarray(levels).ravel().tolist()])
+        ids = empty((len(length), most), "int32", length)
+    if logp is None:
+        logp = empty(shape_of("fewstep.decoder.chain", "ids", ids), "float32", length)
+    decoder.core.chain(
+        least, (tokens, indptr, length, page_table, cos, sin, levels, d2t), (ids, logp, workspace)
+    )
+    return Chain(ids, logp)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of ``decoder.run``: kinds of models, of caches and of batches."""
+"""Cases of ``decoder.run`` and ``decoder.chain``: kinds of models, of caches and of batches."""
 
 from __future__ import annotations
 
@@ -78,4 +78,16 @@ CASES = (
     Case("long-flat", (260, 3), (0, 9), (1, 1, 16), options=("flat",)),
     Case("parts", (1, 2), (2100, 40), (2, 1, 16), T=32),
     Case("in the batch", (1, 3), (1500, 4), (2, 1, 16), deterministic=False, T=32),
+)
+
+INT8 = ("int8_cache", "joined")
+CHAINS = (  # with how many tokens to draft for each request
+    (Case("one"), (4,)),
+    (Case("ragged", (3, 1, 6), (2, 9, 0)), (2, 5, 1)),
+    (Case("bfloat16", (5, 1), (3, 30), dtype="bfloat16", kind="bfloat16"), (3, 3)),
+    (Case("int8", (2, 2), (3, 9), dtype="bfloat16", kind="int8", options=INT8), (3, 1)),
+    (Case("qwen3", (4, 1), (2, 6), (4, 2, 16), options=("head_norms",)), (1, 4)),
+    (Case("mistral", (9, 2), (12, 3), (2, 1, 16), options=("window", "biases")), (6, 6)),
+    (Case("flat", (3, 2), (4, 9), options=("flat",)), (2, 4)),
+    (Case("long", (300, 2), (5, 700), (2, 1, 16), T=32), (2, 3)),
 )

@@ -235,4 +235,32 @@ TEST_CASE("a decoder is refused by name, and so is a call of it without tensors"
   run.workspace = workspace;
   decoder.run(run);  // weights of 0 leave x as it is, and write keys of 0
   CHECK(x == Floats(16, 1.0f));
+  fewstep_decoder_chain_args chain = fewstep::decoder::chain_args();
+  CHECK(message_of([&] { decoder.chain(chain); }) ==
+        "fewstep_decoder_chain: 'decoder' must have a head, got none");
+
+  Floats rows_of_tokens(16 * 16, 1.0f), chances(2);
+  const Tensor embedding(rows_of_tokens.data(), {16, 16}), logp(chances.data(), {1, 2});
+  args.head.packed = packed;
+  args.vocabulary = 16;
+  args.norm.weight = norm;
+  args.embedding.packed = embedding;
+  args.n_tokens = 16;
+  const fewstep::decoder::Decoder drafts(args);
+  std::vector<int64_t> text = {3}, room(size_t(drafts.chain_workspace_bytes(1, 1, 1) / 8));
+  Ints drafted(2, -5), levels = {2};
+  const Tensor ids(drafted.data(), {1, 2}), wanted{TensorRef(levels)}, first{TensorRef(text)},
+      space{TensorRef(room)};
+  chain.tokens = first;
+  chain.indptr = indptr;
+  chain.length = length;
+  chain.cos = c;
+  chain.sin = s;
+  chain.levels = wanted;
+  chain.ids = ids;
+  chain.logp = logp;
+  chain.workspace = space;
+  drafts.chain(chain);  // all tokens are equally likely: the first
+  CHECK(drafted == Ints{0, 0});
+  CHECK(chances[1] == doctest::Approx(-2.0 * std::log(16.0)));
 }

@@ -57,6 +57,9 @@ def test_contract_names_every_tensor_and_checks_it(op: Declaration) -> None:
     assert tensors
     _, family, verb = op.name.split("_", 2)
     source = (CSRC / family / f"{verb}.cc").read_text()
+    shared = CSRC / family / "checks.cc"  # what several ops of the family check alike
+    if f'"{family}/checks.h"' in source and shared.exists():
+        source += shared.read_text()
     checked = set(re.findall(r'\.(?:in|out)(?:_strided)?\(\s*\{?\s*"(\w+)"', source))
     described = re.search(r"\* Shapes(.*?)\n \* [A-Z]", op.comment, re.S)
     for name in tensors:

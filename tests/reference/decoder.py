@@ -82,3 +82,40 @@ def run(
         gated = linear(normed(x, layer["mlp_norm"], eps), layer["gate"], up=layer["up"])
         x = linear(gated, layer["down"], residual=x)
     return x, after
+
+
+def chain(
+    tokens: list[Array],
+    embedding: Array,
+    head: Array,
+    norm: Array,
+    layers: list[dict[str, Any]],
+    caches: list[list[tuple[Array, Array]]],
+    cos: Array,
+    sin: Array,
+    heads: tuple[int, int, int],
+    levels: Array,
+    d2t: Array | None = None,
+    eps: float = 1e-6,
+) -> list[tuple[list[int], list[float]]]:
+    """Draft the likeliest tokens behind each request's, and their log-probabilities together.
+
+    Takes what `run` takes, with all requests' tokens and, in place of x, embedding and head.
+    """
+    found = []
+    for b, rows in enumerate(tokens):
+        own = [[cached[b]] for cached in caches]
+        ids: list[int] = []
+        logp: list[float] = []
+        new = np.asarray(rows)
+        for _ in range(levels[b]):
+            indptr = np.array([0, len(new)])
+            x, own = run(embedding[new], layers, indptr, own, cos, sin, heads, eps=eps)
+            logits = head @ normed(x[-1], norm, eps)
+            best = int(logits.argmax())
+            logits -= logits[best]
+            logp.append((logp[-1] if logp else 0.0) - float(np.log(np.exp(logits).sum())))
+            ids.append(best if d2t is None else int(d2t[best]))
+            new = np.array(ids[-1:])
+        found.append((ids, logp))
+    return found

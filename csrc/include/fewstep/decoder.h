@@ -185,6 +185,75 @@ FEWSTEP_API fewstep_status fewstep_decoder_run(const fewstep_context* ctx,
                                                const fewstep_decoder* decoder,
                                                const fewstep_decoder_run_args* args);
 
+/* Bytes of workspace that fewstep_decoder_chain needs for N rows of B requests, with C columns of
+ * the page table (1 without one). */
+FEWSTEP_API int64_t fewstep_decoder_chain_workspace_bytes(const fewstep_decoder* decoder, int64_t N,
+                                                          int64_t B, int64_t C);
+
+/* Arguments of fewstep_decoder_chain. */
+typedef struct fewstep_decoder_chain_args {
+  uint32_t size;                    /* sizeof(fewstep_decoder_chain_args) */
+  const fewstep_tensor* tokens;     /* [N] i64 */
+  const fewstep_tensor* indptr;     /* [B + 1] i32 */
+  const fewstep_tensor* length;     /* [B] i32, tokens before the rows */
+  const fewstep_tensor* page_table; /* [B, C] i32, or NULL: P = B */
+  const fewstep_tensor* cos;        /* [S, R / 2] f32 */
+  const fewstep_tensor* sin;        /* [S, R / 2] f32 */
+  const fewstep_tensor* levels;     /* [B] i32, ids wanted of each request: 1 to K */
+  double least;                     /* no further level where its chances sum to this or less */
+  const fewstep_tensor* d2t;        /* [V] i32, tokens that columns stand for, or NULL: their own */
+  const fewstep_tensor* ids;        /* [B, K] i32 */
+  const fewstep_tensor* logp;       /* [B, K] f32 */
+  const fewstep_tensor* workspace;  /* [X] i64 */
+} fewstep_decoder_chain_args;
+
+#define FEWSTEP_DECODER_CHAIN_ARGS_INIT \
+  {sizeof(fewstep_decoder_chain_args),  \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   0.0,                                 \
+   NULL,                                \
+   NULL,                                \
+   NULL,                                \
+   NULL}
+
+/* The chain of likeliest tokens behind each request's rows, as a draft model gives it: a pass of
+ * the rows, then one of a row a request for each further token.
+ *
+ *   ids[b, 0] = argmax logits of the last row of b      logp[b, 0] = log softmax of it
+ *   ids[b, k] = argmax logits after ids[b, k - 1]       logp[b, k] = logp[b, k - 1] + log softmax
+ *
+ * Ids are those of d2t where it is given; of equal logits the lower column. A request has levels[b]
+ * ids, fewer where a row has no law (NaN or +inf) or where all end: before level k, when the exp of
+ * logp[b, k - 1], summed over the requests that go on, is `least` or less. Behind its last id it
+ * has -1 and -inf. Keys and values of the rows, and of all ids but a request's last, go to the
+ * cache behind length[b]; `length` stays as it is.
+ *
+ * Shapes   tokens [N]  indptr [B + 1]  length, levels [B]  page_table [B, C]  cos, sin [S, R / 2]
+ *          d2t [V]  ids, logp [B, K]  workspace [X]; R <= D; each request has a row
+ * Types    logp, cos, sin: f32; tokens, workspace: i64; the others i32; arithmetic that of
+ *          fewstep_decoder_run with logits of the decoder's type, and of fewstep_tree_expand
+ * Layout   rows of ids, logp and the tables contiguous, the rest strided; workspace contiguous
+ * Alias    ids, logp and workspace overlap no other of these tensors, and must not overlap what
+ *          the decoder holds
+ * Memory   allocates nothing; reads the weights once a level; workspace holds what lies between,
+ *          fewstep_decoder_chain_workspace_bytes
+ * Order    CUDA: no kernel yet; CPU: done on return
+ * Repeat   the bits of fewstep_decoder_run and fewstep_tree_expand, level after level
+ * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a decoder without embedding
+ *          or head, a slot beyond the cache, a page that is not in the table, a position outside of
+ *          the tables, a token that there is not; FEWSTEP_UNSUPPORTED
+ * Source   Leviathan et al. 2023, arXiv 2211.17192, alg. 1 (the draft loop, at temperature 0)
+ */
+FEWSTEP_API fewstep_status fewstep_decoder_chain(const fewstep_context* ctx,
+                                                 const fewstep_decoder* decoder,
+                                                 const fewstep_decoder_chain_args* args);
+
 #ifdef __cplusplus
 }
 #endif

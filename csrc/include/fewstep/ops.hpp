@@ -203,6 +203,7 @@ namespace decoder {
 
 inline fewstep_decoder_create_args create_args() { return FEWSTEP_DECODER_CREATE_ARGS_INIT; }
 inline fewstep_decoder_run_args run_args() { return FEWSTEP_DECODER_RUN_ARGS_INIT; }
+inline fewstep_decoder_chain_args chain_args() { return FEWSTEP_DECODER_CHAIN_ARGS_INIT; }
 
 // Weights and caches of a model, whose memory has to outlive it. Moves, and is not copied.
 class Decoder {
@@ -217,6 +218,12 @@ class Decoder {
   }
   void run(const fewstep_decoder_run_args& args, const Context* context = nullptr) const {
     check(fewstep_decoder_run(context ? context->get() : nullptr, owner_.get(), &args));
+  }
+  int64_t chain_workspace_bytes(int64_t N, int64_t B, int64_t C) const {
+    return fewstep_decoder_chain_workspace_bytes(owner_.get(), N, B, C);
+  }
+  void chain(const fewstep_decoder_chain_args& args, const Context* context = nullptr) const {
+    check(fewstep_decoder_chain(context ? context->get() : nullptr, owner_.get(), &args));
   }
 
  private:

@@ -4,7 +4,8 @@
 ``llama`` is plain ``generate`` after a prompt, with our attention, cache and linear layers against
 transformers' own with its fastest cache; times are those of a token, the prompt not counted.
 ``tree_forward`` is a call with a tree of drafted tokens, ``draft_head`` a call of a draft model
-whose head has the most frequent tokens alone (FR-Spec).
+whose head has the most frequent tokens alone (FR-Spec), ``draft_chain`` the likeliest chain of a
+draft model in one call.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from . import llama
 from .rows import Options, Row, add_bar, check, difference, set_threads, timed_row, unmeasured_row
 from .timing import Timed, Timing, interleaved
 
-NAMES = ("llama", "tree_forward", "draft_head")
+NAMES = ("llama", "tree_forward", "draft_head", "draft_chain")
 LENGTHS = {256: 2.5, 6144: 4.0}  # tokens before those that are timed: the bar
 TOKENS, QUICK_TOKENS = 32, 4
 TREE_LENGTH, NODES, TREE_BAR = 6144, 64, 2.5
 DRAFT_LAYERS, SUBSET, DRAFT_LENGTH, DRAFT_BAR = 2, 4, 256, 1.3  # a quarter of the vocabulary
+CHAIN = 4  # tokens of a drafted chain
 BAR_THREADS = 2
 CHECKED = 48  # tokens whose logits are compared
 LLAMA_CPP = "llama-cpp-python is not among this project's pinned packages"
@@ -195,6 +197,44 @@ def _one_row(paged: Any, sequence: int) -> object:
     return logits
 
 
+def chain_rows(problem: Problem, threads: int) -> Iterator[Row]:
+    """Measure the likeliest chain behind a text, against one pass after the other."""
+    from transformers import DynamicCache
+
+    prompt = problem.tokens(DRAFT_LENGTH + 1)
+    paged, sequence = paged_after(problem.fused, prompt[:, :-1], CHAIN)
+    last, ends = prompt[0, -1:].int().numpy(), np.array([0, 1], np.int32)
+
+    def ours() -> list[int]:
+        paged.extend(sequence, CHAIN)
+        ids, _ = paged.chain([sequence], last, ends, np.array([CHAIN], np.int32))
+        paged.truncate(sequence, DRAFT_LENGTH)
+        tokens: list[int] = ids[0].tolist()
+        return tokens
+
+    def by_levels() -> list[int]:
+        paged.extend(sequence, CHAIN)
+        token, above, tokens = last, np.zeros(1, np.float32), []
+        for _ in range(CHAIN):
+            best = fewstep.tree.expand(above, paged.forward([sequence], token, ends), 1)
+            token, above = np.asarray(best.ids[0]), np.asarray(best.logp[0])
+            tokens.append(int(token[0]))
+        paged.truncate(sequence, DRAFT_LENGTH)
+        return tokens
+
+    found, wanted = ours(), by_levels()
+    if found != wanted:
+        raise AssertionError(f"draft_chain: {found} for {wanted}")
+    cache = DynamicCache(config=problem.plain.config)
+    calls: dict[str, Call] = {"ours": ours, "fewstep, pass by pass": by_levels}
+    calls |= {"transformers": generating(problem.plain, prompt, cache, CHAIN)}
+    times = _timed(calls, CHAIN)
+    head: Row = {"op": "decoder.chain", "case": "draft_chain", "L": DRAFT_LENGTH, "K": CHAIN}
+    head |= {"dtype": "bfloat16", "threads": threads}
+    for name in list(calls)[1:]:
+        yield timed_row(head, name, times["ours"], times[name], spread=True)
+
+
 def _timed(calls: dict[str, Call], count: int) -> dict[str, Timing]:
     """Time calls turn by turn; times are those of one of `count` tokens."""
     times = interleaved({name: Timed(call) for name, call in calls.items()}, budget_s=5.0)
@@ -206,7 +246,7 @@ def _timed(calls: dict[str, Call], count: int) -> dict[str, Timing]:
 
 def rows(name: str, options: Options) -> Iterator[Row]:
     """Measure a case of `NAMES` with each number of threads."""
-    problem = Problem(DRAFT_LAYERS if name == "draft_head" else None)
+    problem = Problem(DRAFT_LAYERS if name.startswith("draft") else None)
     problem.verify()
     for threads in options.threads:
         set_threads(threads)
@@ -214,5 +254,7 @@ def rows(name: str, options: Options) -> Iterator[Row]:
             yield from llama_rows(problem, options, threads)
         elif name == "tree_forward":
             yield from tree_rows(problem, options, threads)
-        else:
+        elif name == "draft_head":
             yield from head_rows(problem, threads)
+        else:
+            yield from chain_rows(problem, threads)

@@ -76,7 +76,7 @@ def best_trees(
     for depth in range(1, max(depths) + 1):
         _expand([trees[b] for b in going], logits, width, cache.model.d2t)
         going = [b for b in going if depth < depths[b] and trees[b].frontier]
-        if not going or (pace and not pace.pays(sum(trees[b].chance() for b in going))):
+        if not going or sum(trees[b].chance() for b in going) <= (pace.least() if pace else 0.0):
             break
         level = time.perf_counter()
         try:

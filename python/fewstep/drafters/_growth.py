@@ -6,13 +6,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fewstep._generate.pack import ends_of
 from fewstep._generate.request import Request
+from fewstep.drafters._pace import Pace
+from fewstep.drafters._protocol import Draft
 from fewstep.language_model import LanguageModel
+
+_CERTAIN = np.ones(1, np.float32)  # the root's chance
+_FEW = 8  # rows of a request with which a pass takes about as long as with one
 
 
 @dataclass
@@ -61,6 +68,13 @@ class Rows:
         self.depth.append(0 if parent < 0 else self.depth[parent] + 1)
         return row
 
+    def chain(self, tokens: Sequence[int]) -> None:
+        """Become a chain of these tokens, the root first."""
+        self.token = list(tokens)
+        self.parent = list(range(-1, len(tokens) - 1))
+        self.sees = [(2 << row) - 1 for row in range(len(tokens))]
+        self.depth = list(range(len(tokens)))
+
 
 class Growing:
     """A draft of one request while it grows; node 0 is the root.
@@ -102,6 +116,12 @@ class Cache:
             return
         # The last token has no row to look for: it is the next root, whose logits are wanted.
         paths = [rows.walk(request.tokens[rows.base + 1 : -1]) for request, rows in known]
+        for (request, rows), own in zip(known, paths, strict=True):
+            self._rows[request.number] = Rows(rows.sequence, rows.base + 1 + len(own))
+        if all(own == list(range(1, len(own) + 1)) for own in paths):  # they lie where they belong
+            for (_, rows), own in zip(known, paths, strict=True):
+                self.model.truncate(rows.sequence, rows.base + 1 + len(own))
+            return
         path = np.zeros((len(paths), max(1, *map(len, paths))), np.int32)
         for i, own in enumerate(paths):
             path[i, : len(own)] = own
@@ -111,8 +131,6 @@ class Cache:
             np.array([len(own) for own in paths], np.int32),
             np.array([len(rows.token) for _, rows in known], np.int32),
         )
-        for (request, rows), own in zip(known, paths, strict=True):
-            self._rows[request.number] = Rows(rows.sequence, rows.base + 1 + len(own))
 
     def root(self, requests: Sequence[Request]) -> tuple[list[Rows | None], Any]:
         """Run what is new of each text; return its block and the logits after its last token.
@@ -124,26 +142,64 @@ class Cache:
         pairs = [(r, b) for r, b in zip(requests, blocks, strict=True) if b is not None]
         if not pairs:
             return blocks, None
-        parts = [request.tokens[rows.base :] for request, rows in pairs]
-        ends = np.array(ends_of(map(len, parts)), np.int32)
+        tokens, ends = _new_rows(pairs)
         logits = self.model.forward(
-            [rows.sequence for _, rows in pairs],
-            np.array(list(chain.from_iterable(parts)), np.int32),
-            ends,
-            rows=ends[1:].astype(np.int64) - 1,
+            [rows.sequence for _, rows in pairs], tokens, ends, rows=ends[1:].astype(np.int64) - 1
         )
         for request, rows in pairs:
             rows.base = len(request.tokens) - 1
             rows.add(request.tokens[-1], -1)
         return blocks, logits
 
-    def _begin(self, request: Request) -> Rows | None:
-        """Make room for what is new of a text."""
+    def chains(
+        self, requests: Sequence[Request], levels: Sequence[int], pace: Pace | None
+    ) -> list[Draft | None] | None:
+        """Draft the chain of likeliest tokens behind each text, in one call of the model.
+
+        None of a model that does it call by call; a request without room has no draft.
+        """
+        call = getattr(self.model, "chain", None)
+        if call is None:
+            return None
+        began = perf_counter()
+        self.settle(requests)
+        blocks = [self._begin(r, n - 1) for r, n in zip(requests, levels, strict=True)]
+        ready = [n for n, block in enumerate(blocks) if block is not None]
+        pairs = [(requests[n], block) for n in ready if (block := blocks[n]) is not None]
+        drafts: list[Draft | None] = [None] * len(blocks)
+        if not pairs:
+            return drafts
+        tokens, ends = _new_rows(pairs)
+        found = call(
+            [rows.sequence for _, rows in pairs], tokens, ends,
+            np.array([levels[n] for n in ready], np.int32), pace.least() if pace else 0.0,
+        )  # fmt: skip
+        if found is None:
+            return None
+        ids, logp = found
+        score = np.exp(logp)
+        passes = 0
+        for n, (request, rows), own, chances in zip(ready, pairs, ids.tolist(), score, strict=True):
+            own = own[: own.index(-1)] if -1 in own else own
+            passes = max(passes, len(own))
+            rows.base = len(request.tokens) - 1
+            rows.chain([request.tokens[-1], *own[:-1]])
+            drafts[n] = Draft(
+                np.array([request.tokens[-1], *own], np.int32),
+                np.arange(-1, len(own), dtype=np.int32),
+                score=np.concatenate([_CERTAIN, chances[: len(own)]]),
+            )
+        if pace:
+            pace.chained(perf_counter() - began, passes, len(tokens) <= _FEW * len(pairs))
+        return drafts
+
+    def _begin(self, request: Request, more: int = 0) -> Rows | None:
+        """Make room for what is new of a text, and for more tokens."""
         rows = self._rows.get(request.number)
         try:
             if rows is None:
                 rows = self._rows[request.number] = Rows(*self.model.add(request.tokens[:-1]))
-            self.model.extend(rows.sequence, len(request.tokens) - rows.base)
+            self.model.extend(rows.sequence, len(request.tokens) - rows.base + more)
         except MemoryError:
             self.forget(request)
             return None
@@ -181,3 +237,10 @@ class Cache:
             depth=np.array(depth, np.int32),
             block=np.array(sizes, np.int32),
         )
+
+
+def _new_rows(pairs: Sequence[tuple[Request, Rows]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the tokens of texts that the model has not run, and where each text's begin."""
+    parts = [request.tokens[rows.base :] for request, rows in pairs]
+    ends = np.array(ends_of(map(len, parts)), np.int32)
+    return np.array(list(chain.from_iterable(parts)), np.int32), ends

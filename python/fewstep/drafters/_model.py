@@ -46,7 +46,9 @@ class DraftModel:
     Notes
     -----
     The drafter draws at each request's temperature. Texts of drawn drafts are other texts of the
-    same law than those without drafts.
+    same law than those without drafts. Most likely chains (``chain`` at temperature 0, ``tree`` of
+    width 1) are one call of a model that has a method `chain`, as
+    `fewstep.transformers.PagedModel` of a fused model has.
 
     References
     ----------
@@ -127,7 +129,7 @@ class DraftModel:
                 continue
             deterministic = self._mode == "tree" or not request.sampling.temperature
             (chosen if deterministic else drawn).append((i, min(limit, self._depth)))
-        if chosen:
+        if chosen and not (self._width == 1 and self._chains(drafts, requests, chosen)):
             self._fill(drafts, requests, chosen, self._chosen)
         if drawn:
             self._fill(drafts, requests, drawn, self._drawn)
@@ -147,6 +149,17 @@ class DraftModel:
         grown = grow([some[n] for n in ready], [blocks[n] for n in ready], logits, depths)
         for n, draft in zip(ready, grown, strict=True):
             drafts[wanted[n][0]] = draft
+
+    def _chains(
+        self, drafts: list[Draft | None], requests: Sequence[Request],
+        wanted: Sequence[tuple[int, int]],
+    ) -> bool:  # fmt: skip
+        """Draft the likeliest chains in one call of the model, if it has one for that."""
+        levels = [min(depth, self._nodes) for _, depth in wanted]
+        found = self._cache.chains([requests[i] for i, _ in wanted], levels, self._pace)
+        for (i, _), draft in zip(wanted, found or (), strict=found is not None):
+            drafts[i] = draft
+        return found is not None
 
     def _chosen(
         self, requests: Sequence[Request], blocks: list[Rows], logits: Any, depths: Sequence[int]

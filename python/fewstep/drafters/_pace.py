@@ -30,11 +30,17 @@ class Pace:
         """Take note of the time of a draft, its levels included."""
         self._drafting += seconds
 
-    def pays(self, chance: float) -> bool:
-        """Tell whether a level is worth it, whose frontier is on the texts' way with this chance.
+    def chained(self, seconds: float, passes: int, alike: bool) -> None:
+        """Take note of a draft in one call of the model, of passes that cost alike or not."""
+        self._drafting += seconds
+        if alike and passes:
+            self.level(seconds / passes)
 
-        What it can bring is at most that many tokens; the same time brings others elsewhere.
+    def least(self) -> float:
+        """Return the chance of a frontier, on the texts' way, from which on a level does not pay.
+
+        What a level can bring is at most that many tokens; the same time brings others elsewhere.
         """
         if not self._level or not self._seconds:
-            return True
-        return chance > self._level * self._tokens / self._seconds
+            return 0.0
+        return self._level * self._tokens / self._seconds

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import sub
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ..kv import Pool
 from ._rows import LONGEST
 from ._shares import layer_stack
 from ._store import FITTING
@@ -81,3 +84,31 @@ def checked_ids(model: Any, vocabulary: ArrayLike) -> NDArray[Any]:
             f"shape {list(ids.shape)}"
         )
     return ids.astype(np.int32)
+
+
+def checked_counts(
+    function: str, sequences: Sequence[int], indptr: NDArray[Any], n: int
+) -> list[int]:
+    """Return the rows of each of some sequences, of which there are n together."""
+    ends = indptr.tolist()
+    if indptr.shape != (len(sequences) + 1,) or ends[0] != 0 or ends[-1] != n:
+        raise ValueError(
+            f"{function}: 'indptr' must go from 0 to {n} in {len(sequences)} steps, got {ends}"
+        )
+    counts = list(map(sub, ends[1:], ends))
+    if min(counts, default=1) < 1:
+        raise ValueError(f"{function}: 'indptr' must ascend, got {ends}")
+    return counts
+
+
+def check_room(
+    function: str, pool: Pool, sequences: Sequence[int], length: list[int], rows: list[int]
+) -> None:
+    """Check that sequences of such lengths have room for their rows."""
+    for sequence, before, count in zip(sequences, length, rows, strict=True):
+        room = pool.length(sequence) - before
+        if room < count:
+            raise ValueError(
+                f"{function}: 'sequences' must have room for their rows, got {room} tokens for "
+                f"{count} rows of sequence {sequence}; call extend"
+            )

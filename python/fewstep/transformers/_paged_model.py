@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from operator import add, sub
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from ._checks import (
     FUNCTION,
     check_block,
     check_model,
+    check_room,
+    checked_counts,
     checked_ids,
     checked_layers,
     stop_tokens,
@@ -221,7 +223,9 @@ class PagedModel:
             An argument that is not as described; the cache is as it was.
         """
         indptr = np.asarray(indptr, np.int32)
-        length, counts = self._checked_rows(sequences, indptr, len(tokens))
+        length = [self.length(sequence) for sequence in sequences]
+        counts = checked_counts(f"{FUNCTION}.forward", sequences, indptr, len(tokens))
+        check_room(f"{FUNCTION}.forward", self.pool, sequences, length, counts)
         if bits is not None:
             block = None if block is None else np.ascontiguousarray(block, np.int32)
             check_block(counts if block is None else block.tolist(), counts, length)
@@ -244,28 +248,65 @@ class PagedModel:
             self._lengths[sequence] = before + count
         return result
 
-    def _checked_rows(
-        self, sequences: Sequence[int], indptr: NDArray[Any], n: int
-    ) -> tuple[list[int], list[int]]:
-        """Return the tokens that sequences have and their rows; a batch that fits."""
-        ends = indptr.tolist()
-        if indptr.shape != (len(sequences) + 1,) or ends[0] != 0 or ends[-1] != n:
+    def chain(
+        self,
+        sequences: Sequence[int],
+        tokens: NDArray[Any],
+        indptr: NDArray[Any],
+        levels: NDArray[Any],
+        least: float = 0.0,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        """Run rows of tokens and draft the chain of likeliest tokens behind each sequence's.
+
+        What `forward` and `fewstep.tree.expand` give in turns, in one call; see
+        `fewstep.decoder.chain`.
+
+        Parameters
+        ----------
+        sequences : sequence of int, shape (B,)
+            Different ones, with room for their rows and for ``levels[b] - 1`` tokens more.
+        tokens : array, shape (N,), int32
+        indptr : array, shape (B + 1,), int32
+        levels : array, shape (B,), int32
+            How many tokens to draft, 1 or more.
+        least : float
+            All chains end where the probabilities of those that would go on sum to this or less.
+
+        Returns
+        -------
+        tuple of arrays, shape (B, K) each, int32 and float32, or None
+            Tokens, -1 behind the last, and log-probabilities up to each; sequences have their rows
+            and all drafted tokens but the last then. None, and nothing done, without `fuse`.
+
+        Raises
+        ------
+        ValueError
+            An argument that is not as described; the cache is as it was.
+        """
+        indptr, levels = np.asarray(indptr, np.int32), np.ascontiguousarray(levels, np.int32)
+        wanted = levels.tolist()
+        if len(wanted) != len(sequences) or min(wanted, default=1) < 1:
             raise ValueError(
-                f"{FUNCTION}.forward: 'indptr' must go from 0 to {n} in {len(sequences)} steps, "
-                f"got {ends}"
+                f"{FUNCTION}.chain: 'levels' must have 1 or more for each of {len(sequences)} "
+                f"sequences, got {wanted}"
             )
-        counts = list(map(sub, ends[1:], ends))
-        if min(counts, default=1) < 1:
-            raise ValueError(f"{FUNCTION}.forward: 'indptr' must ascend, got {ends}")
-        length = [self.length(s) for s in sequences]
-        for sequence, before, count in zip(sequences, length, counts, strict=True):
-            room = self.pool.length(sequence) - before
-            if room < count:
-                raise ValueError(
-                    f"{FUNCTION}.forward: 'sequences' must have room for their rows, got {room} "
-                    f"tokens for {count} rows of sequence {sequence}; call extend"
-                )
-        return length, counts
+        length = [self.length(sequence) for sequence in sequences]
+        counts = checked_counts(f"{FUNCTION}.chain", sequences, indptr, len(tokens))
+        rows = [count + n - 1 for count, n in zip(counts, wanted, strict=True)]
+        check_room(f"{FUNCTION}.chain", self.pool, sequences, length, rows)
+        if not wanted or self._whole is None or not self._whole.ready():
+            return None
+        longest = max(map(add, length, rows))
+        found = self._whole.chain(
+            np.ascontiguousarray(tokens, np.int64), indptr, np.array(length, np.int32),
+            self.pool.page_table(sequences), levels, least, self.d2t, longest,
+        )  # fmt: skip
+        if found is None:
+            return None
+        ran = (found[0] >= 0).sum(1).tolist()
+        for sequence, before, count, n in zip(sequences, length, counts, ran, strict=True):
+            self._lengths[sequence] = before + count + max(n - 1, 0)
+        return found
 
     @torch.no_grad()
     def _run(

@@ -15,6 +15,7 @@ from ..linear import kind_index
 from ._cache import NAME
 from ._fuse import KINDS
 from ._layer import FusedLayer, weight_of
+from ._scratch import Scratch
 from ._store import Store
 
 
@@ -130,10 +131,8 @@ class Whole:
 
         Returns logits, and with `hidden` what they are made of.
         """
-        scratch = self._fused[0].scratch
+        scratch = self._turning(longest)
         sizes = scratch.sizes
-        if longest > len(scratch.cos):
-            scratch.grow(longest)
         n = len(tokens)
         count = n if rows is None else len(rows)
         if self._looks_up:
@@ -142,10 +141,43 @@ class Whole:
             x = self._parameters[1]["weight"].rows(torch.from_numpy(tokens))
         logits = torch.empty(count, self.model._modules["lm_head"].out_features, dtype=sizes.dtype)
         self._decoder.run(
-            x, tokens if self._looks_up else None, indptr, length, table, scratch.cos, scratch.sin,
-            bits, depth, block, rows, logits, None,
+            (
+                tokens if self._looks_up else None, indptr, length, table, scratch.cos,
+                scratch.sin, bits, depth, block, rows,
+            ),
+            (x, logits, None),
         )  # fmt: skip
         if not hidden:
             return logits
         with torch.no_grad():
             return logits, self.norm(x if rows is None else x[torch.from_numpy(rows)])
+
+    def chain(
+        self,
+        tokens: NDArray[np.int64],
+        indptr: NDArray[np.int32],
+        length: NDArray[np.int32],
+        table: NDArray[np.int32],
+        levels: NDArray[np.int32],
+        least: float,
+        d2t: NDArray[np.int32] | None,
+        longest: int,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        """Draft the likeliest chains behind rows; None of a model whose tokens torch looks up."""
+        if not self._looks_up:
+            return None
+        scratch = self._turning(longest)
+        shape = len(levels), int(levels.max())
+        ids, logp = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        self._decoder.chain(
+            least, (tokens, indptr, length, table, scratch.cos, scratch.sin, levels, d2t),
+            (ids, logp, None),
+        )  # fmt: skip
+        return ids, logp
+
+    def _turning(self, longest: int) -> Scratch:
+        """Return what layers share, with RoPE's tables for positions below `longest`."""
+        scratch: Scratch = self._fused[0].scratch
+        if longest > len(scratch.cos):
+            scratch.grow(longest)
+        return scratch
