@@ -30,33 +30,38 @@ inline int32_t rejection(Walk* w, int32_t node, int32_t depth, int64_t* next) {
   const VerifyProblem& p = w->p;
   const Draws& draws = w->draws;
   const DraftLaw q = w->draft(node);
-  Excess left{&w->target, &q, 1.0, 0.0, {draws.token, 0}}, weighed = left;
-  bool is_weighed = false;
+  Excess left{&w->target, &q, 1.0, 0.0, {draws.token, 0}}, before = left;
+  bool is_due = false;  // whether `left` is still to be divided by its mass
   const bool removes = p.law == Law::kWithoutReplacement;
   double removed = 0.0;  // of q, by tokens that were tried
   for (int i = 0; i < draws.count; ++i) {
-    left.tried.count = i;
     const double scale = removes ? 1.0 / (1.0 - removed) : 1.0;
     const double chance = draft_probability(q, draws.token[i]) * scale;
-    if (w->uniform(depth, kAccept, i) * chance < left.at(draws.token[i])) return draws.node[i];
-    // What is left of p, less q: the residual law once it is divided by its mass.
-    Excess after = left;
-    after.d += scale;
-    after.tried.count = i + 1;
-    if (i + 1 == draws.count) {
-      *next = w->propose(after, depth);
-      if (*next >= 0) return -1;
+    const double wanted = w->uniform(depth, kAccept, i) * chance;
+    // A part of a law has a mass below 1: what is enough undivided is enough, without a pass.
+    if (wanted < left.at(draws.token[i])) return draws.node[i];
+    if (is_due) {
+      const double mass = weigh(left, p.V, &w->masses);
+      if (!(mass > 0.0)) {  // p = q but for rounding: what was left before stays
+        *next = w->draw_weighed(before, depth);
+        return -1;
+      }
+      left.c /= mass;
+      left.d /= mass;
+      if (wanted < left.at(draws.token[i])) return draws.node[i];
     }
-    const double mass = weigh(after, p.V, &w->masses);
-    is_weighed = mass > 0.0;
-    if (!is_weighed) break;  // p = q but for rounding: what was left before stays
-    weighed = left = after;
-    left.c /= mass;
-    left.d /= mass;
+    before = left;
+    // What is left of p, less q: the residual law once it is divided by its mass.
+    left.d += scale;
+    left.tried.count = i + 1;
+    is_due = true;
     removed += draft_probability(q, draws.token[i]);
     if (removes && !(removed < 1.0)) break;
   }
-  *next = is_weighed ? w->draw_left(weighed, depth) : w->draw_weighed(left, depth);
+  *next = w->propose(left, depth);
+  if (*next >= 0) return -1;
+  *next = weigh(left, p.V, &w->masses) > 0.0 ? w->draw_left(left, depth)
+                                             : w->draw_weighed(before, depth);
   return -1;
 }
 
