@@ -125,7 +125,6 @@ void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile
   Stream& stream = s.stream;
   stream.heads = task.heads;
   stream.bytes = task.heads * p.D * Row::kBytes;
-  stream.ahead = min_of(kAheadBytes / stream.bytes + kGroup, kTileKeys - kGroup);
   for (int h = 0; h < task.heads; ++h) {
     stream.block[h].rows = kRows;
     find_queries<Row>(p, task, h, 0, s.queries + h * kRows, stream.block[h]);

@@ -16,12 +16,11 @@ constexpr int kFewRows = 4;       // of a head
 constexpr int kStreamHeads = 16;  // of a task
 constexpr int kStreamRows = 32;   // of all its heads
 constexpr int kGroup = 8;         // tokens
-constexpr int kAheadBytes = 32 << 10;
+constexpr int kFarBytes = 32 << 10, kNearBytes = 8 << 10;
 
 // What a task of few rows works on; block h are the rows of its head h.
 struct Stream {
   int heads, bytes;  // bytes: of a token
-  int ahead;         // tokens between what is read and what is asked for
   Block block[kStreamHeads];
   float factor[kStreamHeads][kFewRows];
 };
@@ -37,22 +36,44 @@ inline void append_rows(TileRows* tile, const TileRows& next) {
   }
 }
 
-// Asks for a group's lines, token after token.
+// Asks for a group's lines, token after token, far ahead and once more when they are near: where
+// lines are asked for faster than they come, a processor forgets some.
 struct Lines {
-  const char* const* row;
-  int bytes, at;
+  const char *const *far, *const *near;
+  int bytes, at = 0;
 
+  // As many `tokens` of `token_bytes` each as start at `rows`, and behind those.
+  Lines(const char* const* rows, int tokens, int token_bytes)
+      : far(behind(rows, tokens, kFarBytes / token_bytes)),
+        near(behind(rows, tokens, kNearBytes / token_bytes)),
+        bytes(token_bytes) {}
+
+  static const char* const* behind(const char* const* rows, int tokens, int more) {
+    return rows + min_of(tokens + more, kTileKeys - tokens);
+  }
+  void next_token() {
+    at = 0;
+    ++far;
+    ++near;
+  }
   template <int kBytes>
   void step() {
+    if (at + kBytes <= bytes) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kBytes / 64; ++i) {
-      vec::prefetch(*row + at);
-      at += 64;
-      if (at >= bytes) {
-        at = 0;
-        ++row;
-      }
+      for (int i = 0; i < kBytes; i += 64) ask(i);
+      at += kBytes;
+      if (at == bytes) next_token();
+      return;
     }
+    for (int i = 0; i < kBytes; i += 64) {
+      ask(0);
+      at += 64;
+      if (at >= bytes) next_token();
+    }
+  }
+  void ask(int more) const {
+    vec::prefetch(*far + at + more);
+    vec::prefetch(*near + at + more);
   }
 };
 
@@ -168,7 +189,7 @@ template <class Row, int kRows>
 void score_stream(const TileRows& tile, int D, Stream& s) {
   constexpr int kKeys = kQuads > 0 ? 4 * kQuads : 1;
   for (int j = 0; j < tile.count; j += kGroup) {
-    Lines lines = {tile.k + j + s.ahead, s.bytes, 0};
+    Lines lines(tile.k + j, kGroup, s.bytes);
     for (int h = 0; h < s.heads; ++h) {
       for (int i = 0; i < kGroup; i += kKeys) {
         score_keys<Row, kRows>(s.block[h].q, tile.k + j + i, int64_t(h) * D * Row::kBytes, D,
@@ -179,13 +200,15 @@ void score_stream(const TileRows& tile, int D, Stream& s) {
 }
 
 // out[h][r] = out[h][r] * factor[h][r] + sum_j weight_hrj v_hj. D is a multiple of kVectors
-// vectors. Tokens behind the last one have a weight of zero, and the values of that one.
+// vectors. Tokens behind the last one have a weight of zero, and the values of that one. More rows
+// take more tokens at a time, because sums are loaded and stored once for all of them.
 template <class Row, int kRows, int kVectors>
 void add_stream(const TileRows& tile, int D, Stream& s, float* out) {
+  constexpr int kTokens = kRows < 3 ? kGroup : 2 * kGroup;
   constexpr float kOnes[kFewRows] = {1.0f, 1.0f, 1.0f, 1.0f};
-  for (int j = 0; j < tile.count; j += kGroup) {
-    const int words = (min_of(kGroup, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
-    Lines lines = {tile.v + j + s.ahead, s.bytes, 0};
+  for (int j = 0; j < tile.count; j += kTokens) {
+    const int words = (min_of(kTokens, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
+    Lines lines(tile.v + j, kTokens, s.bytes);
     for (int h = 0; h < s.heads; ++h) {
       const Block& block = s.block[h];
       const char* w = Row::kDepth == 1 ? (const char*)(block.scores[0] + j)
