@@ -59,18 +59,17 @@ inline void find_hidden(const AttentionProblem& p, int64_t b, int64_t t, int64_t
   const int64_t depth = p.window > 0 ? depth_of(p, b, t) : 0;
   // Keys at or before this position have left the window.
   const int64_t left = p.window > 0 ? prefix + depth - p.window : -1;
-  for (int j = 0; j < count; ++j) {
+  const auto within = [](int64_t i, int64_t end) { return int(i < 0 ? 0 : min_of(i, end)); };
+  const int before = within(prefix - begin, count), gone = within(left + 1 - begin, before);
+  for (int j = 0; j < gone; ++j) hidden[j] = kHidden;
+  for (int j = gone; j < before; ++j) hidden[j] = 0;
+  for (int j = before; j < count; ++j) {
     const int64_t i = begin + j - prefix;
-    bool seen;
-    if (i < 0) {
-      seen = begin + j > left;
-    } else {
-      seen = words ? (words[i / 32] >> (i % 32) & 1u) != 0 : i <= earlier + t;
-      if (seen && p.window > 0) {
-        const int64_t own = i < earlier ? depth - seen_from(p, b, t, i + 1)  // an ancestor
-                                        : depth_of(p, b, i - earlier);
-        seen = prefix + own > left;
-      }
+    bool seen = words ? (words[i / 32] >> (i % 32) & 1u) != 0 : i <= earlier + t;
+    if (p.window > 0 && seen) {
+      const int64_t own = i < earlier ? depth - seen_from(p, b, t, i + 1)  // an ancestor
+                                      : depth_of(p, b, i - earlier);
+      seen = prefix + own > left;
     }
     hidden[j] = seen ? 0 : kHidden;
   }
