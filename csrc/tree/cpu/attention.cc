@@ -268,6 +268,8 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
   const int64_t drafted = p.draft == Draft::kNone ? task.end : prefix_of(p, task.b);
   const Window window = window_of(p, task);
   const bool stream = is_stream(p, task.b);
+  // A stream asks for what its next part begins with.
+  const int64_t known = stream ? keys_of(p, task.b) : task.end;
   int64_t begin = task.begin;
   // Tiles keep their places, so a row's bits do not depend on which rows skip one.
   while (begin < task.end && begin + kTileKeys - 1 <= min_of(window.every, drafted - 1)) {
@@ -278,7 +280,7 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
   if (tile->count > 0) find_rows(p, task.b, task.g, begin, tile);
   for (; begin < task.end; begin += kTileKeys) {
     const int64_t behind = begin + tile->count;
-    next->count = int(min_of(int64_t(kTileKeys), task.end - behind));
+    next->count = int(min_of(int64_t(kTileKeys), known - behind));
     if (next->count > 0) find_rows(p, task.b, task.g, behind, next);
     const bool masked = behind > drafted || begin <= window.some;
     if (stream) {
