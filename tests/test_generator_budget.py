@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import fewstep
+from fewstep._generate import engine, stats
 from fewstep._generate.budget import Budget, CallCost
 from fewstep._generate.request import Request
 from fewstep._generate.worth import Worth
 from fewstep.drafters import Draft
+from fewstep.language_model import Markov
 
 
 def chain(nodes: int) -> Draft:
@@ -78,26 +81,93 @@ def test_a_few_calls_of_others_do_not_move_the_cost() -> None:
     assert line == pytest.approx((2, 0.5), rel=0.1)
 
 
-def share_of_drafted_calls(plain: float, drafted: float, temperature: float, law: str) -> float:
-    """Run calls of one request, which have these seconds a token; return how many are drafted."""
+def drafted_calls(
+    seconds: list[tuple[float, float]], temperature: float = 0.0, law: str = "deterministic"
+) -> list[bool]:
+    """Run calls of one request, a token of which takes the first plain and the second drafted."""
     worth, asked = Worth(), []
     sampling = fewstep.Sampling(temperature=temperature)
     request = Request(0, [1], 1, sampling, None, frozenset())
     draft = Draft(np.array([1, 2], np.int32), np.array([-1, 0], np.int32), law=law)
-    for _ in range(600):
+    for plain, drafted in seconds:
         asked.append(worth.drafts([request]))
         block = SimpleNamespace(requests=[request], drafts=[draft])
         tokens = 2 if asked[-1] else 1
         worth.learn(block, asked[-1], tokens, tokens * (drafted if asked[-1] else plain))
-    return float(np.mean(asked[100:]))
+    return asked
 
 
-def test_nothing_is_drafted_where_plain_calls_are_faster() -> None:
-    assert share_of_drafted_calls(1.0, 0.7, 0.0, "deterministic") > 0.95
-    assert share_of_drafted_calls(1.0, 1.5, 0.0, "deterministic") < 0.1
-    assert share_of_drafted_calls(1.0, 1.5, 1.0, "deterministic") < 0.1
-    assert share_of_drafted_calls(1.0, 1.5, 0.0, "iid") < 0.1  # greedy: the same text
+@pytest.mark.parametrize(
+    ("temperature", "law"),
+    [(0.0, "deterministic"), (1.0, "deterministic"), (0.0, "iid")],  # greedy: the same text
+)
+def test_nothing_is_drafted_where_plain_calls_are_faster(temperature: float, law: str) -> None:
+    assert np.mean(drafted_calls([(1.0, 0.7)] * 600, temperature, law)[100:]) > 0.95
+    asked = drafted_calls([(1.0, 1.5)] * 2000, temperature, law)
+    assert np.mean(asked[100:600]) < 0.02  # after pauses of 16, 32, ...
+    assert 4 <= sum(asked[600:]) <= 7  # and of 256 calls in the end
+
+
+def test_drafts_that_begin_to_pay_are_found() -> None:
+    asked = drafted_calls([(1.0, 1.5)] * 1500 + [(1.0, 0.6)] * 600)
+    assert np.mean(asked[-300:]) > 0.95
 
 
 def test_no_text_of_drawn_drafts_depends_on_what_calls_cost() -> None:
-    assert share_of_drafted_calls(1.0, 1.5, 1.0, "iid") == 1.0
+    assert all(drafted_calls([(1.0, 1.5)] * 600, 1.0, "iid"))
+
+
+class Clock:
+    """Tells the time that it was given."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Slow(Markov):
+    """A model of which a call takes 10 seconds and a tenth of one a row."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(np.roll(np.eye(8, dtype=np.float32) * 9, 1, axis=1))  # t, t + 1, ...
+        self.clock = clock
+
+    def forward(self, sequences: Any, tokens: Any, indptr: Any, **options: Any) -> Any:
+        self.clock.now += 10.0 + 0.1 * len(tokens)
+        return super().forward(sequences, tokens, indptr, **options)
+
+
+class Half:
+    """Drafts chains of 8, of which each token is right with a chance of a half; in 5 seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.rng = clock, np.random.default_rng(4)
+
+    def start(self, request: Request) -> None: ...
+    def stop(self, request: Request) -> None: ...
+    def observe(self, seen: Any) -> None: ...
+
+    def draft(self, requests: Any, limits: Any) -> list[Draft]:
+        self.clock.now += 5.0
+        (request,) = requests
+        wrong = np.cumsum(self.rng.random(8) < 0.5)
+        tokens = (request.tokens[-1] + np.arange(9) + np.r_[0, wrong > 0]) % 8
+        score = 0.5 ** np.arange(9, dtype=np.float32)
+        return [Draft(tokens.astype(np.int32), np.arange(-1, 8, dtype=np.int32), score=score)]
+
+
+def test_what_drafting_costs_is_no_cost_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The k-th node brings 0.5^k: worth a tenth of a second down to the sixth.
+
+    Were drafting a part of what rows cost, they would seem to cost seven times as much.
+    """
+    clock = Clock()
+    for module in (engine, stats):
+        monkeypatch.setattr(module, "perf_counter", clock)
+    generator = fewstep.Generator(Slow(clock), drafter=Half(clock))
+    generator.generate([[1]], fewstep.Sampling(temperature=0, max_tokens=200))
+    generator.reset_stats()
+    generator.generate([[1]], fewstep.Sampling(temperature=0, max_tokens=400))
+    assert 5 < generator.stats.nodes / generator.stats.drafted_by_depth[0] < 7

@@ -25,6 +25,9 @@ _PRIOR = (0.2, 2.0)  # hits and trials of a node that was never verified
 class CallCost:
     """Seconds of a call as ``a + b * rows``, by the better ones of late of each size.
 
+    Without those of drafting: calls with more rows are those that were drafted for, and what a row
+    costs would be too much by it.
+
     A machine that others use makes some calls many times as long: a mean would follow those.
     """
 
@@ -88,9 +91,11 @@ class Budget:
         self._bare = False
         self._calls = 0
 
-    def cut(self, drafts: list[Draft]) -> list[Draft]:
-        """Leave out what costs more than it brings."""
+    def cut(self, drafts: list[Draft], drafting: float = 0.0) -> list[Draft]:
+        """Leave out what costs more than it brings, after so many seconds of drafting."""
         line = self.cost.line()
+        if line is not None:
+            line = line[0] + drafting, line[1]
         free = [draft for draft in drafts if draft.law == "deterministic" and len(draft.token) > 1]
         if not free:
             return drafts

@@ -34,6 +34,7 @@ class Engine:
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
         self._call_began = 0.0
+        self._drafting = 0.0  # seconds of this call that the drafter took
         self._full = False  # a request had to be sent back, and none has ended since
 
     def submit(self, request: Request) -> None:
@@ -104,6 +105,7 @@ class Engine:
     def _drafts(self) -> list[Draft]:
         """Return a draft that can be run for each request."""
         given = self._given()
+        self._drafting = perf_counter() - self._call_began
         drafts: list[Draft] = []
         for request, draft in zip(self._active, given, strict=True):
             try:
@@ -113,7 +115,7 @@ class Engine:
                 self._note(error)
                 draft = None
             drafts.append(root_alone(request) if draft is None else draft)
-        return drafts if self._budget is None else self._budget.cut(drafts)
+        return drafts if self._budget is None else self._budget.cut(drafts, self._drafting)
 
     def _given(self) -> list[Draft | None]:
         """Return what the drafter drafts for each request, whatever it is."""
@@ -220,10 +222,11 @@ class Engine:
         for first, path in zip(block.begins, verdict.paths, strict=False):
             stats.count_path(len(path), children[first + (path[-1] if path else 0)] >= 0)
         if self._budget is not None:
-            # Drafts and verification count too: a call costs them whatever it runs.
+            # Verification counts too: a call costs it whatever it runs.
             seconds = perf_counter() - self._call_began
-            self._budget.cost.add(rows, seconds)
-            self._budget.learn(block.drafts, verdict.paths)
+            self._budget.cost.add(rows, seconds - self._drafting)
+            if self._drafted:
+                self._budget.learn(block.drafts, verdict.paths)
             if self.drafter is not None:
                 tokens = len(block.requests) + sum(map(len, verdict.paths))
                 self._budget.worth.learn(block, self._drafted, tokens, seconds)

@@ -9,7 +9,8 @@ from fewstep._generate.pack import Block
 from fewstep._generate.request import Request
 
 _FIRST = 8  # calls with drafts before one without: drafters learn from texts
-_TRY = (16, 64)  # every so many calls the other way: drafts where they do not pay, none where so
+_PLAIN = 64  # every so many calls without drafts where they pay,
+_DRAFT, _RARELY = 16, 256  # and with drafts where not: after so many calls at first, and at most
 _MEMORY = 0.9
 _MARGIN = 1.03  # what plain calls have to be better by
 
@@ -24,6 +25,7 @@ class Worth:
     def __init__(self) -> None:
         self._calls: dict[int, int] = {}
         self._known: dict[tuple[int, bool], tuple[float, float]] = {}  # tokens, seconds
+        self._next: dict[int, tuple[int, int]] = {}  # the call to try drafts at, and the pause then
 
     def drafts(self, requests: Sequence[Request]) -> bool:
         """Tell whether to draft for these requests."""
@@ -34,8 +36,15 @@ class Worth:
         drafted, plain = (self._seconds(size, kind) for kind in (True, False))
         if drafted is None or plain is None or call <= _FIRST:
             return call != _FIRST
-        pays = drafted <= _MARGIN * plain
-        return pays if call % _TRY[pays] else not pays
+        if drafted <= _MARGIN * plain:
+            self._next.pop(size, None)
+            return call % _PLAIN > 0
+        due, pause = self._next.setdefault(size, (call + _DRAFT, 2 * _DRAFT))
+        if call < due:
+            return False
+        # Each time in vain the pause is twice as long: a draft model has all of the text to read.
+        self._next[size] = call + pause, min(2 * pause, _RARELY)
+        return True
 
     def _seconds(self, size: int, drafted: bool) -> float | None:
         known = self._known.get((size, drafted))
@@ -47,6 +56,9 @@ class Worth:
         before = self._known.get(key, (0.0, 0.0))
         self._known[key] = _MEMORY * before[0] + tokens, _MEMORY * before[1] + seconds
         if drafted:
+            plain = self._seconds(key[0], False)
+            if key[0] in self._next and plain is not None and seconds < plain * tokens:
+                self._next[key[0]] = self._calls[key[0]] + 1, _DRAFT  # not in vain: at once again
             for request, draft in zip(block.requests, block.drafts, strict=True):
                 if len(draft.token) > 1:
                     request.chosen = draft.law == "deterministic"

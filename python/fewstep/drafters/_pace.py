@@ -18,7 +18,8 @@ class Pace:
 
     def called(self, seen: Seen) -> None:
         """Take note of a call of the target and of the drafting before it."""
-        self._tokens = _MEMORY * self._tokens + float(seen.accepted.sum()) + len(seen.accepted)
+        counts = seen.accepted.tolist()
+        self._tokens = _MEMORY * self._tokens + sum(counts) + len(counts)
         self._seconds = _MEMORY * self._seconds + seen.seconds + self._drafting
         self._drafting = 0.0
 
