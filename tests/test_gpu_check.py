@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,7 +33,11 @@ def test_a_child_ends_by_itself(tmp_path: Path) -> None:
     assert log.read_text() == "here\n"
 
 
-def test_a_child_is_interrupted_at_its_deadline_and_keeps_what_it_wrote(tmp_path: Path) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_a_child_is_interrupted_at_its_deadline_and_keeps_what_it_wrote(
+    tmp_path: Path, background: bool
+) -> None:
+    """Also where this process ignores interrupts, as one does that a shell runs with ``&``."""
     code = """
 import time
 print('begun', flush=True)
@@ -41,7 +46,12 @@ try:
 except KeyboardInterrupt:
     print('written at the end', flush=True)
 """
-    child = run([sys.executable, "-c", code], 6, tmp_path / "log")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if background else None
+    try:
+        child = run([sys.executable, "-c", code], 6, tmp_path / "log")
+    finally:
+        if background:
+            signal.signal(signal.SIGINT, before)
     assert child.cut
     assert child.seconds < 30
     assert child.output == "begun\nwritten at the end\n"

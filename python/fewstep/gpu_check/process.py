@@ -78,6 +78,7 @@ def run(
             env={**os.environ, **(environment or {})},
             cwd=folder,
             start_new_session=True,
+            preexec_fn=_listen,
         )
         cut = False
         try:
@@ -91,6 +92,11 @@ def run(
             _end_group(child)
     seconds = time.monotonic() - begin
     return Finished(child.returncode, cut, seconds, log.read_text(errors="replace"))
+
+
+def _listen() -> None:
+    """Be interruptible: what a shell runs in the background ignores Ctrl-C, and so do children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
