@@ -29,24 +29,20 @@ ChainLayout chain_layout(const fewstep_decoder& d, int64_t N, int64_t B, int64_t
   ChainLayout out;
   const int64_t rows = std::max(N, B);
   out.run = layout_of(d, rows, B, B, C);
-  int64_t end = (out.run.total + 63) / 64 * 64;
-  const auto place = [&end](int64_t bytes) {
-    const int64_t begin = end;
-    end += (bytes + 63) / 64 * 64;
-    return begin;
-  };
+  Places places;
+  places.add(out.run.total);
   const int64_t unit = size_of(d.type);
-  out.x = place(rows * d.E * unit);
-  out.logits = place(B * d.V * unit);
-  out.tokens = place(8 * B);
-  out.rows = place(8 * B);
-  out.indptr = place(4 * (B + 1));
-  out.length = place(4 * B);
-  out.request = place(4 * B);
-  out.ids = place(4 * B);
-  out.logp = place(4 * B);
-  out.above = place(4 * B);
-  out.total = end + 64;  // its start is aligned
+  out.x = places.add(rows * d.E * unit);
+  out.logits = places.add(B * d.V * unit);
+  out.tokens = places.add(8 * B);
+  out.rows = places.add(8 * B);
+  out.indptr = places.add(4 * (B + 1));
+  out.length = places.add(4 * B);
+  out.request = places.add(4 * B);
+  out.ids = places.add(4 * B);
+  out.logp = places.add(4 * B);
+  out.above = places.add(4 * B);
+  out.total = places.total();
   return out;
 }
 
@@ -91,17 +87,13 @@ void read_outputs(const Args& a, ArgCheck& check, Chain* c) {
 // Every column of the logits is a token that the decoder looks up.
 void check_columns(const ArgCheck& check, const Chain& c) {
   const int64_t V = c.first.d.V, tokens = c.first.d.embedding.n_tokens;
-  const auto count = static_cast<long long>(tokens);
   if (!c.d2t.data && V > tokens) {
     check.fail("d2t",
-               format("must be given for V=%lld of %lld tokens", static_cast<long long>(V), count),
+               format("must be given for V=%lld of %lld tokens", static_cast<long long>(V),
+                      static_cast<long long>(tokens)),
                "none");
   }
-  for (int64_t v = 0; c.d2t.data && v < V; ++v) {
-    const int64_t id = kv::at(c.d2t, v);
-    if (id >= 0 && id < tokens) continue;
-    check.fail({"d2t", int(v)}, format("must lie in [0, %lld)", count), std::to_string(id));
-  }
+  check_index(check, "d2t", c.d2t.data, c.d2t.stride, V, tokens);
 }
 
 // The values of the integers.

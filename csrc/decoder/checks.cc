@@ -62,15 +62,6 @@ char* take_workspace(ArgCheck& check, const fewstep_tensor* workspace, int64_t b
   return w.as<char>() + ((64 - begin % 64) % 64);
 }
 
-void check_index(const ArgCheck& check, const char* name, const int64_t* values, int64_t stride,
-                 int64_t count, int64_t end) {
-  for (int64_t i = 0; values && i < count; ++i) {
-    if (values[i * stride] >= 0 && values[i * stride] < end) continue;
-    check.fail({name, int(i)}, format("must lie in [0, %lld)", static_cast<long long>(end)),
-               std::to_string(values[i * stride]));
-  }
-}
-
 void check_position(const ArgCheck& check, ArgName name, const Pass& p, int64_t position) {
   if (position >= 0 && position < p.S) return;
   check.fail(name,

@@ -30,8 +30,16 @@ void take_rope(ArgCheck& check, const fewstep_tensor* cos, const fewstep_tensor*
 char* take_workspace(ArgCheck& check, const fewstep_tensor* workspace, int64_t bytes);
 
 // Values of indices, each in [0, end). Null: not given.
-void check_index(const ArgCheck& check, const char* name, const int64_t* values, int64_t stride,
-                 int64_t count, int64_t end);
+template <class Int>
+void check_index(const ArgCheck& check, const char* name, const Int* values, int64_t stride,
+                 int64_t count, int64_t end) {
+  for (int64_t i = 0; values && i < count; ++i) {
+    const int64_t value = values[i * stride];
+    if (value >= 0 && value < end) continue;
+    check.fail({name, int(i)}, format("must lie in [0, %lld)", static_cast<long long>(end)),
+               std::to_string(value));
+  }
+}
 
 // A position in the tables of RoPE.
 void check_position(const ArgCheck& check, ArgName name, const Pass& p, int64_t position);

@@ -29,27 +29,22 @@ int64_t activations_bytes(const fewstep_decoder& d, int64_t N, int64_t M) {
 }  // namespace
 
 Layout layout_of(const fewstep_decoder& d, int64_t N, int64_t B, int64_t M, int64_t C) {
-  int64_t end = 0;
-  const auto place = [&end](int64_t bytes) {
-    const int64_t begin = end;
-    end += (bytes + 63) / 64 * 64;
-    return begin;
-  };
+  Places places;
   const int64_t requests = most_requests(N, B), unit = size_of(d.type);
   Layout out;
-  out.positions = place(4 * N);
-  out.kv_len = place(4 * requests);
-  out.indptr = place(4 * (requests + 1));
-  out.table = place(N > kBlockRows ? 4 * requests * C : 0);
-  out.qkv = place(N * d.qkv() * unit);
-  out.attended = place(N * d.H * d.D * unit);
-  out.middle = place(N * d.E * unit);
-  out.gated = place(N * d.I * unit);
-  out.wanted = place(M * d.E * unit);
-  out.activations = place(activations_bytes(d, N, M));
-  out.partial = place(fewstep_tree_attention_workspace_bytes(
+  out.positions = places.add(4 * N);
+  out.kv_len = places.add(4 * requests);
+  out.indptr = places.add(4 * (requests + 1));
+  out.table = places.add(N > kBlockRows ? 4 * requests * C : 0);
+  out.qkv = places.add(N * d.qkv() * unit);
+  out.attended = places.add(N * d.H * d.D * unit);
+  out.middle = places.add(N * d.E * unit);
+  out.gated = places.add(N * d.I * unit);
+  out.wanted = places.add(M * d.E * unit);
+  out.activations = places.add(activations_bytes(d, N, M));
+  out.partial = places.add(fewstep_tree_attention_workspace_bytes(
       N, int32_t(d.H), int32_t(d.G), int32_t(d.D), C * d.T, d.deterministic ? 1 : 0));
-  out.total = end + 64;  // its start is aligned
+  out.total = places.total();
   return out;
 }
 

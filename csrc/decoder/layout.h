@@ -11,6 +11,18 @@ namespace fewstep::decoder {
 constexpr int64_t kBlockRows = 256;  // rows of a linear layer or of a chain at a time: more take
                                      // longer a row
 
+// Places parts one after the other, each from the start of a cache line on.
+struct Places {
+  int64_t end = 0;
+
+  int64_t add(int64_t bytes) {
+    const int64_t begin = end;
+    end += (bytes + 63) / 64 * 64;
+    return begin;
+  }
+  int64_t total() const { return end + 64; }  // the workspace's own start is aligned
+};
+
 // Bytes from the start of the workspace, multiples of a cache line.
 struct Layout {
   int64_t positions, kv_len, indptr, table;      // int32

@@ -13,7 +13,7 @@ import numpy as np
 
 from fewstep import tree
 from fewstep._generate.pack import ends_of
-from fewstep.drafters._growth import Cache, Growing, Rows
+from fewstep.drafters._growth import Cache, Growing, Rows, chain_draft
 from fewstep.drafters._pace import Pace
 from fewstep.drafters._protocol import Draft
 
@@ -109,14 +109,7 @@ def _expand(trees: Sequence[_Candidates], logits: Any, width: int, d2t: Any) -> 
 
 def _chains(trees: Sequence[_Candidates], nodes: int) -> list[Draft]:
     """Return chains, the best nodes of which are the first ones."""
-    return [
-        Draft(
-            np.array(one.token[: nodes + 1], np.int32),
-            np.arange(-1, min(nodes + 1, len(one.token)) - 1, dtype=np.int32),
-            score=np.exp(np.array(one.logp[: nodes + 1], np.float32)),
-        )
-        for one in trees
-    ]
+    return [chain_draft(one.token[: nodes + 1], one.logp[: nodes + 1]) for one in trees]
 
 
 def _kept(trees: Sequence[_Candidates], nodes: int) -> list[Draft]:

@@ -18,7 +18,6 @@ from fewstep.drafters._pace import Pace
 from fewstep.drafters._protocol import Draft
 from fewstep.language_model import LanguageModel
 
-_CERTAIN = np.ones(1, np.float32)  # the root's chance
 _FEW = 8  # rows of a request with which a pass takes about as long as with one
 
 
@@ -68,13 +67,6 @@ class Rows:
         self.depth.append(0 if parent < 0 else self.depth[parent] + 1)
         return row
 
-    def chain(self, tokens: Sequence[int]) -> None:
-        """Become a chain of these tokens, the root first."""
-        self.token = list(tokens)
-        self.parent = list(range(-1, len(tokens) - 1))
-        self.sees = [(2 << row) - 1 for row in range(len(tokens))]
-        self.depth = list(range(len(tokens)))
-
 
 class Growing:
     """A draft of one request while it grows; node 0 is the root.
@@ -116,12 +108,6 @@ class Cache:
             return
         # The last token has no row to look for: it is the next root, whose logits are wanted.
         paths = [rows.walk(request.tokens[rows.base + 1 : -1]) for request, rows in known]
-        for (request, rows), own in zip(known, paths, strict=True):
-            self._rows[request.number] = Rows(rows.sequence, rows.base + 1 + len(own))
-        if all(own == list(range(1, len(own) + 1)) for own in paths):  # they lie where they belong
-            for (_, rows), own in zip(known, paths, strict=True):
-                self.model.truncate(rows.sequence, rows.base + 1 + len(own))
-            return
         path = np.zeros((len(paths), max(1, *map(len, paths))), np.int32)
         for i, own in enumerate(paths):
             path[i, : len(own)] = own
@@ -131,6 +117,8 @@ class Cache:
             np.array([len(own) for own in paths], np.int32),
             np.array([len(rows.token) for _, rows in known], np.int32),
         )
+        for (request, rows), own in zip(known, paths, strict=True):
+            self._rows[request.number] = Rows(rows.sequence, rows.base + 1 + len(own))
 
     def root(self, requests: Sequence[Request]) -> tuple[list[Rows | None], Any]:
         """Run what is new of each text; return its block and the logits after its last token.
@@ -176,19 +164,15 @@ class Cache:
         )  # fmt: skip
         if found is None:
             return None
-        ids, logp = found
-        score = np.exp(logp)
+        ids, logp = (array.tolist() for array in found)
         passes = 0
-        for n, (request, rows), own, chances in zip(ready, pairs, ids.tolist(), score, strict=True):
+        for n, (request, rows), own, values in zip(ready, pairs, ids, logp, strict=True):
             own = own[: own.index(-1)] if -1 in own else own
             passes = max(passes, len(own))
             rows.base = len(request.tokens) - 1
-            rows.chain([request.tokens[-1], *own[:-1]])
-            drafts[n] = Draft(
-                np.array([request.tokens[-1], *own], np.int32),
-                np.arange(-1, len(own), dtype=np.int32),
-                score=np.concatenate([_CERTAIN, chances[: len(own)]]),
-            )
+            for row, token in enumerate([request.tokens[-1], *own[:-1]]):
+                rows.add(token, row - 1)
+            drafts[n] = chain_draft([request.tokens[-1], *own], [0.0, *values[: len(own)]])
         if pace:
             pace.chained(perf_counter() - began, passes, len(tokens) <= _FEW * len(pairs))
         return drafts
@@ -237,6 +221,15 @@ class Cache:
             depth=np.array(depth, np.int32),
             block=np.array(sizes, np.int32),
         )
+
+
+def chain_draft(tokens: Sequence[int], logp: Sequence[float]) -> Draft:
+    """Return a chain, the root first, of which the log-probabilities up to each token are known."""
+    return Draft(
+        np.array(tokens, np.int32),
+        np.arange(-1, len(tokens) - 1, dtype=np.int32),
+        score=np.exp(np.array(logp, np.float32)),
+    )
 
 
 def _new_rows(pairs: Sequence[tuple[Request, Rows]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

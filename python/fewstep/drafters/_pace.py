@@ -33,7 +33,7 @@ class Pace:
 
     def chained(self, seconds: float, passes: int, alike: bool) -> None:
         """Take note of a draft in one call of the model, of passes that cost alike or not."""
-        self._drafting += seconds
+        self.drafted(seconds)
         if alike and passes:
             self.level(seconds / passes)
 
