@@ -309,6 +309,8 @@ NONSENSE = {
     "law": lambda last: [tree([t, 3], [-1, 0], law="hearsay") for t in last],
     "no q": lambda last: [tree([t, 3], [-1, 0], law="iid") for t in last],
     "rule": lambda last: [tree([t, 3], [-1, 0], rule="chain") for t in last],
+    "other rule": lambda last: [tree([t, 3], [-1, 0], rule="k_seq") for t in last],
+    "no rule": lambda last: [tree([t, 3], [-1, 0], rule="hope") for t in last],
     "drawn tokens": lambda last: [tree([t, V], [-1, 0], law="iid", q=Q) for t in last],
     "narrow q": lambda last: [tree([t, 3], [-1, 0], law="iid", q=Q[:, :4]) for t in last],
     "q rows": lambda last: [

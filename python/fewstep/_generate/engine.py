@@ -57,9 +57,7 @@ class Engine:
             self._admit()
         if self._active:
             self._call_began = perf_counter()
-            drafts = self._drafts()
-            with self.stats.timed("cache"):
-                drafts = self._room(drafts)
+            drafts = self._room(self._drafts())
             if self._active:
                 self._call(pack(self._active, drafts))
         others = self.stats.seconds["model"] + self.stats.seconds["draft"] - inside
@@ -96,8 +94,9 @@ class Engine:
         indptr = np.cumsum([0, *map(len, rows)]).astype(np.int32)
         tokens = np.array([token for row in rows for token in row], np.int32)
         sequences = [_sequence(request) for request, _ in begun]
-        with self.stats.timed("model"):
-            self.model.forward(sequences, tokens, indptr, rows=np.zeros(0, np.int64))
+        began = perf_counter()
+        self.model.forward(sequences, tokens, indptr, rows=np.zeros(0, np.int64))
+        self.stats.spent("model", began)
         self.stats.prefills += 1
         for request, _ in begun:
             self.model.publish(_sequence(request), request.tokens[:-1])
@@ -129,9 +128,8 @@ class Engine:
         # The last token of a request comes from the target, so drafts end one before it.
         limits = [request.remaining - 1 for request in self._active]
         if self.longest is not None:
-            longest = self.longest
-            room = [longest - 1 - len(request.tokens) for request in self._active]
-            limits = [max(0, min(pair)) for pair in zip(limits, room, strict=True)]
+            for i, request in enumerate(self._active):
+                limits[i] = max(0, min(limits[i], self.longest - 1 - len(request.tokens)))
         given = self._safely("draft", self._active, limits)
         if given is None:
             return none
@@ -146,6 +144,7 @@ class Engine:
 
     def _room(self, drafts: list[Draft]) -> list[Draft]:
         """Make room for the drafts, the oldest request's first; send the youngest back to wait."""
+        began = perf_counter()
         kept: list[Draft] = []
         for request, draft in zip(list(self._active), drafts, strict=True):
             while request in self._active:
@@ -160,6 +159,7 @@ class Engine:
                         self._send_back(self._active[-1])
                     else:
                         self._fail(request, error)
+        self.stats.spent("cache", began)
         return kept
 
     def _send_back(self, request: Request) -> None:
@@ -180,8 +180,9 @@ class Engine:
         seconds = perf_counter() - began
         logits, hidden = ran if wants_hidden else (ran, None)
         self.stats.seconds["model"] += seconds
-        with self.stats.timed("verify"):
-            verdict = self._judge(block, logits)
+        began = perf_counter()
+        verdict = self._judge(block, logits)
+        self.stats.spent("verify", began)
         if verdict.wrong is not None:
             self._note(verdict.wrong)
         self._count_call(block, verdict)
@@ -191,8 +192,9 @@ class Engine:
                 verdict.accepted, verdict.next_token, hidden, seconds,
             )  # fmt: skip
             self._safely("observe", seen)
-        with self.stats.timed("cache"):
-            self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
+        began = perf_counter()
+        self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
+        self.stats.spent("cache", began)
         self._commit(block, verdict)
 
     def _commit(self, block: Block, verdict: Verdict) -> None:
@@ -204,10 +206,9 @@ class Engine:
                 self._fail(request, verdict.failed[b])
                 continue
             first = block.begins[b]
-            goes_on = all(request.commit(tokens[first + node], True) for node in verdict.paths[b])
-            if goes_on:
-                goes_on = request.commit(following[b], False)
-            if goes_on and self.longest is not None and len(request.tokens) >= self.longest:
+            request.commit([tokens[first + node] for node in verdict.paths[b]], following[b])
+            full = self.longest is not None and len(request.tokens) >= self.longest
+            if full and request.finish is None:
                 request.finish = "length"
             self.stats.tokens += len(request.tokens) - before
             if request.finish is not None:
@@ -218,9 +219,8 @@ class Engine:
         stats.forwards += 1
         stats.calls += len(block.requests)
         stats.nodes += rows - len(block.requests)
-        children = block.first_child.tolist()
         for first, path in zip(block.begins, verdict.paths, strict=False):
-            stats.count_path(len(path), children[first + (path[-1] if path else 0)] >= 0)
+            stats.count_path(len(path), block.inner[first + (path[-1] if path else 0)])
         if self._budget is not None:
             # Verification counts too: a call costs it whatever it runs.
             seconds = perf_counter() - self._call_began
@@ -255,12 +255,14 @@ class Engine:
         """Call the drafter; what it raises is counted and costs a draft."""
         if self.drafter is None:
             return None
+        began = perf_counter()
         try:
-            with self.stats.timed("draft"):
-                return getattr(self.drafter, method)(*arguments)
+            return getattr(self.drafter, method)(*arguments)
         except Exception as error:
             self._note(error)
             return None
+        finally:
+            self.stats.spent("draft", began)
 
     def _note(self, error: Exception) -> None:
         self.stats.drafter_errors += 1

@@ -8,18 +8,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep import _core
 from fewstep import logits as logits_ops
-from fewstep import tree
-from fewstep._generate.pack import Block, Group, laws
+from fewstep._generate.pack import NO_DRAWS, Block, Group, draws
 from fewstep._generate.request import Request
 from fewstep._generate.sampling import FILTERS, Sampling
+from fewstep.tree import LAWS, RULES, verify
 
+Arrays = tuple[Any, ...]
+
+_DEFAULTS = verify.__kwdefaults__ or {}
+PARAMS = tuple(_DEFAULTS[name] for name in ("epsilon", "delta", "strength", "share"))
 _STATUS = {1: "hold NaN", 2: "hold +inf", 3: "allow no token"}
 
 
 class Verdict(NamedTuple):
     """Accepted paths and next tokens of a batch; see `fewstep.tree.verify`.
 
+    Arrays are valid until the next call, which writes over them.
     `paths` are the accepted nodes as lists. `failed` has the errors of requests whose grammar
     failed or whose logits gave no law. `wrong` is what verification said of drafts that it could
     not use, and did without.
@@ -38,72 +44,88 @@ class Judge:
 
     def __init__(self) -> None:
         self._known: list[Request] = []
-        self._own: dict[str, Any] = {}  # seeds and filters, by their names
+        self._path = np.empty((0, 0), np.int32)
+        self._numbers: Arrays = ()
+        self._seeds: Any = None
+        self._filters: Arrays = ()  # in the order of `FILTERS`
         self._adjusts = False  # whether any has penalties or a grammar
 
     def __call__(self, block: Block, logits: Any) -> Verdict:
         """Return what is accepted of each request's draft and what follows it."""
-        self._read(block.requests)
-        mask, failed = None, dict[int, Exception]()
+        requests, groups = block.requests, block.groups
+        if self._known != requests:
+            self._read(requests)
+        mask: NDArray[np.uint32] | None = None
+        failed: dict[int, Exception] = {}
         if self._adjusts:
             logits, mask, failed = adjusted(block, logits)
-        batch = len(block.requests)
-        path = np.empty((batch, max(block.depth.tolist())), np.int32)
-        accepted, following, status = np.empty((3, batch), np.int32)
-        positions = np.array([len(request.tokens) for request in block.requests], np.int32)
-        nodes = {"parent": block.parent, "token": block.token, "logits": logits, "bitmask": mask}
-        requests = self._own | {
-            "positions": positions, "path": path, "accepted": accepted, "next_token": following,
-            "status": status,
-        }  # fmt: skip
+        if self._path.shape[1] != block.deepest:
+            self._path = np.empty((len(requests), block.deepest), np.int32)
+        path, (positions, accepted, following, status) = self._path, self._numbers
+        for i, request in enumerate(requests):
+            positions[i] = len(request.tokens)
+        # As `_core.tree_verify` takes them.
+        nodes = block.parent, block.indptr, block.token, logits
+        inputs = (*nodes, self._seeds, positions, None, mask)
+        outputs = path, accepted, following, None, status
         wrong = None
-        for group in block.groups:
-            given, ends = nodes | requests, block.indptr
-            if len(block.groups) > 1:
-                a, b = group.begin, group.end
-                first, last = block.begins[a], block.begins[b]
-                given = _part(nodes, first, last) | _part(requests, a, b)
-                ends = ends[a : b + 1] - first
-            wrong = _verify(block, group, ends, given) or wrong
+        for group in groups:
+            given = inputs, outputs, self._filters
+            if len(groups) > 1:
+                given = _part(block, group, *given)
+            wrong = _verify(block, group, *given) or wrong
         for i, why in enumerate(status.tolist()):
             if why:
-                failed.setdefault(i, _reason(block.requests[i], why))
+                failed.setdefault(i, _reason(requests[i], why))
         counts = accepted.tolist()
         paths = [own[:n] for own, n in zip(path.tolist(), counts, strict=True)]
         return Verdict(path, accepted, following, paths, failed, wrong)
 
     def _read(self, requests: list[Request]) -> None:
-        """Collect the parameters of the requests, unless they are those of the last call."""
-        if self._known == requests:
-            return
+        """Collect the parameters of the requests, and make room for what is found of them."""
         self._known = requests
+        self._path = np.empty((len(requests), 0), np.int32)
+        self._numbers = tuple(np.empty((4, len(requests)), np.int32))
         each = [request.sampling for request in requests]
         self._adjusts = any(one.penalises or one.bitmask is not None for one in each)
-        self._own = {"seeds": np.array([one.seed for one in each], np.int64)}
+        self._seeds = np.array([one.seed for one in each], np.int64)
+        filters = []
         for name, dtype in FILTERS.items():
             values = np.array([getattr(one, name) for one in each], dtype)
             # Where there is nothing to do, it would be at some cost.
-            if name == "temperature" or (values != getattr(Sampling, name)).any():
-                self._own[name] = values
+            acts = name == "temperature" or bool((values != getattr(Sampling, name)).any())
+            filters.append(values if acts else None)
+        self._filters = tuple(filters)
 
 
-def _part(values: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
-    """Return some of the rows of arrays."""
-    return {name: None if one is None else one[begin:end] for name, one in values.items()}
+def _part(
+    block: Block, group: Group, inputs: Arrays, outputs: Arrays, filters: Arrays
+) -> tuple[Arrays, Arrays, Arrays]:
+    """Return a group's part of the arguments of `_core.tree_verify`."""
+    a, b = group.begin, group.end
+    nodes, rows = slice(block.begins[a], block.begins[b]), slice(a, b)
+    parent, indptr, token, logits, seeds, positions, _, mask = inputs
+    ends = indptr[a : b + 1] - block.begins[a]
+    own = parent[nodes], ends, token[nodes], logits[nodes], seeds[rows], positions[rows], None
+    outputs, filters = (
+        tuple(None if one is None else one[rows] for one in values) for values in (outputs, filters)
+    )
+    return (*own, None if mask is None else mask[nodes]), outputs, filters
 
 
 def _verify(
-    block: Block, group: Group, ends: NDArray[np.int32], given: dict[str, Any]
+    block: Block, group: Group, inputs: Arrays, outputs: Arrays, filters: Arrays
 ) -> ValueError | None:
     """Verify a group's drafts; return what was said of those that could not be used."""
+    rule, law = RULES.index(group.rule), LAWS.index(group.law)
     try:
-        tree.verify(indptr=ends, rule=group.rule, law=group.law, **given, **laws(block, group))
+        given = inputs + draws(block, group)
+        _core.tree_verify(rule, law, PARAMS, filters, given, outputs)
     except ValueError as error:
-        if group.law == "deterministic":
-            raise
-        # The probabilities fit nothing: no draft, as if its tokens were negative.
-        given["token"] = np.full_like(given["token"], -1)
-        tree.verify(indptr=ends, rule="match", **given)
+        # No draft, then, as if its tokens were negative; what is wrong with the logits comes again.
+        parent, indptr, token, *others = inputs
+        given = (parent, indptr, np.full_like(token, -1), *others, *NO_DRAWS)
+        _core.tree_verify(RULES.index("match"), 0, PARAMS, filters, given, outputs)
         return error
     return None
 

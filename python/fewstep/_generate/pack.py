@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import accumulate, count
 from operator import lt
 from typing import Any, NamedTuple
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from fewstep import _core
 from fewstep._generate.request import Request
 from fewstep.drafters._protocol import RULES, Draft
+from fewstep.tree import RULES as ALL_RULES
 
 MAX_NODES = 256  # rows of one request that tree.attention takes
 
 Index = NDArray[np.int32]
 ROOT = np.array([-1], np.int32)
+NO_DRAWS = (None,) * 6
 
 
 class Group(NamedTuple):
@@ -31,23 +34,39 @@ class Group(NamedTuple):
     law: str
 
 
-class Block(NamedTuple):
-    """The rows that a call of the target runs: a tree for each request.
+class Layout(NamedTuple):
+    """What the parents of a batch's trees say, without their tokens; of all calls with such trees.
 
-    `begins` are the numbers of `indptr`; `sizes` says how many rows each request has.
+    `begins` are the numbers of `indptr`; `sizes` says how many rows each request has, `inner`
+    which rows have children, `deepest` how far below its root a node lies at most. Where all trees
+    are chains, whose rows are those of any text, there are no `bits` and `depth`.
     """
 
-    requests: list[Request]
-    drafts: list[Draft]
-    token: Index
     parent: Index
     indptr: Index
     begins: list[int]
     sizes: Index
-    depth: Index
-    first_child: Index
-    bits: NDArray[np.uint32]
+    depth: Index | None
+    bits: NDArray[np.uint32] | None
+    inner: list[bool]
+    deepest: int
+
+
+class Block(NamedTuple):
+    """The rows that a call of the target runs: a tree for each request, laid out as `Layout`."""
+
+    requests: list[Request]
+    drafts: list[Draft]
+    token: Index
     groups: list[Group]
+    parent: Index
+    indptr: Index
+    begins: list[int]
+    sizes: Index
+    depth: Index | None
+    bits: NDArray[np.uint32] | None
+    inner: list[bool]
+    deepest: int
 
 
 def root_alone(request: Request) -> Draft:
@@ -68,12 +87,13 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
         raise ValueError(f"shapes {list(token.shape)} and {list(parent.shape)} are no tree's")
     if token is not draft.token or parent is not draft.parent:
         draft = replace(draft, token=token, parent=parent)
-    # As lists: trees are small, and a look at an array costs as much as one at a hundred numbers.
-    tokens, parents = token.tolist(), parent.tolist()
-    if tokens[0] != request.tokens[-1] or parents[0] != -1:
+    check_parents(parent.tobytes())
+    # As a list: trees are small, and a look at an array costs as much as one at a hundred numbers.
+    tokens = token.tolist()
+    if tokens[0] != request.tokens[-1]:
         raise ValueError(f"node 0 is token {tokens[0]}, not the last one, {request.tokens[-1]}")
-    if not all(map(lt, parents, count())) or min(parents[1:], default=0) < 0:
-        raise ValueError("a parent does not come before its child")
+    if draft.rule is not None and draft.rule not in ALL_RULES:
+        raise ValueError(f"rule {draft.rule!r}")
     least, most, nodes = min(tokens), max(tokens), len(tokens)
     fits = nodes <= MAX_NODES and least >= 0 and most < n_vocab
     if draft.law != "deterministic":
@@ -91,6 +111,18 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
     return draft
 
 
+# Drafts change from call to call, and their trees hardly: a chain has few lengths, a template
+# is one tree.
+@lru_cache(maxsize=256)
+def check_parents(parent: bytes) -> None:
+    """Raise ValueError unless they are a tree's."""
+    parents = np.frombuffer(parent, np.int32).tolist()
+    if parents[0] != -1 or min(parents[1:], default=0) < 0:
+        raise ValueError("node 0 is not the root, or not the only one")
+    if not all(map(lt, parents, count())):
+        raise ValueError("a parent does not come before its child")
+
+
 def ends_of(counts: Iterable[int]) -> list[int]:
     """Return where rows begin and end that lie one after the other."""
     return list(accumulate(counts, initial=0))
@@ -103,48 +135,61 @@ def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
         order = sorted(range(len(drafts)), key=rules.__getitem__)
         requests, drafts = [requests[i] for i in order], [drafts[i] for i in order]
         rules = [rules[i] for i in order]
-    sizes = [len(draft.token) for draft in drafts]
-    begins = ends_of(sizes)
-    indptr = np.array(begins, np.int32)
-    if len(drafts) == 1:
-        token, parent = drafts[0].token, drafts[0].parent
-    else:
-        token = np.concatenate([draft.token for draft in drafts])
-        parent = np.concatenate([draft.parent for draft in drafts])
     groups: list[Group] = []
     for i, key in enumerate(rules):
         if groups and (groups[-1].rule, groups[-1].law) == key:
             groups[-1] = groups[-1]._replace(end=i + 1)
         else:
             groups.append(Group(i, i + 1, *key))
+    token = drafts[0].token
+    if len(drafts) > 1:
+        token = np.concatenate([draft.token for draft in drafts])
+    layout = laid_out(tuple([draft.parent.tobytes() for draft in drafts]))
+    return Block(list(requests), list(drafts), token, groups, *layout)
+
+
+@lru_cache(maxsize=64)  # of the same trees, see above
+def laid_out(parents: tuple[bytes, ...]) -> Layout:
+    """Lay out trees, the parents of each of which are given as memory."""
+    parent = np.frombuffer(bytearray().join(parents), np.int32)
+    sizes = [len(one) // parent.itemsize for one in parents]
+    begins = ends_of(sizes)
+    indptr = np.array(begins, np.int32)
     depth, first_child, next_sibling = np.empty((3, begins[-1]), np.int32)
     bits = np.empty((begins[-1], (max(sizes) + 31) // 32), np.uint32)
     _core.tree_build(parent, indptr, None, -1, depth, first_child, next_sibling, None, bits)
-    return Block(
-        list(requests), list(drafts), token, parent, indptr, begins, np.array(sizes, np.int32),
-        depth, first_child, bits, groups,
+    is_tree = bool((next_sibling >= 0).any())
+    return Layout(
+        parent, indptr, begins, np.array(sizes, np.int32), depth if is_tree else None,
+        bits if is_tree else None, (first_child >= 0).tolist(), int(depth.max()),
     )  # fmt: skip
 
 
-def laws(block: Block, group: Group) -> dict[str, Any]:
-    """Return what `fewstep.tree.verify` needs to know of how a group's drafts were drawn."""
+def draws(block: Block, group: Group) -> tuple[Any, ...]:
+    """Return what verification needs to know of how a group's drafts were drawn.
+
+    ``draft``, ``draft_ids``, ``draft_row``, ``draw_indptr``, ``draw_node`` and ``draw_weight`` of
+    `fewstep.tree.verify`.
+    """
     if group.law == "deterministic":
-        return {}
+        return NO_DRAWS
     drafts = block.drafts[group.begin : group.end]
-    rows, draws, ends, first_row, first_draw = [], [], [np.zeros(1, np.int32)], 0, 0
+    rows, nodes, ends, first_row, first_draw = [], [], [np.zeros(1, np.int32)], 0, 0
     for draft in drafts:
         own = np.arange(len(draft.token), dtype=np.int32) if draft.q_row is None else draft.q_row
         rows.append(own + first_row)
         first_row += len(draft.q)
         if draft.draw_indptr is not None and draft.draw_node is not None:
-            draws.append(draft.draw_node)
+            nodes.append(draft.draw_node)
             ends.append(draft.draw_indptr[1:] + first_draw)
             first_draw += len(draft.draw_node)
     q = drafts[0].q if len(drafts) == 1 else np.concatenate([np.asarray(d.q) for d in drafts])
-    found: dict[str, Any] = {"draft": q, "draft_row": np.concatenate(rows).astype(np.int32)}
-    if drafts[0].q_ids is not None:
-        found["draft_ids"] = np.asarray(drafts[0].q_ids, np.int32).reshape(1, -1)
-    if draws:
-        found["draw_node"] = np.concatenate(draws).astype(np.int32)
-        found["draw_indptr"] = np.concatenate(ends).astype(np.int32)
-    return found
+    ids = drafts[0].q_ids
+    return (
+        q,
+        None if ids is None else np.asarray(ids, np.int32).reshape(1, -1),
+        np.concatenate(rows).astype(np.int32),
+        np.concatenate(ends).astype(np.int32) if nodes else None,
+        np.concatenate(nodes).astype(np.int32) if nodes else None,
+        None,
+    )

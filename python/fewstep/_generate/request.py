@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fewstep._generate.sampling import Sampling
@@ -65,17 +66,19 @@ class Request:
         """How many tokens may follow."""
         return self.sampling.max_tokens - len(self.drafted)
 
-    def commit(self, token: int, drafted: bool) -> bool:
-        """Add a token; return whether the request goes on."""
-        self.tokens.append(token)
-        self.drafted.append(drafted)
-        if self.sampling.penalises:
-            self.counts[token] += 1
-        if token in self.stop_tokens or (self.text is not None and self.text.push(token)):
-            self.finish = "stop"
-        elif self.remaining == 0:
-            self.finish = "length"
-        return self.finish is None
+    def commit(self, drafted: Sequence[int], following: int) -> None:
+        """Add accepted drafts and the token that follows them, up to where the request ends."""
+        for i, token in enumerate((*drafted, following)):
+            self.tokens.append(token)
+            self.drafted.append(i < len(drafted))
+            if self.sampling.penalises:
+                self.counts[token] += 1
+            if token in self.stop_tokens or (self.text is not None and self.text.push(token)):
+                self.finish = "stop"
+            elif len(self.drafted) == self.sampling.max_tokens:
+                self.finish = "length"
+            if self.finish is not None:
+                break
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,7 @@ class Sampling:
         if any(not text for text in self.stop):
             raise ValueError("fewstep.Sampling: 'stop' must hold no empty string")
 
-    @property
+    @cached_property
     def penalises(self) -> bool:
         """Whether logits change before the filters."""
         return (self.repetition, self.presence, self.frequency) != (1, 0, 0) or bool(self.bias)

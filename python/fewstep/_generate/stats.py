@@ -7,21 +7,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 
-class Timed:
-    """Adds the time between its begin and its end to a part's seconds."""
-
-    __slots__ = ("_began", "_part", "_seconds")
-
-    def __init__(self, seconds: dict[str, float], part: str) -> None:
-        self._seconds, self._part = seconds, part
-
-    def __enter__(self) -> None:
-        self._began = perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self._seconds[self._part] += perf_counter() - self._began
-
-
 @dataclass
 class Stats:
     """Counts and seconds of a generator since it was made or `Generator.stats` was reset.
@@ -66,9 +51,9 @@ class Stats:
         default_factory=lambda: dict.fromkeys(("model", "draft", "fewstep", "verify", "cache"), 0.0)
     )
 
-    def timed(self, part: str) -> Timed:
-        """Count the time that is spent inside as a part's."""
-        return Timed(self.seconds, part)
+    def spent(self, part: str, began: float) -> None:
+        """Count the time since `began` as a part's."""
+        self.seconds[part] += perf_counter() - began
 
     @property
     def tokens_per_call(self) -> float:
