@@ -133,7 +133,7 @@ def test_sequences(paged: PagedModel) -> None:
 
 def test_keep(paged: PagedModel) -> None:
     cases = [
-        (([1], [1], [6]), "'block' must lie in 1 to the tokens of its sequence, [5], got [6]"),
+        (([1], [1], [6]), "'block' must lie in 1 to 5, the tokens of sequence 1, got 6"),
         (([3], [1], [3]), "'path' must hold 1 nodes below 3, got [3]"),
         (([1], [2], [3]), "'path' must hold 2 nodes below 3, got [1]"),
     ]

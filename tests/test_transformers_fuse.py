@@ -134,6 +134,51 @@ def test_training_and_gradients_are_the_models_own() -> None:
     assert torch.allclose(*gradients, atol=1e-6)
 
 
+def loaded(model: Any) -> None:
+    model.load_state_dict({name: 1.1 * value for name, value in model.state_dict().items()})
+
+
+def normed(model: Any) -> None:
+    model.model.norm.weight.data = model.model.norm.weight.data * 1.5
+
+
+def headed(model: Any) -> None:
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 1.5)
+
+
+@pytest.mark.parametrize("change", [loaded, normed, headed])
+def test_a_paged_model_has_the_weights_of_now(change: Any) -> None:
+    model, other = model_of("Llama"), model_of("Llama")
+    fuse(model)
+    paged = PagedModel(model, pages=8)
+    run_paged(paged, text(1, 9)[0])
+    decoder = paged._whole._decoder  # type: ignore[union-attr]
+    run_paged(paged, text(1, 9)[0])
+    assert paged._whole._decoder is decoder  # type: ignore[union-attr]
+    change(model)
+    change(other)
+    assert torch.allclose(run_paged(paged, text(1, 9)[0]), logits(other, text(1, 9))[0], atol=2e-5)
+
+
+def test_a_paged_model_runs_whole_only_with_its_attention_and_in_evaluation() -> None:
+    model = model_of("Llama")
+    fuse(model)
+    whole = PagedModel(model, pages=8)._whole
+    assert whole is not None
+    assert whole.ready()
+    for off, on in (
+        (lambda: model.train(), lambda: model.eval()),
+        (
+            lambda: model.set_attn_implementation("sdpa"),
+            lambda: model.set_attn_implementation("fewstep"),
+        ),
+    ):
+        off()
+        assert not whole.ready()
+        on()
+        assert whole.ready()
+
+
 def hooked(model: Any) -> None:
     model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <memory>
+#include <vector>
 
 #include "py_tensor.h"
 
@@ -11,11 +13,10 @@ namespace fewstep::python {
 namespace {
 
 using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
-using Sequences = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
 
 class KvPool {
  public:
-  KvPool(int32_t pages, int32_t page_tokens) {
+  KvPool(int32_t pages, int32_t page_tokens) : page_tokens_(page_tokens) {
     fewstep_kv_pool* made = nullptr;
     check(fewstep_kv_pool_create(pages, page_tokens, &made));
     owner_.reset(made);
@@ -48,18 +49,18 @@ class KvPool {
     return out;
   }
   // columns < 0: as many as the longest has.
-  py::array_t<int32_t> page_table(const Sequences& sequences, int64_t columns) const {
+  py::array_t<int32_t> page_table(const std::vector<int64_t>& sequences, int64_t columns) const {
     if (columns < 0) {
-      fewstep_kv_pool_stats s = stats();
       columns = 0;
-      for (py::ssize_t i = 0; i < sequences.size(); ++i) {
-        const int64_t pages = (length(sequences.data()[i]) + s.page_tokens - 1) / s.page_tokens;
+      for (const int64_t sequence : sequences) {
+        const int64_t pages = (length(sequence) + page_tokens_ - 1) / page_tokens_;
         columns = pages > columns ? pages : columns;
       }
     }
-    py::array_t<int32_t> table({sequences.size(), py::ssize_t(columns)});
-    check(fewstep_kv_pool_page_table(owner_.get(), sequences.data(), sequences.size(),
-                                     table.mutable_data(), columns));
+    const auto count = py::ssize_t(sequences.size());
+    py::array_t<int32_t> table({count, py::ssize_t(columns)});
+    check(fewstep_kv_pool_page_table(owner_.get(), sequences.data(), count, table.mutable_data(),
+                                     columns));
     return table;
   }
   int32_t references(int32_t page) const {
@@ -95,6 +96,7 @@ class KvPool {
     void operator()(fewstep_kv_pool* p) const noexcept { fewstep_kv_pool_destroy(p); }
   };
   std::unique_ptr<fewstep_kv_pool, Destroy> owner_;
+  int32_t page_tokens_;
 };
 
 }  // namespace

@@ -139,8 +139,7 @@ class Pool:
             raise ValueError(
                 f"fewstep.kv.Pool.page_table: 'columns' must be 0 or more, got {columns}"
             )
-        rows = np.asarray(sequences, np.int64)
-        return self._pool.page_table(rows, -1 if columns is None else columns)
+        return self._pool.page_table(sequences, -1 if columns is None else columns)
 
     def references(self, page: int) -> int:
         """Return the number of sequences that have a page."""

@@ -6,18 +6,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from math import exp
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep._generate.pack import ends_of
+from fewstep._generate.pack import MAX_NODES, ends_of
 from fewstep._generate.request import Request
 from fewstep.drafters._pace import Pace
 from fewstep.drafters._protocol import Draft
 from fewstep.language_model import LanguageModel
 
+CHAIN = np.arange(-1, MAX_NODES - 1, dtype=np.int32)  # parents
 _FEW = 8  # rows of a request with which a pass takes about as long as with one
 
 
@@ -102,18 +104,16 @@ class Cache:
 
     def settle(self, requests: Sequence[Request]) -> None:
         """Keep of the last drafts' rows those that became part of the texts."""
-        known = [(r, self._rows[r.number]) for r in requests if r.number in self._rows]
-        known = [(request, rows) for request, rows in known if rows.token]
+        blocks = [(request, self._rows.get(request.number)) for request in requests]
+        known = [(request, rows) for request, rows in blocks if rows is not None and rows.token]
         if not known:
             return
         # The last token has no row to look for: it is the next root, whose logits are wanted.
         paths = [rows.walk(request.tokens[rows.base + 1 : -1]) for request, rows in known]
-        path = np.zeros((len(paths), max(1, *map(len, paths))), np.int32)
-        for i, own in enumerate(paths):
-            path[i, : len(own)] = own
+        most = max(1, *map(len, paths))
         self.model.keep(
             [rows.sequence for _, rows in known],
-            path,
+            np.array([own + [0] * (most - len(own)) for own in paths], np.int32),
             np.array([len(own) for own in paths], np.int32),
             np.array([len(rows.token) for _, rows in known], np.int32),
         )
@@ -227,8 +227,8 @@ def chain_draft(tokens: Sequence[int], logp: Sequence[float]) -> Draft:
     """Return a chain, the root first, of which the log-probabilities up to each token are known."""
     return Draft(
         np.array(tokens, np.int32),
-        np.arange(-1, len(tokens) - 1, dtype=np.int32),
-        score=np.exp(np.array(logp, np.float32)),
+        CHAIN[: len(tokens)],
+        score=np.array(list(map(exp, logp)), np.float32),
     )
 
 

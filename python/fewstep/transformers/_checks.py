@@ -32,6 +32,17 @@ def check_block(block: list[int], counts: list[int], length: list[int]) -> None:
         )
 
 
+def check_path(sequence: int, length: int, size: int, row: list[int], n: int) -> None:
+    """Raise ValueError unless a block of a sequence and n nodes of a path in it are some."""
+    if not 1 <= size <= length:
+        raise ValueError(
+            f"{FUNCTION}.keep: 'block' must lie in 1 to {length}, the tokens of sequence "
+            f"{sequence}, got {size}"
+        )
+    if not (0 <= n <= len(row)) or (n and row[n - 1] >= size):
+        raise ValueError(f"{FUNCTION}.keep: 'path' must hold {n} nodes below {size}, got {row}")
+
+
 def check_model(model: Any) -> None:
     """Raise TypeError or ValueError unless it is a model that can run."""
     fits = isinstance(model, torch.nn.Module) and hasattr(model, "get_output_embeddings")

@@ -36,7 +36,7 @@ class FusedLayer:
         if type(layer).__name__.startswith("Mistral"):
             window = self.config.sliding_window
         self.options = {"scale": layer.self_attn.scaling, "window": window or 0}
-        self._parameters: dict[str, Any] = layer.mlp.down_proj._parameters
+        self.down_parameters: dict[str, Any] = layer.mlp.down_proj._parameters
         self.whole = _joined(_linears(layer)[:3])
         self._capture()
 
@@ -68,7 +68,7 @@ class FusedLayer:
 
     def current(self) -> bool:
         """Tell whether the weights can be read, and take them anew where they were exchanged."""
-        weight = self._parameters["weight"]
+        weight = self.down_parameters["weight"]
         packed = getattr(weight, "packed", None)
         if packed is not self.witness:
             if packed is None or weight.dtype != self.scratch.sizes.dtype:

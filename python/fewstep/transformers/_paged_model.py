@@ -18,6 +18,7 @@ from ._checks import (
     FUNCTION,
     check_block,
     check_model,
+    check_path,
     check_room,
     checked_counts,
     checked_ids,
@@ -171,7 +172,7 @@ class PagedModel:
         if needed <= 0:
             return
         try:
-            self._cache.store.extend([sequence], [needed])
+            pages = self.pool.extend(sequence, needed)
         except MemoryError:
             stats = self.pool.stats()
             raise MemoryError(
@@ -179,6 +180,8 @@ class PagedModel:
                 f"{stats['free'] + stats['cached']} of {stats['pages']} pages that are not in use, "
                 f"of {stats['page_tokens']} tokens each"
             ) from None
+        if pages[0] >= 0:
+            self._cache.store.copy([pages])
 
     def forward(
         self,
@@ -303,9 +306,9 @@ class PagedModel:
         )  # fmt: skip
         if found is None:
             return None
-        ran = (found[0] >= 0).sum(1).tolist()
-        for sequence, before, count, n in zip(sequences, length, counts, ran, strict=True):
-            self._lengths[sequence] = before + count + max(n - 1, 0)
+        ids = found[0].tolist()
+        for sequence, before, count, own in zip(sequences, length, counts, ids, strict=True):
+            self._lengths[sequence] = before + count + max(len(own) - own.count(-1) - 1, 0)
         return found
 
     @torch.no_grad()
@@ -347,29 +350,22 @@ class PagedModel:
         block : array, shape (B,), int32
             How many tokens each block has, the root's included.
         """
-        lengths = [self.length(int(sequence)) for sequence in sequences]
         sizes, counts = np.asarray(block).tolist(), np.asarray(accepted).tolist()
         nodes = np.ascontiguousarray(path, np.int32)
-        if not all(1 <= size <= length for size, length in zip(sizes, lengths, strict=True)):
-            raise ValueError(
-                f"{FUNCTION}.keep: 'block' must lie in 1 to the tokens of its sequence, "
-                f"{lengths}, got {sizes}"
-            )
-        moves = False
-        for row, n, size in zip(nodes.tolist(), counts, sizes, strict=True):
-            if not (0 <= n <= len(row)) or (n and row[n - 1] >= size):
-                raise ValueError(
-                    f"{FUNCTION}.keep: 'path' must hold {n} nodes below {size}, got {row}"
-                )
+        moves, base = False, []
+        for sequence, row, n, size in zip(sequences, nodes.tolist(), counts, sizes, strict=True):
+            length = self.length(sequence)
+            check_path(sequence, length, size, row, n)
+            # The first nodes of a block, such as a chain's, lie where they belong.
             moves = moves or row[:n] != list(range(1, n + 1))
-        base = [length - size for length, size in zip(lengths, sizes, strict=True)]
-        if moves:  # the first nodes of a block, such as a chain's, lie where they belong
+            base.append(length - size)
+        if moves:
             self._cache.store.commit(
                 sequences, nodes, np.array(counts, np.int32), np.array(base, np.int32)
             )
         for sequence, first, n in zip(sequences, base, counts, strict=True):
-            self.pool.truncate(int(sequence), first + 1 + n)
-            self._lengths[int(sequence)] = first + 1 + n
+            self.pool.truncate(sequence, first + 1 + n)
+            self._lengths[sequence] = first + 1 + n
 
     def truncate(self, sequence: int, length: int) -> None:
         """Forget the tokens of a sequence from `length` on."""

@@ -66,6 +66,7 @@ class Scratch:
         self._ours = False
         self.positions = torch.empty(0, dtype=torch.int32)  # of the rows of this pass
         self.cos = self.sin = torch.empty(0, 0)
+        self.reach = 0  # positions of the tables: a tensor's length is no cheap question
 
     def buffers(self, n: int) -> Buffers:
         """Return memory for n rows, the same as in the call before."""
@@ -92,21 +93,22 @@ class Scratch:
         key = self._ids
         if anew or key is None or key[0] is not ids or key[1] != ids._version:
             self.positions = ids.expand(batch, -1).reshape(-1).int()
-            self.reach(self.positions)
+            self.cover(self.positions)
             self._ids = (ids, ids._version)
             self._ours = config._attn_implementation == NAME
         return self._ours
 
-    def reach(self, positions: torch.Tensor) -> None:
+    def cover(self, positions: torch.Tensor) -> None:
         """Make the tables long enough for positions."""
         last = int(positions.max())
-        if last >= len(self.cos):
+        if last >= self.reach:
             self.grow(last + 1)
 
     @torch.no_grad()
     def grow(self, count: int) -> None:
         """Make the tables anew for `count` positions and more."""
-        place = torch.arange(max(2 * len(self.cos), count, 512))[None]
+        self.reach = max(2 * self.reach, count, 512)
+        place = torch.arange(self.reach)[None]
         cos, sin = self.rotary(torch.empty(0, dtype=torch.float32), place)
         half = cos.shape[-1] // 2
         self.cos, self.sin = (t[0, :, :half].float().contiguous() for t in (cos, sin))

@@ -109,9 +109,10 @@ class Store:
                 self.pool.truncate(sequence, length)
             raise
         finally:  # pages that were exchanged stay so
-            self._copy(pairs)
+            self.copy(pairs)
 
-    def _copy(self, pairs: list[tuple[int, int]]) -> None:
+    def copy(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy pages to others, as `fewstep.kv.Pool.extend` says; -1 for none."""
         pairs = [pair for pair in pairs if pair[0] >= 0]
         if not (pairs and self.k):
             return

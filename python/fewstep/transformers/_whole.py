@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from operator import is_
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from ._fuse import KINDS
 from ._layer import FusedLayer, weight_of
 from ._scratch import Scratch
 from ._store import Store
+
+_FORWARD, _WEIGHT, _PACKED = itemgetter("forward"), itemgetter("weight"), attrgetter("packed")
+_ATTENTION = "_attn_implementation_internal"  # a config's properties take a microsecond each
 
 
 def fused_layers(model: Any) -> list[FusedLayer] | None:
@@ -54,7 +57,8 @@ class Whole:
         self._parameters = [module._parameters for module in modules]
         self._decoder: Any = None
         self._fused: list[FusedLayer] = []
-        self._witnesses: list[Any] = []
+        self._config: Any = None
+        self._x = torch.empty(0)  # hidden states of a call, and the next with as many rows
         self._looks_up = False  # whether the decoder has the embedding
 
     def ready(self) -> bool:
@@ -65,34 +69,43 @@ class Whole:
         fused = fused_layers(self.model)
         if not fused or any(layer.scratch is not fused[0].scratch for layer in fused):
             return False
-        self._fused, self._witnesses = fused, [layer.witness for layer in fused]
-        self._held = [weight.data_ptr() for weight in self._weights()]
+        self._fused, self._config = fused, self.model.config
+        self._settings = vars(self._config)
+        others: tuple[list[Any], list[Any]] = [], []
+        for parameters in self._parameters:
+            others[hasattr(parameters["weight"], "packed")].append(parameters)
+        self._plain, self._packed = others
+        self._packed += [layer.down_parameters for layer in fused]
+        self._witnesses = list(map(_PACKED, map(_WEIGHT, self._packed)))
+        self._held = self._addresses()
         self._decoder = self._made()
         return True
 
-    def _weights(self) -> list[Any]:
-        """Return the norm's weight and what packed weights of embedding and head are made of."""
-        norm, embedding, head = (parameters["weight"] for parameters in self._parameters)
-        return [norm, getattr(embedding, "octets", embedding), head.octets]
+    def _addresses(self) -> list[int]:
+        return [parameters["weight"].data_ptr() for parameters in self._plain]
 
     def _is_same(self) -> bool:
         """Tell whether the decoder's weights still are the model's."""
         model = self.model
-        if model.training or model.config._attn_implementation != NAME:
+        if model.training or model.config is not self._config:
             return False
         try:  # with what C loops over: this stands before every call
-            packed = [layer._parameters["weight"].packed for layer in self._fused]
-            running = [fields["forward"] for fields in self._layers]
-            held = [weight.data_ptr() for weight in self._weights()] == self._held
-        except (AttributeError, KeyError):  # taken out again
+            packed = map(_PACKED, map(_WEIGHT, self._packed))
+            running = map(_FORWARD, self._layers)
+            return (
+                self._settings[_ATTENTION] == NAME
+                and all(map(is_, packed, self._witnesses))
+                and all(map(is_, running, self._fused))
+                and self._addresses() == self._held
+            )
+        except (AttributeError, KeyError, RuntimeError):  # taken out again, or packed since
             return False
-        return (
-            held and all(map(is_, packed, self._witnesses)) and all(map(is_, running, self._fused))
-        )
 
     def _made(self) -> Any:
         sizes, first = self._fused[0].scratch.sizes, self._fused[0]
         head = self.model._modules["lm_head"]
+        self._vocabulary = head.out_features
+        self._x = torch.empty(0, sizes.hidden, dtype=sizes.dtype)
         embedding = self._parameters[1]["weight"]
         packed = getattr(embedding, "packed", None)
         given: Any = None
@@ -108,7 +121,7 @@ class Whole:
             scale=first.options["scale"],
             deterministic=self.store.deterministic,
             head=weight_of(head),
-            vocabulary=head.out_features,
+            vocabulary=self._vocabulary,
             norm=(self.norm.weight.detach(), float(self.norm.variance_epsilon)),
             embedding=given,
             n_tokens=embedding.shape[0],
@@ -135,11 +148,11 @@ class Whole:
         sizes = scratch.sizes
         n = len(tokens)
         count = n if rows is None else len(rows)
-        if self._looks_up:
-            x = torch.empty(n, sizes.hidden, dtype=sizes.dtype)
-        else:
-            x = self._parameters[1]["weight"].rows(torch.from_numpy(tokens))
-        logits = torch.empty(count, self.model._modules["lm_head"].out_features, dtype=sizes.dtype)
+        if not self._looks_up:
+            self._x = self._parameters[1]["weight"].rows(torch.from_numpy(tokens))
+        elif self._x.size(0) != n:
+            self._x = torch.empty(n, sizes.hidden, dtype=sizes.dtype)
+        x, logits = self._x, torch.empty(count, self._vocabulary, dtype=sizes.dtype)
         self._decoder.run(
             (
                 tokens if self._looks_up else None, indptr, length, table, scratch.cos,
@@ -167,7 +180,7 @@ class Whole:
         if not self._looks_up:
             return None
         scratch = self._turning(longest)
-        shape = len(levels), int(levels.max())
+        shape = len(levels), max(levels.tolist())
         ids, logp = np.empty(shape, np.int32), np.empty(shape, np.float32)
         self._decoder.chain(
             least, (tokens, indptr, length, table, scratch.cos, scratch.sin, levels, d2t),
@@ -178,6 +191,6 @@ class Whole:
     def _turning(self, longest: int) -> Scratch:
         """Return what layers share, with RoPE's tables for positions below `longest`."""
         scratch: Scratch = self._fused[0].scratch
-        if longest > len(scratch.cos):
+        if longest > scratch.reach:
             scratch.grow(longest)
         return scratch
