@@ -7,18 +7,18 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain, repeat
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fewstep._generate.worth import Worth
 from fewstep.drafters._protocol import Draft
 
 _RECENT = 8  # calls of one size that count
+_FEW = 3  # of a size after which the line is fitted every so many calls
 _STALE = 400  # calls after which a size is forgotten
 _EXPLORE = 16  # every so many calls more is verified than pays, so that the estimates stay alive
 _FADE = 0.99  # of a node's count after one more call
+_MOST = 1e100  # of the unit of such counts
 _PRIOR = (0.2, 2.0)  # hits and trials of a node that was never verified
 
 
@@ -40,9 +40,12 @@ class CallCost:
     def add(self, rows: int, seconds: float) -> None:
         """Take a measurement."""
         self._calls += 1
-        if self._calls % _RECENT == 0 or len(self._recent) < 3:
+        recent = self._recent.get(rows)
+        if recent is None:
+            recent = self._recent[rows] = deque(maxlen=_RECENT)
+        if self._calls % _RECENT == 0 or len(recent) < _FEW:
             self._line = None
-        self._recent.setdefault(rows, deque(maxlen=_RECENT)).append(seconds)
+        recent.append(seconds)
         self._last[rows] = self._calls
         if self._calls % _STALE == 0:
             for size in [n for n, last in self._last.items() if last <= self._calls - _STALE]:
@@ -60,17 +63,19 @@ class CallCost:
         return self._line
 
     def _fit(self) -> tuple[float, float]:
-        known = sorted(self._recent.items())
-        sizes = np.array([size for size, _ in known], np.float64)
-        counts = np.array([len(each) for _, each in known], np.float64)
-        seconds = np.array([sorted(each)[len(each) // 4] for _, each in known])
-        # What took less with more rows was not slow for its rows.
-        seconds = np.minimum.accumulate(seconds[::-1])[::-1]
-        counts /= counts.sum()
-        x, y = float(counts @ sizes), float(counts @ seconds)
-        spread = float(counts @ (sizes - x) ** 2)
-        slope = max(0.0, float(counts @ ((sizes - x) * (seconds - y))) / spread)
-        return max(0.0, y - slope * x), slope
+        # In lists, as all that follows: of a few numbers, an array takes longer.
+        points: list[tuple[int, int, float]] = []
+        least = math.inf
+        for size, each in sorted(self._recent.items(), reverse=True):
+            # What took less with more rows was not slow for its rows.
+            least = min(least, sorted(each)[len(each) // 4])
+            points.append((len(each), size, least))
+        count = sum(n for n, _, _ in points)
+        x = sum(n * size for n, size, _ in points) / count
+        y = sum(n * seconds for n, _, seconds in points) / count
+        spread = sum(n * (size - x) ** 2 for n, size, _ in points)
+        slope = sum(n * (size - x) * (seconds - y) for n, size, seconds in points) / spread
+        return max(0.0, y - max(0.0, slope) * x), max(0.0, slope)
 
 
 class Budget:
@@ -86,19 +91,20 @@ class Budget:
 
     def __init__(self) -> None:
         self.cost, self.worth = CallCost(), Worth()
-        self._hits = np.zeros(0)
-        self._trials = np.zeros(0)
+        self._hits: dict[int, float] = {}
+        self._trials: dict[int, float] = {}
+        self._unit = 1.0  # of both: it grows from call to call where counts would fade
         self._bare = False
         self._calls = 0
 
     def cut(self, drafts: list[Draft], drafting: float = 0.0) -> list[Draft]:
         """Leave out what costs more than it brings, after so many seconds of drafting."""
-        line = self.cost.line()
-        if line is not None:
-            line = line[0] + drafting, line[1]
         free = [draft for draft in drafts if draft.law == "deterministic" and len(draft.token) > 1]
         if not free:
             return drafts
+        line = self.cost.line()
+        if line is not None:
+            line = line[0] + drafting, line[1]
         chances = [self.chances(draft) for draft in free]
         self._calls += 1
         if line is not None:
@@ -128,11 +134,14 @@ class Budget:
 
     def chances(self, draft: Draft) -> list[float]:
         """Return how likely each node is on the accepted path; no child's is above its parent's."""
-        share: NDArray[Any] | None = draft.score
-        if share is None:
-            index = self._index(draft)
-            share = (self._hits[index] + _PRIOR[0]) / (self._trials[index] + _PRIOR[1])
-        chance: list[float] = np.asarray(share).tolist()
+        if draft.score is not None:
+            chance: list[float] = np.asarray(draft.score).tolist()
+        else:
+            hits, trials = _PRIOR[0] * self._unit, _PRIOR[1] * self._unit
+            chance = [
+                (self._hits.get(i, 0.0) + hits) / (self._trials.get(i, 0.0) + trials)
+                for i in _numbers(draft)
+            ]
         chance[0] = math.inf
         for node, up in enumerate(draft.parent.tolist()):
             if node and chance[up] < chance[node]:
@@ -166,23 +175,25 @@ class Budget:
     def learn(self, drafts: Sequence[Draft], paths: Sequence[Sequence[int]]) -> None:
         """Count which nodes were on the accepted paths."""
         # All counts fade: nodes that are left out come to stand at the prior and are tried again.
-        self._hits *= _FADE
-        self._trials *= _FADE
+        self._unit /= _FADE
+        if self._unit > _MOST:
+            self._hits, self._trials = (
+                {i: count / self._unit for i, count in counts.items()}
+                for counts in (self._hits, self._trials)
+            )
+            self._unit = 1.0
         for draft, path in zip(drafts, paths, strict=True):
             if draft.law == "deterministic" and draft.score is None and len(draft.token) > 1:
-                index = self._index(draft)
-                self._trials[index] += 1
-                self._hits[index[list(path)]] += 1
+                index = _numbers(draft)
+                for i in index:
+                    self._trials[i] = self._trials.get(i, 0.0) + self._unit
+                for node in path:
+                    self._hits[index[node]] = self._hits.get(index[node], 0.0) + self._unit
 
-    def _index(self, draft: Draft) -> NDArray[np.int32]:
-        """Return the numbers under which a draft's nodes are counted."""
-        nodes = len(draft.token)
-        index = np.arange(nodes, dtype=np.int32) if draft.index is None else draft.index
-        wanted = int(index.max()) + 1
-        if wanted > len(self._hits):
-            more = wanted - len(self._hits)
-            self._hits, self._trials = (
-                np.pad(self._hits, (0, more)),
-                np.pad(self._trials, (0, more)),
-            )
-        return index
+
+def _numbers(draft: Draft) -> Sequence[int]:
+    """Return the numbers under which a draft's nodes are counted."""
+    if draft.index is None:
+        return range(len(draft.token))
+    numbers: list[int] = np.asarray(draft.index).tolist()
+    return numbers

@@ -91,10 +91,10 @@ class Judge:
         self._seeds = np.array([one.seed for one in each], np.int64)
         filters = []
         for name, dtype in FILTERS.items():
-            values = np.array([getattr(one, name) for one in each], dtype)
+            values = [getattr(one, name) for one in each]
             # Where there is nothing to do, it would be at some cost.
-            acts = name == "temperature" or bool((values != getattr(Sampling, name)).any())
-            filters.append(values if acts else None)
+            acts = name == "temperature" or any(one != getattr(Sampling, name) for one in values)
+            filters.append(np.array(values, dtype) if acts else None)
         self._filters = tuple(filters)
 
 

@@ -80,13 +80,16 @@ class Draft:
                 parent.append(place[up])
         if len(parent) == len(self.parent):
             return self
-        kept = np.array(list(place)[1:], np.int32)
+        nodes = list(place)[1:]
+        is_start = nodes[-1] == len(nodes) - 1  # then they keep their own numbers
+        kept: Any = slice(len(nodes)) if is_start else np.array(nodes, np.int32)
+        numbers = None if is_start else kept
         return Draft(
             self.token[kept],
             np.array(parent, np.int32),
             rule=self.rule,
             score=None if self.score is None else self.score[kept],
-            index=kept if self.index is None else self.index[kept],
+            index=numbers if self.index is None else self.index[kept],
         )
 
 

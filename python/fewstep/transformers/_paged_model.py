@@ -350,19 +350,17 @@ class PagedModel:
         block : array, shape (B,), int32
             How many tokens each block has, the root's included.
         """
-        sizes, counts = np.asarray(block).tolist(), np.asarray(accepted).tolist()
-        nodes = np.ascontiguousarray(path, np.int32)
+        rows, counts, sizes = path.tolist(), accepted.tolist(), block.tolist()
         moves, base = False, []
-        for sequence, row, n, size in zip(sequences, nodes.tolist(), counts, sizes, strict=True):
+        for sequence, row, n, size in zip(sequences, rows, counts, sizes, strict=True):
             length = self.length(sequence)
             check_path(sequence, length, size, row, n)
             # The first nodes of a block, such as a chain's, lie where they belong.
             moves = moves or row[:n] != list(range(1, n + 1))
             base.append(length - size)
         if moves:
-            self._cache.store.commit(
-                sequences, nodes, np.array(counts, np.int32), np.array(base, np.int32)
-            )
+            nodes, kept = (np.ascontiguousarray(a, np.int32) for a in (path, accepted))
+            self._cache.store.commit(sequences, nodes, kept, np.array(base, np.int32))
         for sequence, first, n in zip(sequences, base, counts, strict=True):
             self.pool.truncate(sequence, first + 1 + n)
             self._lengths[sequence] = first + 1 + n
