@@ -29,7 +29,8 @@ class Engine:
         self.stats = Stats()
         self.longest: int | None = getattr(model, "max_length", None)
         self._max_batch = max_batch
-        self._judge, self._budget = Judge(), Budget() if adapt else None
+        self._judge = Judge()
+        self._budget = Budget() if adapt and drafter is not None else None
         self._drafted = False  # whether the drafter was asked before this call
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
@@ -227,9 +228,8 @@ class Engine:
             self._budget.cost.add(rows, seconds - self._drafting)
             if self._drafted:
                 self._budget.learn(block.drafts, verdict.paths)
-            if self.drafter is not None:
-                tokens = len(block.requests) + sum(map(len, verdict.paths))
-                self._budget.worth.learn(block, self._drafted, tokens, seconds)
+            tokens = len(block.requests) + sum(map(len, verdict.paths))
+            self._budget.worth.learn(block, self._drafted, tokens, seconds)
 
     def _leave(self, request: Request) -> None:
         """Free what a request that has ended has."""

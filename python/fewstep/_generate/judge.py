@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from fewstep import _core
 from fewstep import logits as logits_ops
-from fewstep._generate.pack import NO_DRAWS, Block, Group, draws
+from fewstep._generate.pack import DETERMINISTIC, NO_DRAWS, Block, Group, draws
 from fewstep._generate.request import Request
 from fewstep._generate.sampling import FILTERS, Sampling
-from fewstep.tree import LAWS, RULES, verify
+from fewstep.tree import RULES, verify
 
 Arrays = tuple[Any, ...]
 
+MATCH = RULES.index("match")
 _DEFAULTS = verify.__kwdefaults__ or {}
 PARAMS = tuple(_DEFAULTS[name] for name in ("epsilon", "delta", "strength", "share"))
 _STATUS = {1: "hold NaN", 2: "hold +inf", 3: "allow no token"}
@@ -117,15 +118,14 @@ def _verify(
     block: Block, group: Group, inputs: Arrays, outputs: Arrays, filters: Arrays
 ) -> ValueError | None:
     """Verify a group's drafts; return what was said of those that could not be used."""
-    rule, law = RULES.index(group.rule), LAWS.index(group.law)
     try:
         given = inputs + draws(block, group)
-        _core.tree_verify(rule, law, PARAMS, filters, given, outputs)
+        _core.tree_verify(group.rule, group.law, PARAMS, filters, given, outputs)
     except ValueError as error:
         # No draft, then, as if its tokens were negative; what is wrong with the logits comes again.
         parent, indptr, token, *others = inputs
         given = (parent, indptr, np.full_like(token, -1), *others, *NO_DRAWS)
-        _core.tree_verify(RULES.index("match"), 0, PARAMS, filters, given, outputs)
+        _core.tree_verify(MATCH, DETERMINISTIC, PARAMS, filters, given, outputs)
         return error
     return None
 

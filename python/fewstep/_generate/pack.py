@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import accumulate, count
+from itertools import accumulate, count, groupby
 from operator import lt
 from typing import Any, NamedTuple
 
@@ -16,32 +16,35 @@ from numpy.typing import NDArray
 from fewstep import _core
 from fewstep._generate.request import Request
 from fewstep.drafters._protocol import RULES, Draft
+from fewstep.tree import LAWS
 from fewstep.tree import RULES as ALL_RULES
 
 MAX_NODES = 256  # rows of one request that tree.attention takes
 
 Index = NDArray[np.int32]
 ROOT = np.array([-1], np.int32)
+DETERMINISTIC = LAWS.index("deterministic")
 NO_DRAWS = (None,) * 6
 
 
 class Group(NamedTuple):
-    """Neighbours in a batch that one call verifies."""
+    """Neighbours in a batch that one call verifies, by the numbers of their rule and law."""
 
     begin: int
     end: int
-    rule: str
-    law: str
+    rule: int
+    law: int
 
 
 class Layout(NamedTuple):
-    """What the parents of a batch's trees say, without their tokens; of all calls with such trees.
+    """What a batch's trees are but for their tokens; of all calls with such trees.
 
     `begins` are the numbers of `indptr`; `sizes` says how many rows each request has, `inner`
     which rows have children, `deepest` how far below its root a node lies at most. Where all trees
     are chains, whose rows are those of any text, there are no `bits` and `depth`.
     """
 
+    groups: list[Group]
     parent: Index
     indptr: Index
     begins: list[int]
@@ -130,27 +133,26 @@ def ends_of(counts: Iterable[int]) -> list[int]:
 
 def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
     """Put the trees of a batch one after the other, those of one rule and law side by side."""
-    rules = [(draft.rule or RULES[draft.law], draft.law) for draft in drafts]
-    if len(set(rules)) > 1:
-        order = sorted(range(len(drafts)), key=rules.__getitem__)
+    kinds = tuple([(draft.rule or RULES[draft.law], draft.law) for draft in drafts])
+    if len(kinds) > 1 and len(set(kinds)) > 1:
+        order = sorted(range(len(drafts)), key=kinds.__getitem__)
         requests, drafts = [requests[i] for i in order], [drafts[i] for i in order]
-        rules = [rules[i] for i in order]
-    groups: list[Group] = []
-    for i, key in enumerate(rules):
-        if groups and (groups[-1].rule, groups[-1].law) == key:
-            groups[-1] = groups[-1]._replace(end=i + 1)
-        else:
-            groups.append(Group(i, i + 1, *key))
+        kinds = tuple(sorted(kinds))
     token = drafts[0].token
     if len(drafts) > 1:
         token = np.concatenate([draft.token for draft in drafts])
-    layout = laid_out(tuple([draft.parent.tobytes() for draft in drafts]))
-    return Block(list(requests), list(drafts), token, groups, *layout)
+    layout = laid_out(tuple([draft.parent.tobytes() for draft in drafts]), kinds)
+    return Block(list(requests), list(drafts), token, *layout)
 
 
 @lru_cache(maxsize=64)  # of the same trees, see above
-def laid_out(parents: tuple[bytes, ...]) -> Layout:
-    """Lay out trees, the parents of each of which are given as memory."""
+def laid_out(parents: tuple[bytes, ...], kinds: tuple[tuple[str, str], ...]) -> Layout:
+    """Lay out trees, whose parents are given as memory, with their rules and laws."""
+    groups: list[Group] = []
+    for kind, same in groupby(range(len(kinds)), kinds.__getitem__):
+        begin, *others = same
+        rule, law = ALL_RULES.index(kind[0]), LAWS.index(kind[1])
+        groups.append(Group(begin, begin + 1 + len(others), rule, law))
     parent = np.frombuffer(bytearray().join(parents), np.int32)
     sizes = [len(one) // parent.itemsize for one in parents]
     begins = ends_of(sizes)
@@ -160,7 +162,7 @@ def laid_out(parents: tuple[bytes, ...]) -> Layout:
     _core.tree_build(parent, indptr, None, -1, depth, first_child, next_sibling, None, bits)
     is_tree = bool((next_sibling >= 0).any())
     return Layout(
-        parent, indptr, begins, np.array(sizes, np.int32), depth if is_tree else None,
+        groups, parent, indptr, begins, np.array(sizes, np.int32), depth if is_tree else None,
         bits if is_tree else None, (first_child >= 0).tolist(), int(depth.max()),
     )  # fmt: skip
 
@@ -171,7 +173,7 @@ def draws(block: Block, group: Group) -> tuple[Any, ...]:
     ``draft``, ``draft_ids``, ``draft_row``, ``draw_indptr``, ``draw_node`` and ``draw_weight`` of
     `fewstep.tree.verify`.
     """
-    if group.law == "deterministic":
+    if group.law == DETERMINISTIC:
         return NO_DRAWS
     drafts = block.drafts[group.begin : group.end]
     rows, nodes, ends, first_row, first_draw = [], [], [np.zeros(1, np.int32)], 0, 0

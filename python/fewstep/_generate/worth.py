@@ -29,11 +29,12 @@ class Worth:
 
     def drafts(self, requests: Sequence[Request]) -> bool:
         """Tell whether to draft for these requests."""
-        if not all(request.chosen or not request.sampling.temperature for request in requests):
-            return True
+        for request in requests:
+            if request.sampling.temperature and not request.chosen:
+                return True
         size = len(requests).bit_length()
         call = self._calls[size] = self._calls.get(size, 0) + 1
-        drafted, plain = (self._seconds(size, kind) for kind in (True, False))
+        drafted, plain = self._seconds(size, True), self._seconds(size, False)
         if drafted is None or plain is None or call <= _FIRST:
             return call != _FIRST
         if drafted <= _MARGIN * plain:
