@@ -111,6 +111,8 @@ class Budget:
             every = sorted(chain.from_iterable(each[1:] for each in chances), reverse=True)
             best = self._best(every, len(drafts), *line)
             best = self._explored(best, len(every), len(drafts), *line)
+            if best == len(every):
+                return drafts
             least = every[best - 1] if best else math.inf
             ties = every[:best].count(least)
         elif self.cost.known and not self._bare:

@@ -193,9 +193,10 @@ class Engine:
                 verdict.accepted, verdict.next_token, hidden, seconds,
             )  # fmt: skip
             self._safely("observe", seen)
-        began = perf_counter()
-        self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
-        self.stats.spent("cache", began)
+        if block.deepest:  # of roots alone there is nothing to forget
+            began = perf_counter()
+            self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
+            self.stats.spent("cache", began)
         self._commit(block, verdict)
 
     def _commit(self, block: Block, verdict: Verdict) -> None:
