@@ -2,10 +2,7 @@
 #include "tree/attention.h"
 
 #include "core/cpu/parallel.h"
-#include "tree/cpu/attention_cell.h"
-#include "tree/cpu/attention_softmax.h"
-#include "tree/cpu/attention_stream.h"
-#include "tree/cpu/attention_tile.h"
+#include "tree/cpu/attention_task.h"
 
 // Requires: checked lengths, pages and shapes; the partial results' memory where a request has
 // several parts.
@@ -15,13 +12,6 @@
 // Few rows are not worth packing, nor heads of their own: see attention_stream.h.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
-
-struct Task {
-  int64_t b, part;
-  int g, heads;        // the first KV head, and how many
-  int first, rows;     // of the request's tokens * ratio rows of each
-  int64_t begin, end;  // keys
-};
 
 // Where in `partial` request b starts, in rows.
 struct Walk {
@@ -38,21 +28,12 @@ inline void next_request(const AttentionProblem& p, Walk* walk) {
   ++walk->b;
 }
 
-// Whether the rows of request b are so few that keys and values are used as they lie in the cache.
-inline bool is_stream(const AttentionProblem& p, int64_t b) {
-  if (tokens_of(p, b) * p.ratio > kFewRows) return false;
-#if defined(__AVX512BF16__)
-  if (p.kv_type == DType::kBF16) return p.D % 32 == 0;
-#endif
-  return p.kv_type != DType::kI8;
-}
-
 // How many KV heads a task takes: of a stream those that lie side by side.
-inline int heads_of(const AttentionProblem& p, int64_t b) {
+inline int heads_of(const AttentionProblem& p, int64_t rows) {
   const int64_t bytes = p.D * bytes_of(p.kv_type);
-  if (!is_stream(p, b) || p.k.head != bytes || p.v.head != bytes) return 1;
+  if (!is_stream(p, rows) || p.k.head != bytes || p.v.head != bytes) return 1;
   if (p.draft == Draft::kSeparate && (p.draft_k.head != bytes || p.draft_v.head != bytes)) return 1;
-  return min_of(kStreamHeads, kStreamRows / int(max_of(tokens_of(p, b) * p.ratio, int64_t(1))));
+  return min_of(kStreamBlocks / blocks_in(int(rows)), kStreamRows / int(max_of(rows, int64_t(1))));
 }
 
 // The task of index `index` of request b, joined with those behind it up to `end` that go well
@@ -65,153 +46,12 @@ inline Task task_at(const AttentionProblem& p, int64_t b, int64_t index, int64_t
   task.b = b;
   task.part = index / blocks / p.G;
   task.g = int(index / blocks % p.G);
-  task.heads = int(min_of(int64_t(min_of(heads_of(p, b), p.G - task.g)), end - index));
+  task.heads = int(min_of(int64_t(min_of(heads_of(p, all), p.G - task.g)), end - index));
   task.first = int(block * per_block);
   task.rows = int(min_of(per_block, all - task.first));
   task.begin = task.part * p.part;
   task.end = min_of(task.begin + p.part, keys_of(p, b));
   return task;
-}
-
-// The scratch of one task, on the stack.
-struct Scratch {
-  alignas(64) float keys[kTileKeys * kMaxHeadDim];
-  alignas(64) float values[kTileKeys * kMaxHeadDim];
-  alignas(64) float out[kBlockRows * kMaxHeadDim];
-  alignas(64) float sums[kBlockRows][kStrands];
-  alignas(64) float queries[kStreamRows][kMaxHeadDim];
-  alignas(64) uint32_t hidden[kRegisterRows][kTileKeys];
-  float largest[kBlockRows];
-  Block block;
-  Running run;
-  Ahead ahead;
-  TileRows rows[2];
-  Stream stream;
-};
-
-// Points a block to its rows of q, as words of Cell.
-template <class Cell>
-void find_queries(const AttentionProblem& p, const Task& task, int head, int first,
-                  float (*queries)[kMaxHeadDim], Block& block) {
-  for (int r = 0; r < block.rows; ++r) {
-    const int row = task.first + first + r;
-    const int64_t n = first_of(p, task.b) + row / p.ratio;
-    const int h = (task.g + head) * p.ratio + row % p.ratio;
-    const char* q = p.q.data + n * p.q.row + h * p.q.head;
-    if (Cell::kDepth == 1 && p.q_type != DType::kF32) {
-      for (int d = 0; d < p.D; d += kLanes) vec::store(queries[r] + d, load_row(p.q_type, q, d));
-      q = (const char*)queries[r];
-    }
-    block.q[r] = q;
-  }
-}
-
-// Which of a tile's keys rows see; heads of one token share the answer.
-void find_mask(const AttentionProblem& p, const Task& task, int first, int rows, int64_t begin,
-               int count, Scratch& s) {
-  int64_t token = -1;
-  int slot = -1;
-  for (int r = 0; r < rows; ++r) {
-    const int64_t t = (task.first + first + r) / p.ratio;
-    if (t != token) find_hidden(p, task.b, t, begin, count, s.hidden[++slot]);
-    token = t;
-    s.run.hidden[r] = s.hidden[slot];
-  }
-}
-
-template <class Row, int kRows>
-void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
-               bool masked, Scratch& s) {
-  Stream& stream = s.stream;
-  stream.heads = task.heads;
-  stream.bytes = task.heads * p.D * Row::kBytes;
-  for (int h = 0; h < task.heads; ++h) {
-    stream.block[h].rows = kRows;
-    find_queries<Row>(p, task, h, 0, s.queries + h * kRows, stream.block[h]);
-  }
-  score_stream<Row, kRows>(tile, p.D, stream);
-  s.run.masked = masked;
-  if (masked) find_mask(p, task, 0, kRows, begin, tile.count, s);
-  for (int h = 0; h < task.heads; ++h) {
-    s.run.largest = s.largest + h * kRows;
-    s.run.sums = s.sums + h * kRows;
-    weigh<Row>(stream.block[h], s.run, tile.count);
-    for (int r = 0; r < kRows; ++r) stream.factor[h][r] = s.run.factor[r];
-  }
-  if (p.D % (kRegisterVectors * kLanes) == 0) {
-    add_stream<Row, kRows, kRegisterVectors>(tile, p.D, stream, s.out);
-  } else {
-    add_stream<Row, kRows, Row::kDepth>(tile, p.D, stream, s.out);
-  }
-}
-
-template <class Row>
-void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
-               bool masked, Scratch& s) {
-  if (task.rows == 1) return do_stream<Row, 1>(p, task, tile, begin, masked, s);
-  if (task.rows == 2) return do_stream<Row, 2>(p, task, tile, begin, masked, s);
-  if (task.rows == 3) return do_stream<Row, 3>(p, task, tile, begin, masked, s);
-  return do_stream<Row, 4>(p, task, tile, begin, masked, s);
-}
-
-void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
-                   bool masked, Scratch& s) {
-#if defined(__AVX512BF16__)
-  if (p.kv_type == DType::kBF16) return do_stream<PairRow>(p, task, tile, begin, masked, s);
-#else
-  if (p.kv_type == DType::kBF16) {
-    return do_stream<FloatRow<DType::kBF16>>(p, task, tile, begin, masked, s);
-  }
-#endif
-  if (p.kv_type == DType::kF16) {
-    return do_stream<FloatRow<DType::kF16>>(p, task, tile, begin, masked, s);
-  }
-  return do_stream<FloatRow<DType::kF32>>(p, task, tile, begin, masked, s);
-}
-
-template <class Cell>
-void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
-             bool masked, Scratch& s) {
-  const int panels = (tile.count + kPanel - 1) / kPanel;
-  const int value_words = (tile.count + Cell::kDepth - 1) / Cell::kDepth;
-  const int blocks = (task.rows + kRegisterRows - 1) / kRegisterRows;
-  s.run.masked = masked;
-  int first = 0;
-  for (int i = 0; i < blocks; ++i) {
-    s.block.rows = (task.rows - first + blocks - i - 1) / (blocks - i);
-    find_queries<Cell>(p, task, 0, first, s.queries, s.block);
-    score<Cell>(s.block, p.D / Cell::kDepth, panels, s.keys, s.ahead);
-    if (masked) find_mask(p, task, first, s.block.rows, begin, tile.count, s);
-    s.run.largest = s.largest + first;
-    s.run.sums = s.sums + first;
-    weigh<Cell>(s.block, s.run, tile.count);
-    accumulate<Cell>(s.block, value_words, tile.v, s.run.factor, s.out + int64_t(first) * p.D, p.D,
-                     s.ahead);
-    first += s.block.rows;
-  }
-}
-
-template <DType kType>
-void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
-               bool masked, Scratch& s) {
-  pack_keys<kType>(tile, p.D, p.q_type, s.keys, s.ahead);
-  pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
-  do_tile<Single>(p, task, tile, begin, masked, s);
-}
-
-void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
-                 bool masked, Scratch& s) {
-#if defined(__AVX512BF16__)
-  if (p.kv_type == DType::kBF16) {
-    pack_key_pairs(tile, p.D, s.keys, s.ahead);
-    pack_value_pairs(&tile, p.D, s.values, s.ahead);
-    return do_tile<Pair>(p, task, tile, begin, masked, s);
-  }
-#endif
-  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, masked, s);
-  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, masked, s);
-  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, masked, s);
-  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, masked, s);
 }
 
 // The first position that leaves the window of some row, and of every row, of a task.
@@ -265,9 +105,11 @@ void begin_rows(const AttentionProblem& p, int rows, Scratch& s) {
 
 void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, Scratch& s) {
   begin_rows(p, task.heads * task.rows, s);
+  find_queries(p, task, s);
   const int64_t drafted = p.draft == Draft::kNone ? task.end : prefix_of(p, task.b);
   const Window window = window_of(p, task);
-  const bool stream = is_stream(p, task.b);
+  const bool stream = is_stream(p, tokens_of(p, task.b) * p.ratio);
+  if (stream) find_blocks(p, task, s);
   // A stream asks for what its next part begins with.
   const int64_t known = stream ? keys_of(p, task.b) : task.end;
   int64_t begin = task.begin;
@@ -282,13 +124,13 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     const int64_t behind = begin + tile->count;
     next->count = int(min_of(int64_t(kTileKeys), known - behind));
     if (next->count > 0) find_rows(p, task.b, task.g, behind, next);
-    const bool masked = behind > drafted || begin <= window.some;
+    s.run.masked = behind > drafted || begin <= window.some;
     if (stream) {
       append_rows(tile, *next);
-      do_any_stream(p, task, *tile, begin, masked, s);
+      do_any_stream(p, task, *tile, begin, s);
     } else {
       s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), 0};
-      do_any_tile(p, task, *tile, begin, masked, s);
+      do_any_tile(p, task, *tile, begin, s);
       s.ahead.finish();
     }
     TileRows* done = tile;

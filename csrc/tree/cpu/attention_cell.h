@@ -37,12 +37,6 @@ struct Single {
     memcpy(&x, p, 4);
     return vec::set(x);
   }
-  template <int kVectors>
-  static void load(const char* const* values, int w, int64_t offset, F32* v) {
-    const float* row = (const float*)(values[w] + offset);
-#pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) v[i] = vec::load(row + i * kLanes);
-  }
 };
 
 #if defined(__AVX512BF16__)
@@ -51,12 +45,22 @@ struct Pair {
   static constexpr int kDepth = 2, kBytes = 2;
   static F32 dot(F32 sum, F32 a, F32 b) { return vec::dot_bf16(vec::bits(a), vec::bits(b), sum); }
   static F32 set(const char* p) { return vec::set_pair(p); }
-  template <int kVectors>
-  static void load(const char* const* values, int w, int64_t offset, F32* v) {
-    Single::load<kVectors>(values, w, offset, v);
-  }
 };
 #endif
+
+// Values in memory, a word of theirs in a row.
+struct Words {
+  const char* const* rows;
+  int64_t offset;  // bytes
+
+  template <int kVectors>
+  void load(int w, F32* v) const {
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      v[i] = vec::load((const float*)(rows[w] + offset) + i * kLanes);
+    }
+  }
+};
 
 // Rows of the next tile, asked for one by one between the products of this one, which hide them:
 // packing alone would wait for the memory, and the products would leave it idle. Twice where there
@@ -93,11 +97,21 @@ inline F32 load_row(DType type, const char* row, int d) {
 
 // What the products of one block of up to kRegisterRows rows and one tile of keys work on.
 struct Block {
-  int rows;
-  const char* q[kRegisterRows];                            // words of D elements
   alignas(64) float scores[kRegisterRows][kTileKeys];      // logits, then weights
   alignas(64) uint16_t weights[kRegisterRows][kTileKeys];  // of Pair
+  alignas(64) float factor[kStrands];                      // of earlier sums, by row
+  int first, rows;                                         // of its task's
+  const char* const* q;                                    // words of D elements
 };
+
+// Whether a problem's words are pairs.
+inline bool takes_pairs(const AttentionProblem& p) {
+#if defined(__AVX512BF16__)
+  return p.kv_type == DType::kBF16;
+#else
+  return false;
+#endif
+}
 
 // scores[r][j] = q_r . k_j for the keys of one panel, packed as [words][kPanel]. Of each
 // 4 kScoreStrands words a strand takes 4; strands are added in their order.
@@ -140,9 +154,9 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
 
 // out[r] = out[r] * factor[r] + sum_j weight_rj v_j over `words` rows of words, for kVectors
 // vectors of dims. weights: kTileKeys elements of Cell's kind a row.
-template <class Cell, int kRows, int kVectors, class Next>
-inline void add_values(const char* weights, int words, const char* const* values, int64_t offset,
-                       const float* factor, float* out, int D, Next& next) {
+template <class Cell, int kRows, int kVectors, class Values, class Next>
+inline void add_values(const char* weights, int words, const Values& values, const float* factor,
+                       float* out, int D, Next& next) {
   constexpr int64_t kPitch = kTileKeys * 4 / Cell::kDepth;
   F32 sum[kRows][kVectors];
 #pragma GCC unroll 8
@@ -156,7 +170,7 @@ inline void add_values(const char* weights, int words, const char* const* values
   for (int w = 0; w < words; ++w) {
     next.template step<kVectors * kLanes * Cell::kDepth * Cell::kBytes>();
     F32 v[kVectors];
-    Cell::template load<kVectors>(values, w, offset, v);
+    values.template load<kVectors>(w, v);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32 a = Cell::set(weights + r * kPitch + 4 * w);
@@ -192,14 +206,12 @@ void value_rows(const char* weights, int words, const char* const* values, const
   for (int i = 0; i < groups; ++i) {
     const int count = (vectors - done + groups - i - 1) / (groups - i);
     float* o = out + done * kLanes;
-    const int64_t offset = int64_t(done) * kLanes * 4;
-    if (count == 1) add_values<Cell, kRows, 1>(weights, words, values, offset, factor, o, D, ahead);
-    if (count == 2) add_values<Cell, kRows, 2>(weights, words, values, offset, factor, o, D, ahead);
+    const Words at{values, int64_t(done) * kLanes * 4};
+    if (count == 1) add_values<Cell, kRows, 1>(weights, words, at, factor, o, D, ahead);
+    if (count == 2) add_values<Cell, kRows, 2>(weights, words, at, factor, o, D, ahead);
     if constexpr (kRegisterVectors > 2) {
-      if (count == 3)
-        add_values<Cell, kRows, 3>(weights, words, values, offset, factor, o, D, ahead);
-      if (count == 4)
-        add_values<Cell, kRows, 4>(weights, words, values, offset, factor, o, D, ahead);
+      if (count == 3) add_values<Cell, kRows, 3>(weights, words, at, factor, o, D, ahead);
+      if (count == 4) add_values<Cell, kRows, 4>(weights, words, at, factor, o, D, ahead);
     }
     done += count;
   }
@@ -217,15 +229,16 @@ void score(Block& block, int words, int panels, const float* keys, Ahead& ahead)
 }
 
 template <class Cell>
-void accumulate(const Block& block, int words, const char* const* values, const float* factor,
-                float* out, int D, Ahead& ahead) {
+void accumulate(const Block& block, int words, const char* const* values, float* out, int D,
+                Ahead& ahead) {
   const char* w = Cell::kDepth == 1 ? (const char*)block.scores : (const char*)block.weights;
-  if (block.rows == 1) return value_rows<Cell, 1>(w, words, values, factor, out, D, ahead);
-  if (block.rows == 2) return value_rows<Cell, 2>(w, words, values, factor, out, D, ahead);
-  if (block.rows == 3) return value_rows<Cell, 3>(w, words, values, factor, out, D, ahead);
-  if (block.rows == 4) return value_rows<Cell, 4>(w, words, values, factor, out, D, ahead);
-  if (block.rows == 5) return value_rows<Cell, 5>(w, words, values, factor, out, D, ahead);
-  return value_rows<Cell, 6>(w, words, values, factor, out, D, ahead);
+  const float* f = block.factor;
+  if (block.rows == 1) return value_rows<Cell, 1>(w, words, values, f, out, D, ahead);
+  if (block.rows == 2) return value_rows<Cell, 2>(w, words, values, f, out, D, ahead);
+  if (block.rows == 3) return value_rows<Cell, 3>(w, words, values, f, out, D, ahead);
+  if (block.rows == 4) return value_rows<Cell, 4>(w, words, values, f, out, D, ahead);
+  if (block.rows == 5) return value_rows<Cell, 5>(w, words, values, f, out, D, ahead);
+  return value_rows<Cell, 6>(w, words, values, f, out, D, ahead);
 }
 
 }  // namespace

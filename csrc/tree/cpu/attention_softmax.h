@@ -82,7 +82,6 @@ struct Running {
   const uint32_t* hidden[kRegisterRows];
   bool masked;
   float scale, softcap;
-  alignas(64) float factor[kStrands];  // out: what earlier sums are multiplied by
 };
 
 inline void cap_row(float* s, int padded, float scale, float softcap) {
@@ -142,7 +141,8 @@ struct Weight<2> {
 };
 #endif
 
-// Turns the logits of `count` keys into weights exp(logit - largest) and adds them up.
+// Turns the logits of `count` keys into weights exp(logit - largest), adds them up, and finds what
+// earlier sums are multiplied by.
 template <class Cell>
 void weigh(Block& block, Running& run, int count) {
   const int padded = rounded_up(count, 2 * kStrands);
@@ -162,13 +162,13 @@ void weigh(Block& block, Running& run, int count) {
     run.largest[r] = largest;
   }
   for (int i = 0; i < kStrands; i += kLanes) {
-    vec::store(run.factor + i, vec::exp_below_88(vec::load(change + i)));
+    vec::store(block.factor + i, vec::exp_below_88(vec::load(change + i)));
   }
   constexpr int kSums = kStrands / kLanes;
   for (int r = 0; r < block.rows; ++r) {
     float* s = block.scores[r];
     const Weight<Cell::kDepth> weight(scale, base[r]);
-    const F32 f = vec::set(run.factor[r]);
+    const F32 f = vec::set(block.factor[r]);
     F32 sum[kSums];
 #pragma GCC unroll 16
     for (int i = 0; i < kSums; ++i) sum[i] = vec::mul(vec::load(run.sums[r] + i * kLanes), f);

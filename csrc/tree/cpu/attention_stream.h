@@ -8,21 +8,22 @@
 // wait for: what packing would store is made in registers and used there, in the same order. A
 // token's heads lie side by side, and tokens are taken in groups with all heads of a task. A group
 // is as small as the products allow, so that memory is nearly one stream, and what comes is asked
-// for in the order of its addresses.
+// for in the order of its addresses. For more rows than one block has, see attention_pairs.h.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
-constexpr int kFewRows = 4;       // of a head
-constexpr int kStreamHeads = 16;  // of a task
-constexpr int kStreamRows = 32;   // of all its heads
-constexpr int kGroup = 8;         // tokens
+constexpr int kFewRows = 4;        // of a head, in one block
+constexpr int kMoreRows = 32;      // of a head, in more blocks
+constexpr int kStreamBlocks = 16;  // of all heads of a task
+constexpr int kStreamRows = 64;    // in them
+constexpr int kGroup = 8;          // tokens
 constexpr int kFarBytes = 32 << 10, kNearBytes = 8 << 10;
 
-// What a task of few rows works on; block h are the rows of its head h.
+// What a task of few rows works on: blocks of its first head, then of the next one. bytes: of a
+// token.
 struct Stream {
-  int heads, bytes;  // bytes: of a token
-  Block block[kStreamHeads];
-  float factor[kStreamHeads][kFewRows];
+  int heads, blocks, bytes;
+  Block block[kStreamBlocks];
 };
 
 // Behind the last row of a tile come those of the next one, then that row again.
@@ -82,11 +83,17 @@ template <DType kType>
 struct FloatRow : Single {
   static constexpr int kBytes = bytes_of(kType);  // of a dim
   static F32 load_key(const char* row) { return load_row(kType, row, 0); }
-  template <int kVectors>
-  static void load(const char* const* rows, int w, int64_t offset, F32* v) {
+
+  struct Values {
+    const char* const* rows;
+    int64_t offset;
+
+    template <int kVectors>
+    void load(int w, F32* v) const {
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) v[i] = load_row(kType, rows[w] + offset, i * kLanes);
-  }
+      for (int i = 0; i < kVectors; ++i) v[i] = load_row(kType, rows[w] + offset, i * kLanes);
+    }
+  };
 };
 
 #if defined(__AVX512BF16__)
@@ -94,15 +101,21 @@ struct FloatRow : Single {
 struct PairRow : Pair {
   static constexpr int kBytes = 2;
   static F32 load_key(const char* row) { return vec::load((const float*)row); }
-  template <int kVectors>
-  static void load(const char* const* rows, int w, int64_t offset, F32* v) {
-    const char *even = rows[2 * w] + offset, *odd = rows[2 * w + 1] + offset;
+
+  struct Values {
+    const char* const* rows;
+    int64_t offset;
+
+    template <int kVectors>
+    void load(int w, F32* v) const {
+      const char *even = rows[2 * w] + offset, *odd = rows[2 * w + 1] + offset;
 #pragma GCC unroll 2
-    for (int i = 0; i < kVectors; i += 2) {
-      vec::interleave_rows(vec::load((const float*)even + i * kLanes / 2),
-                           vec::load((const float*)odd + i * kLanes / 2), v + i, v + i + 1);
+      for (int i = 0; i < kVectors; i += 2) {
+        vec::interleave_rows(vec::load((const float*)even + i * kLanes / 2),
+                             vec::load((const float*)odd + i * kLanes / 2), v + i, v + i + 1);
+      }
     }
-  }
+  };
 };
 #endif
 
@@ -214,8 +227,8 @@ void add_stream(const TileRows& tile, int D, Stream& s, float* out) {
       const char* w = Row::kDepth == 1 ? (const char*)(block.scores[0] + j)
                                        : (const char*)(block.weights[0] + j);
       for (int d = 0; d < D; d += kVectors * kLanes) {
-        add_values<Row, kRows, kVectors>(w, words, tile.v + j, (int64_t(h) * D + d) * Row::kBytes,
-                                         j == 0 ? s.factor[h] : kOnes,
+        const typename Row::Values values{tile.v + j, (int64_t(h) * D + d) * Row::kBytes};
+        add_values<Row, kRows, kVectors>(w, words, values, j == 0 ? block.factor : kOnes,
                                          out + int64_t(h) * kRows * D + d, D, lines);
       }
     }

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "tree/cpu/attention_pairs.h"
+
+// A task's rows against one tile of keys: streamed, or packed.
+namespace fewstep::tree::FEWSTEP_ISA {
+namespace {
+
+struct Task {
+  int64_t b, part;
+  int g, heads;        // the first KV head, and how many
+  int first, rows;     // of the request's tokens * ratio rows of each
+  int64_t begin, end;  // keys
+};
+
+// The scratch of one task, on the stack. Rows are those of its heads, head by head.
+struct Scratch {
+  alignas(64) float keys[kTileKeys * kMaxHeadDim];
+  alignas(64) float values[kTileKeys * kMaxHeadDim];
+  alignas(64) float queries[kBlockRows][kMaxHeadDim];
+  alignas(64) float out[kBlockRows * kMaxHeadDim];
+  alignas(64) float sums[kBlockRows][kStrands];
+  alignas(64) uint32_t hidden[kRegisterRows][kTileKeys];
+  float largest[kBlockRows];
+  TileRows rows[2];
+  Stream stream;
+  Running run;
+  Ahead ahead;
+  const char* q[kBlockRows];
+};
+
+// Points to a task's rows of q, as words of the cells that it is multiplied in.
+void find_queries(const AttentionProblem& p, const Task& task, Scratch& s) {
+  for (int i = 0; i < task.heads * task.rows; ++i) {
+    const int row = task.first + i % task.rows;
+    const int64_t n = first_of(p, task.b) + row / p.ratio;
+    const int h = (task.g + i / task.rows) * p.ratio + row % p.ratio;
+    s.q[i] = p.q.data + n * p.q.row + h * p.q.head;
+#if defined(__AVX512BF16__)
+    if (is_paired(p, task.rows)) spread_row(s.q[i], p.D / 2, s.queries[0] + int64_t(i) * 2 * p.D);
+#endif
+    if (p.q_type == DType::kF32 || takes_pairs(p)) continue;
+    for (int d = 0; d < p.D; d += kLanes) {
+      vec::store(s.queries[i] + d, load_row(p.q_type, s.q[i], d));
+    }
+    s.q[i] = (const char*)s.queries[i];
+  }
+}
+
+// Lays out the blocks of a stream, as even as possible.
+void find_blocks(const AttentionProblem& p, const Task& task, Scratch& s) {
+  Stream& stream = s.stream;
+  stream.heads = task.heads;
+  stream.blocks = blocks_in(task.rows);
+  stream.bytes = int(task.heads * p.D * bytes_of(p.kv_type));
+  for (int h = 0; h < task.heads; ++h) {
+    int first = 0;
+    for (int i = 0; i < stream.blocks; ++i) {
+      Block& block = stream.block[h * stream.blocks + i];
+      block.first = h * task.rows + first;
+      block.rows = (task.rows - first + stream.blocks - i - 1) / (stream.blocks - i);
+      block.q = s.q + block.first;
+      first += block.rows;
+    }
+  }
+}
+
+// Which of a tile's keys the rows of a block see; heads of one token share the answer.
+void find_mask(const AttentionProblem& p, const Task& task, const Block& block, int64_t begin,
+               int count, Scratch& s) {
+  int64_t token = -1;
+  int slot = -1;
+  for (int r = 0; r < block.rows; ++r) {
+    const int64_t t = (task.first + block.first + r) / p.ratio;
+    if (t != token) find_hidden(p, task.b, t, begin, count, s.hidden[++slot]);
+    token = t;
+    s.run.hidden[r] = s.hidden[slot];
+  }
+}
+
+template <class Cell>
+void weigh_block(Block& block, int count, Scratch& s) {
+  s.run.largest = s.largest + block.first;
+  s.run.sums = s.sums + block.first;
+  weigh<Cell>(block, s.run, count);
+}
+
+// A stream's heads see the same keys.
+template <class Cell>
+void weigh_stream(const AttentionProblem& p, const Task& task, int64_t begin, int count,
+                  Scratch& s) {
+  Stream& stream = s.stream;
+  for (int i = 0; i < stream.blocks; ++i) {
+    if (s.run.masked) find_mask(p, task, stream.block[i], begin, count, s);
+    for (int h = 0; h < stream.heads; ++h) {
+      weigh_block<Cell>(stream.block[h * stream.blocks + i], count, s);
+    }
+  }
+}
+
+template <class Row, int kRows>
+void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+               Scratch& s) {
+  score_stream<Row, kRows>(tile, p.D, s.stream);
+  weigh_stream<Row>(p, task, begin, tile.count, s);
+  if (p.D % (kRegisterVectors * kLanes) == 0) {
+    add_stream<Row, kRows, kRegisterVectors>(tile, p.D, s.stream, s.out);
+  } else {
+    add_stream<Row, kRows, Row::kDepth>(tile, p.D, s.stream, s.out);
+  }
+}
+
+template <class Row>
+void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+               Scratch& s) {
+  if (task.rows == 1) return do_stream<Row, 1>(p, task, tile, begin, s);
+  if (task.rows == 2) return do_stream<Row, 2>(p, task, tile, begin, s);
+  if (task.rows == 3) return do_stream<Row, 3>(p, task, tile, begin, s);
+  return do_stream<Row, 4>(p, task, tile, begin, s);
+}
+
+#if defined(__AVX512BF16__)
+void do_pairs(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+              Scratch& s) {
+  score_pairs(tile, p.D, s.stream, s.queries[0], s.keys);
+  weigh_stream<Pair>(p, task, begin, tile.count, s);
+  if (p.D % (kRegisterVectors * kLanes) == 0) {
+    add_pairs<kRegisterVectors>(tile, p.D, s.stream, s.values, s.out);
+  } else {
+    add_pairs<2>(tile, p.D, s.stream, s.values, s.out);
+  }
+}
+#endif
+
+void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+                   Scratch& s) {
+#if defined(__AVX512BF16__)
+  if (is_paired(p, task.rows)) return do_pairs(p, task, tile, begin, s);
+  if (p.kv_type == DType::kBF16) return do_stream<PairRow>(p, task, tile, begin, s);
+#else
+  if (p.kv_type == DType::kBF16) {
+    return do_stream<FloatRow<DType::kBF16>>(p, task, tile, begin, s);
+  }
+#endif
+  if (p.kv_type == DType::kF16) {
+    return do_stream<FloatRow<DType::kF16>>(p, task, tile, begin, s);
+  }
+  return do_stream<FloatRow<DType::kF32>>(p, task, tile, begin, s);
+}
+
+template <class Cell>
+void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+             Scratch& s) {
+  const int panels = (tile.count + kPanel - 1) / kPanel;
+  const int value_words = (tile.count + Cell::kDepth - 1) / Cell::kDepth;
+  const int blocks = (task.rows + kRegisterRows - 1) / kRegisterRows;
+  Block& block = s.stream.block[0];
+  int first = 0;
+  for (int i = 0; i < blocks; ++i) {
+    block.first = first;
+    block.rows = (task.rows - first + blocks - i - 1) / (blocks - i);
+    block.q = s.q + first;
+    score<Cell>(block, p.D / Cell::kDepth, panels, s.keys, s.ahead);
+    if (s.run.masked) find_mask(p, task, block, begin, tile.count, s);
+    weigh_block<Cell>(block, tile.count, s);
+    accumulate<Cell>(block, value_words, tile.v, s.out + int64_t(first) * p.D, p.D, s.ahead);
+    first += block.rows;
+  }
+}
+
+template <DType kType>
+void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
+               Scratch& s) {
+  pack_keys<kType>(tile, p.D, p.q_type, s.keys, s.ahead);
+  pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
+  do_tile<Single>(p, task, tile, begin, s);
+}
+
+void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
+                 Scratch& s) {
+#if defined(__AVX512BF16__)
+  if (p.kv_type == DType::kBF16) {
+    pack_key_pairs(tile, p.D, s.keys, s.ahead);
+    pack_value_pairs(&tile, p.D, s.values, s.ahead);
+    return do_tile<Pair>(p, task, tile, begin, s);
+  }
+#endif
+  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, s);
+  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, s);
+  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, s);
+  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, s);
+}
+
+}  // namespace
+}  // namespace fewstep::tree::FEWSTEP_ISA
