@@ -76,6 +76,8 @@ class LanguageModel(Protocol):
     ) -> Any:
         """Run rows of tokens; every sequence has its rows afterwards.
 
+        A generator's arrays serve other calls with such trees too, and are not to be written to.
+
         Parameters
         ----------
         sequences : sequence of int, shape (B,)

@@ -350,7 +350,7 @@ class PagedModel:
         block : array, shape (B,), int32
             How many tokens each block has, the root's included.
         """
-        rows, counts, sizes = path.tolist(), accepted.tolist(), block.tolist()
+        rows, counts, sizes = (np.asarray(a).tolist() for a in (path, accepted, block))
         moves, base = False, []
         for sequence, row, n, size in zip(sequences, rows, counts, sizes, strict=True):
             length = self.length(sequence)
