@@ -105,7 +105,7 @@ struct Block {
 };
 
 // Whether a problem's words are pairs.
-inline bool takes_pairs(const AttentionProblem& p) {
+inline bool takes_pairs([[maybe_unused]] const AttentionProblem& p) {
 #if defined(__AVX512BF16__)
   return p.kv_type == DType::kBF16;
 #else

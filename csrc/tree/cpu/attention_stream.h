@@ -8,15 +8,15 @@
 // wait for: what packing would store is made in registers and used there, in the same order. A
 // token's heads lie side by side, and tokens are taken in groups with all heads of a task. A group
 // is as small as the products allow, so that memory is nearly one stream, and what comes is asked
-// for in the order of its addresses. For more rows than one block has, see attention_pairs.h.
+// for in the order of its addresses. For more rows than one block has, see attention_blocks.h.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
-constexpr int kFewRows = 4;        // of a head, in one block
-constexpr int kMoreRows = 32;      // of a head, in more blocks
-constexpr int kStreamBlocks = 16;  // of all heads of a task
-constexpr int kStreamRows = 64;    // in them
-constexpr int kGroup = 8;          // tokens
+constexpr int kFewRows = 4;                       // of a head, in one block
+constexpr int kMoreRows = kLanes == 8 ? 20 : 32;  // of a head, in more blocks
+constexpr int kStreamBlocks = 16;                 // of all heads of a task
+constexpr int kStreamRows = 64;                   // in them
+constexpr int kGroup = 8;                         // tokens
 constexpr int kFarBytes = 32 << 10, kNearBytes = 8 << 10;
 
 // What a task of few rows works on: blocks of its first head, then of the next one. bytes: of a
@@ -119,6 +119,9 @@ struct PairRow : Pair {
 };
 #endif
 
+// Where `score_keys` has its keys from: from the cache, maybe to be kept, or from what was kept.
+enum class From { kCache, kCacheAndKeep, kKept };
+
 // Sums of kQuads times 4 keys, each four keys' in a vector or two: lane 4 s + i is strand s of key
 // i.
 #if defined(__AVX2__)
@@ -140,12 +143,27 @@ inline void store_sums(F32 (*sum)[kParts], float* to) {
 #endif
 }
 
-// scores[r][j] = q_r . k_j for 4 kQuads keys, whose rows lie at `offset`.
-template <class Row, int kRows>
-inline void score_keys(const char* const* q, const char* const* keys, int64_t offset, int D,
-                       float* scores, Lines& lines) {
+// Rows of q, whose words are spread as they are used.
+struct QueryRows {
+  const char* const* q;
+
+  // Word `word` + i of row r, i = 0 .. 3, and those that stand there in other quads, each in all
+  // lanes of its strand.
+  void load(int r, int64_t word, F32* of) const {
+    const F32 a = vec::load((const float*)q[r] + word);
+    of[0] = vec::spread<0>(a);
+    of[1] = vec::spread<1>(a);
+    of[2] = vec::spread<2>(a);
+    of[3] = vec::spread<3>(a);
+  }
+};
+
+// scores[r][j] = q_r . k_j for 4 kQuads keys, whose rows lie at `offset`, or that were kept.
+template <class Row, int kRows, From kFrom, class Query>
+inline void score_keys(const Query& q, const char* const* keys, int64_t offset, int D,
+                       float* packed, float* scores, Lines& lines) {
   F32 sum[kRows][kQuads][kParts];
-#pragma GCC unroll 4
+#pragma GCC unroll 5
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int c = 0; c < kQuads; ++c) {
@@ -158,17 +176,26 @@ inline void score_keys(const char* const* q, const char* const* keys, int64_t of
     for (int p = 0; p < kParts; ++p) {
       const int64_t word = w + p * kLanes;
       const int64_t at = offset + word * Row::kDepth * Row::kBytes;
+      float* const kept = packed + word * 4 * kQuads;
       F32 z[4 * kQuads];
+      if constexpr (kFrom == From::kKept) {
 #pragma GCC unroll 8
-      for (int i = 0; i < 4 * kQuads; ++i) z[i] = Row::load_key(keys[i] + at);
-      lines.step<4 * kQuads * kLanes * Row::kDepth * Row::kBytes>();
+        for (int i = 0; i < 4 * kQuads; ++i) z[i] = vec::load(kept + i * kLanes);
+      } else {
+#pragma GCC unroll 8
+        for (int i = 0; i < 4 * kQuads; ++i) z[i] = Row::load_key(keys[i] + at);
+        lines.step<4 * kQuads * kLanes * Row::kDepth * Row::kBytes>();
 #pragma GCC unroll 2
-      for (int c = 0; c < kQuads; ++c) vec::transpose_quads(z + 4 * c);
-#pragma GCC unroll 4
+        for (int c = 0; c < kQuads; ++c) vec::transpose_quads(z + 4 * c);
+      }
+      if constexpr (kFrom == From::kCacheAndKeep) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 4 * kQuads; ++i) vec::store(kept + i * kLanes, z[i]);
+      }
+#pragma GCC unroll 5
       for (int r = 0; r < kRows; ++r) {
-        const F32 a = vec::load((const float*)q[r] + word);
-        const F32 of[4] = {vec::spread<0>(a), vec::spread<1>(a), vec::spread<2>(a),
-                           vec::spread<3>(a)};
+        F32 of[4];
+        q.load(r, word, of);
 #pragma GCC unroll 2
         for (int c = 0; c < kQuads; ++c) {
 #pragma GCC unroll 4
@@ -177,14 +204,18 @@ inline void score_keys(const char* const* q, const char* const* keys, int64_t of
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 5
   for (int r = 0; r < kRows; ++r) store_sums(sum[r], scores + r * kTileKeys);
 }
 #else
 constexpr int kQuads = 0;
-template <class Row, int kRows>
-inline void score_keys(const char* const* q, const char* const* keys, int64_t offset, int D,
-                       float* scores, Lines&) {
+struct QueryRows {
+  const char* const* q;
+};
+template <class Row, int kRows, From>
+inline void score_keys(const QueryRows& rows, const char* const* keys, int64_t offset, int D,
+                       float*, float* scores, Lines&) {
+  const char* const* q = rows.q;
   for (int r = 0; r < kRows; ++r) {
     F32 sum[kScoreStrands] = {};
     for (int d = 0; d < D; ++d) {
@@ -197,6 +228,15 @@ inline void score_keys(const char* const* q, const char* const* keys, int64_t of
 }
 #endif
 
+constexpr float kOnes[] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
+
+// Weights of a block's rows from key `first` on.
+template <class Row>
+inline const char* weights_of(const Block& block, int first) {
+  return Row::kDepth == 1 ? (const char*)(block.scores[0] + first)
+                          : (const char*)(block.weights[0] + first);
+}
+
 // Logits of a tile's keys; what is behind the last one is set later.
 template <class Row, int kRows>
 void score_stream(const TileRows& tile, int D, Stream& s) {
@@ -205,8 +245,9 @@ void score_stream(const TileRows& tile, int D, Stream& s) {
     Lines lines(tile.k + j, kGroup, s.bytes);
     for (int h = 0; h < s.heads; ++h) {
       for (int i = 0; i < kGroup; i += kKeys) {
-        score_keys<Row, kRows>(s.block[h].q, tile.k + j + i, int64_t(h) * D * Row::kBytes, D,
-                               s.block[h].scores[0] + j + i, lines);
+        score_keys<Row, kRows, From::kCache>(QueryRows{s.block[h].q}, tile.k + j + i,
+                                             int64_t(h) * D * Row::kBytes, D, nullptr,
+                                             s.block[h].scores[0] + j + i, lines);
       }
     }
   }
@@ -218,14 +259,12 @@ void score_stream(const TileRows& tile, int D, Stream& s) {
 template <class Row, int kRows, int kVectors>
 void add_stream(const TileRows& tile, int D, Stream& s, float* out) {
   constexpr int kTokens = kRows < 3 ? kGroup : 2 * kGroup;
-  constexpr float kOnes[kFewRows] = {1.0f, 1.0f, 1.0f, 1.0f};
   for (int j = 0; j < tile.count; j += kTokens) {
     const int words = (min_of(kTokens, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
     Lines lines(tile.v + j, kTokens, s.bytes);
     for (int h = 0; h < s.heads; ++h) {
       const Block& block = s.block[h];
-      const char* w = Row::kDepth == 1 ? (const char*)(block.scores[0] + j)
-                                       : (const char*)(block.weights[0] + j);
+      const char* w = weights_of<Row>(block, j);
       for (int d = 0; d < D; d += kVectors * kLanes) {
         const typename Row::Values values{tile.v + j, (int64_t(h) * D + d) * Row::kBytes};
         add_values<Row, kRows, kVectors>(w, words, values, j == 0 ? block.factor : kOnes,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "tree/cpu/attention_pairs.h"
+#include "tree/cpu/attention_blocks.h"
 
 // A task's rows against one tile of keys: streamed, or packed.
 namespace fewstep::tree::FEWSTEP_ISA {
@@ -38,9 +38,13 @@ void find_queries(const AttentionProblem& p, const Task& task, Scratch& s) {
     const int h = (task.g + i / task.rows) * p.ratio + row % p.ratio;
     s.q[i] = p.q.data + n * p.q.row + h * p.q.head;
 #if defined(__AVX512BF16__)
-    if (is_paired(p, task.rows)) spread_row(s.q[i], p.D / 2, s.queries[0] + int64_t(i) * 2 * p.D);
+    if (takes_pairs(p)) {
+      const bool spread = has_blocks(task.rows) && is_stream(p, task.rows);
+      if (spread) spread_row(s.q[i], p.D / 2, s.queries[0] + int64_t(i) * 2 * p.D);
+      continue;
+    }
 #endif
-    if (p.q_type == DType::kF32 || takes_pairs(p)) continue;
+    if (p.q_type == DType::kF32) continue;
     for (int d = 0; d < p.D; d += kLanes) {
       vec::store(s.queries[i] + d, load_row(p.q_type, s.q[i], d));
     }
@@ -111,32 +115,35 @@ void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile
   }
 }
 
+#if defined(__AVX2__)
+template <class Row>
+void do_blocks(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+               Scratch& s) {
+  score_blocks<Row>(tile, p.D, s.stream, s.queries[0], s.keys);
+  weigh_stream<Row>(p, task, begin, tile.count, s);
+  if (p.D % (kRegisterVectors * kLanes) == 0) {
+    add_blocks<Row, kRegisterVectors>(tile, p.D, s.stream, s.values, s.out);
+  } else {
+    add_blocks<Row, Row::kDepth>(tile, p.D, s.stream, s.values, s.out);
+  }
+}
+#endif
+
 template <class Row>
 void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
                Scratch& s) {
+#if defined(__AVX2__)
+  if (task.rows > kFewRows) return do_blocks<Row>(p, task, tile, begin, s);
+#endif
   if (task.rows == 1) return do_stream<Row, 1>(p, task, tile, begin, s);
   if (task.rows == 2) return do_stream<Row, 2>(p, task, tile, begin, s);
   if (task.rows == 3) return do_stream<Row, 3>(p, task, tile, begin, s);
   return do_stream<Row, 4>(p, task, tile, begin, s);
 }
 
-#if defined(__AVX512BF16__)
-void do_pairs(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
-              Scratch& s) {
-  score_pairs(tile, p.D, s.stream, s.queries[0], s.keys);
-  weigh_stream<Pair>(p, task, begin, tile.count, s);
-  if (p.D % (kRegisterVectors * kLanes) == 0) {
-    add_pairs<kRegisterVectors>(tile, p.D, s.stream, s.values, s.out);
-  } else {
-    add_pairs<2>(tile, p.D, s.stream, s.values, s.out);
-  }
-}
-#endif
-
 void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
                    Scratch& s) {
 #if defined(__AVX512BF16__)
-  if (is_paired(p, task.rows)) return do_pairs(p, task, tile, begin, s);
   if (p.kv_type == DType::kBF16) return do_stream<PairRow>(p, task, tile, begin, s);
 #else
   if (p.kv_type == DType::kBF16) {

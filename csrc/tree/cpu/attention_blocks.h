@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "tree/cpu/attention_stream.h"
+
+// A stream of more rows than one block has. Packing a tile beforehand would take as long as the
+// products of two blocks; here those of a head's first block hide it: what they load is put in
+// place in registers, used, and stored for the other blocks.
+namespace fewstep::tree::FEWSTEP_ISA {
+namespace {
+
+// Rows of a block: one more leaves no registers for what is stored.
+constexpr int kStreamBlockRows = kLanes == 8 ? 4 : 5;
+constexpr int kBlockGroup = 64;  // tokens
+
+// Whether rows of a head are such a stream.
+inline bool has_blocks(int64_t rows) { return kQuads > 0 && rows > kFewRows && rows <= kMoreRows; }
+
+// Whether they are so few that keys and values are used as they lie in the cache.
+inline bool is_stream(const AttentionProblem& p, int64_t rows) {
+  if (rows > kFewRows && !has_blocks(rows)) return false;
+  return takes_pairs(p) ? p.D % 32 == 0 : p.kv_type != DType::kI8;
+}
+
+// Blocks of a stream's rows.
+inline int blocks_in(int rows) {
+  return rows > kFewRows ? (rows + kStreamBlockRows - 1) / kStreamBlockRows : 1;
+}
+
+#if defined(__AVX2__)
+// A row of q for `SpreadRows`: of each 16 words the four that stand at i in their quads, each in
+// all lanes of its strand, for i = 0 .. 3.
+inline void spread_row(const char* q, int words, float* to) {
+  for (int w = 0; w < words; w += kLanes) {
+    F32 of[4];
+    QueryRows{&q}.load(0, w, of);
+    for (int i = 0; i < 4; ++i) vec::store(to + 4 * w + i * kLanes, of[i]);
+  }
+}
+
+// Rows that were spread before, of pairs: of floats they would fill the first level of cache.
+struct SpreadRows {
+  const float* q;
+  int64_t words;
+
+  void load(int r, int64_t word, F32* of) const {
+    const float* row = q + 4 * (r * words + word);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) of[i] = vec::load(row + i * kLanes);
+  }
+};
+
+template <class Row, From kFrom>
+void score_block(Block& block, const float* spread, const char* const* keys, int64_t offset, int D,
+                 float* packed, int at, Lines& lines) {
+  const auto score = [&](const auto& q) {
+    float* s = block.scores[0] + at;
+    if (block.rows == 2) score_keys<Row, 2, kFrom>(q, keys, offset, D, packed, s, lines);
+    if (block.rows == 3) score_keys<Row, 3, kFrom>(q, keys, offset, D, packed, s, lines);
+    if (block.rows == 4) score_keys<Row, 4, kFrom>(q, keys, offset, D, packed, s, lines);
+    if constexpr (kStreamBlockRows > 4) {
+      if (block.rows == 5) score_keys<Row, 5, kFrom>(q, keys, offset, D, packed, s, lines);
+    }
+  };
+  if constexpr (Row::kDepth == 1) {
+    score(QueryRows{block.q});
+  } else {
+    score(SpreadRows{spread + int64_t(block.first) * 2 * D, D / 2});
+  }
+}
+
+// Logits of a tile's keys. spread: all rows of pairs.
+template <class Row>
+void score_blocks(const TileRows& tile, int D, Stream& s, const float* spread, float* packed) {
+  for (int j = 0; j < tile.count; j += kBlockGroup) {
+    Lines lines(tile.k + j, kBlockGroup, s.bytes);
+    const int end = min_of(j + kBlockGroup, tile.count);
+    for (int h = 0; h < s.heads; ++h) {
+      const int64_t at = int64_t(h) * D * Row::kBytes;
+      for (int i = j; i < end; i += 4 * kQuads) {
+        Block* block = s.block + h * s.blocks;
+        const char* const* k = tile.k + i;
+        score_block<Row, From::kCacheAndKeep>(block[0], spread, k, at, D, packed, i, lines);
+        for (int b = 1; b < s.blocks; ++b) {
+          score_block<Row, From::kKept>(block[b], spread, k, at, D, packed, i, lines);
+        }
+      }
+    }
+  }
+}
+
+// Values of the first block, stored for the others,
+template <class Values>
+struct KeptValues : Values {
+  float* packed;  // [words][kVectors * kLanes]
+
+  template <int kVectors>
+  void load(int w, F32* v) const {
+    Values::template load<kVectors>(w, v);
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) vec::store(packed + (w * kVectors + i) * kLanes, v[i]);
+  }
+};
+
+// which ask for no lines.
+struct PackedValues {
+  const float* packed;
+
+  template <int kVectors>
+  void load(int w, F32* v) const {
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) v[i] = vec::load(packed + (w * kVectors + i) * kLanes);
+  }
+  template <int>
+  void step() {}
+};
+
+template <class Row, int kVectors, class Values, class Next>
+void add_block(const Block& block, int first, int words, const Values& v, const float* factor,
+               float* out, int D, Next& next) {
+  const char* w = weights_of<Row>(block, first);
+  if (block.rows == 2) return add_values<Row, 2, kVectors>(w, words, v, factor, out, D, next);
+  if (block.rows == 3) return add_values<Row, 3, kVectors>(w, words, v, factor, out, D, next);
+  if (block.rows == 4) return add_values<Row, 4, kVectors>(w, words, v, factor, out, D, next);
+  add_values<Row, kStreamBlockRows, kVectors>(w, words, v, factor, out, D, next);
+}
+
+// The values' part, as `add_stream`. D is a multiple of kVectors vectors.
+template <class Row, int kVectors>
+void add_blocks(const TileRows& tile, int D, Stream& s, float* packed, float* out) {
+  for (int j = 0; j < tile.count; j += kBlockGroup) {
+    const int words = (min_of(kBlockGroup, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
+    Lines lines(tile.v + j, kBlockGroup, s.bytes);
+    for (int h = 0; h < s.heads; ++h) {
+      for (int d = 0; d < D; d += kVectors * kLanes) {
+        const int64_t at = (int64_t(h) * D + d) * Row::kBytes;
+        const KeptValues<typename Row::Values> values{{tile.v + j, at}, packed};
+        PackedValues others{packed};
+        for (int b = 0; b < s.blocks; ++b) {
+          const Block& block = s.block[h * s.blocks + b];
+          const float* factor = j == 0 ? block.factor : kOnes;
+          float* to = out + int64_t(block.first) * D + d;
+          if (b == 0) {
+            add_block<Row, kVectors>(block, j, words, values, factor, to, D, lines);
+          } else {
+            add_block<Row, kVectors>(block, j, words, others, factor, to, D, others);
+          }
+        }
+      }
+    }
+  }
+}
+
+#endif
+
+}  // namespace
+}  // namespace fewstep::tree::FEWSTEP_ISA
