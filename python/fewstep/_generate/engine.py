@@ -172,10 +172,10 @@ class Engine:
     def _call(self, block: Block) -> None:
         """Run the target, verify, and add what was accepted."""
         wants_hidden = bool(getattr(self.drafter, "needs_hidden", False))
-        sequences = [_sequence(request) for request in block.requests]
+        layout, sequences = block.layout, [_sequence(request) for request in block.requests]
         began = perf_counter()
         ran = self.model.forward(
-            sequences, block.token, block.indptr, bits=block.bits, depth=block.depth,
+            sequences, block.token, layout.indptr, bits=layout.bits, depth=layout.depth,
             hidden=wants_hidden,
         )  # fmt: skip
         seconds = perf_counter() - began
@@ -189,13 +189,13 @@ class Engine:
         self._count_call(block, verdict)
         if self.drafter is not None:
             seen = Seen(
-                block.requests, block.token, block.parent, block.indptr, logits, verdict.path,
+                block.requests, block.token, layout.parent, layout.indptr, logits, verdict.path,
                 verdict.accepted, verdict.next_token, hidden, seconds,
             )  # fmt: skip
             self._safely("observe", seen)
-        if block.deepest:  # of roots alone there is nothing to forget
+        if layout.deepest:  # of roots alone there is nothing to forget
             began = perf_counter()
-            self.model.keep(sequences, verdict.path, verdict.accepted, block.sizes)
+            self.model.keep(sequences, verdict.path, verdict.accepted, layout.sizes)
             self.stats.spent("cache", began)
         self._commit(block, verdict)
 
@@ -207,7 +207,7 @@ class Engine:
             if b in verdict.failed:
                 self._fail(request, verdict.failed[b])
                 continue
-            first = block.begins[b]
+            first = block.layout.begins[b]
             request.commit([tokens[first + node] for node in verdict.paths[b]], following[b])
             full = self.longest is not None and len(request.tokens) >= self.longest
             if full and request.finish is None:
@@ -217,12 +217,12 @@ class Engine:
                 self._leave(request)
 
     def _count_call(self, block: Block, verdict: Verdict) -> None:
-        stats, rows = self.stats, block.begins[-1]
+        stats, rows = self.stats, block.layout.begins[-1]
         stats.forwards += 1
         stats.calls += len(block.requests)
         stats.nodes += rows - len(block.requests)
-        for first, path in zip(block.begins, verdict.paths, strict=False):
-            stats.count_path(len(path), block.inner[first + (path[-1] if path else 0)])
+        for first, path in zip(block.layout.begins, verdict.paths, strict=False):
+            stats.count_path(len(path), block.layout.inner[first + (path[-1] if path else 0)])
         if self._budget is not None:
             # Verification counts too: a call costs it whatever it runs.
             seconds = perf_counter() - self._call_began

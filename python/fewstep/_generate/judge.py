@@ -53,20 +53,20 @@ class Judge:
 
     def __call__(self, block: Block, logits: Any) -> Verdict:
         """Return what is accepted of each request's draft and what follows it."""
-        requests, groups = block.requests, block.groups
+        requests, groups = block.requests, block.layout.groups
         if self._known != requests:
             self._read(requests)
         mask: NDArray[np.uint32] | None = None
         failed: dict[int, Exception] = {}
         if self._adjusts:
             logits, mask, failed = adjusted(block, logits)
-        if self._path.shape[1] != block.deepest:
-            self._path = np.empty((len(requests), block.deepest), np.int32)
+        if self._path.shape[1] != block.layout.deepest:
+            self._path = np.empty((len(requests), block.layout.deepest), np.int32)
         path, (positions, accepted, following, status) = self._path, self._numbers
         for i, request in enumerate(requests):
             positions[i] = len(request.tokens)
         # As `_core.tree_verify` takes them.
-        nodes = block.parent, block.indptr, block.token, logits
+        nodes = block.layout.parent, block.layout.indptr, block.token, logits
         inputs = (*nodes, self._seeds, positions, None, mask)
         outputs = path, accepted, following, None, status
         wrong = None
@@ -104,9 +104,9 @@ def _part(
 ) -> tuple[Arrays, Arrays, Arrays]:
     """Return a group's part of the arguments of `_core.tree_verify`."""
     a, b = group.begin, group.end
-    nodes, rows = slice(block.begins[a], block.begins[b]), slice(a, b)
+    nodes, rows = slice(block.layout.begins[a], block.layout.begins[b]), slice(a, b)
     parent, indptr, token, logits, seeds, positions, _, mask = inputs
-    ends = indptr[a : b + 1] - block.begins[a]
+    ends = indptr[a : b + 1] - block.layout.begins[a]
     own = parent[nodes], ends, token[nodes], logits[nodes], seeds[rows], positions[rows], None
     outputs, filters = (
         tuple(None if one is None else one[rows] for one in values) for values in (outputs, filters)
@@ -156,9 +156,11 @@ def adjusted(
 
 def _above(block: Block, b: int) -> list[list[int]]:
     """Return the drafted tokens on the way to each node of a request, its own included."""
-    begin, end = block.begins[b : b + 2]
+    begin, end = block.layout.begins[b : b + 2]
     ways: list[list[int]] = [[]]
-    nodes = zip(block.token[begin:end].tolist(), block.parent[begin:end].tolist(), strict=True)
+    nodes = zip(
+        block.token[begin:end].tolist(), block.layout.parent[begin:end].tolist(), strict=True
+    )
     ways.extend([*ways[parent], token] for token, parent in list(nodes)[1:])
     return ways
 
@@ -181,7 +183,7 @@ def _penalised(block: Block, above: list[list[list[int]]], logits: Any) -> Any:
                 bias_values.extend(bias.values())
             ends.append(len(ids))
             bias_ends.append(len(bias_ids))
-    rows = block.sizes
+    rows = block.layout.sizes
     values = {
         name: np.repeat(
             np.array([getattr(r.sampling, name) for r in block.requests], np.float32), rows
@@ -202,9 +204,9 @@ def _masks(
     masks = np.full((len(block.token), (n_vocab + 31) // 32), 0xFFFFFFFF, np.uint32)
     for b, (request, ways) in enumerate(zip(block.requests, above, strict=True)):
         if request.sampling.bitmask is not None:
-            begin, end = block.begins[b : b + 2]
+            begin, end = block.layout.begins[b : b + 2]
             try:
-                _ask(request, ways, block.parent[begin:end].tolist(), masks[begin:end])
+                _ask(request, ways, block.layout.parent[begin:end].tolist(), masks[begin:end])
             except Exception as error:
                 failed[b] = error
     return masks

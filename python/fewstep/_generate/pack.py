@@ -56,20 +56,12 @@ class Layout(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The rows that a call of the target runs: a tree for each request, laid out as `Layout`."""
+    """The rows that a call of the target runs: a tree for each request."""
 
     requests: list[Request]
     drafts: list[Draft]
     token: Index
-    groups: list[Group]
-    parent: Index
-    indptr: Index
-    begins: list[int]
-    sizes: Index
-    depth: Index | None
-    bits: NDArray[np.uint32] | None
-    inner: list[bool]
-    deepest: int
+    layout: Layout
 
 
 def root_alone(request: Request) -> Draft:
@@ -142,7 +134,7 @@ def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
     if len(drafts) > 1:
         token = np.concatenate([draft.token for draft in drafts])
     layout = laid_out(tuple([draft.parent.tobytes() for draft in drafts]), kinds)
-    return Block(list(requests), list(drafts), token, *layout)
+    return Block(list(requests), list(drafts), token, layout)
 
 
 @lru_cache(maxsize=64)  # of the same trees, see above
