@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import fewstep
-from fewstep.drafters import Draft, PromptLookup, Seen, TokenRecycling, TriGram
+from fewstep.drafters import (
+    ContextRecycling,
+    Draft,
+    PromptLookup,
+    Seen,
+    TokenRecycling,
+    TriGram,
+)
 from fewstep.language_model import Markov
 from frequencies import p_value
 
@@ -70,6 +77,7 @@ def drafters() -> dict[str, Any]:
         "lookup": PromptLookup(n_min=1, branches=3),
         "lookup_corpus": PromptLookup(corpus=corpus),
         "recycling": TokenRecycling(),
+        "contexts": ContextRecycling(order=3, max_nodes=12),
         "trigram": TriGram(corpus=corpus),
         "oracle": Oracle(model(), 4),
     }

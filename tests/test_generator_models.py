@@ -40,6 +40,7 @@ def drafters(model: Any) -> dict[str, Any]:
         "none": None,
         "lookup": fewstep.drafters.PromptLookup(n_min=1, branches=2),
         "recycling": fewstep.drafters.TokenRecycling(),
+        "contexts": fewstep.drafters.ContextRecycling(),
         "trigram": fewstep.drafters.TriGram(),
         "tree": fewstep.drafters.DraftModel(small, "tree", depth=3),
         "chain": fewstep.drafters.DraftModel(small, "chain", depth=3),
@@ -54,7 +55,18 @@ def drafters(model: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
     "name",
-    ["none", "lookup", "recycling", "trigram", "tree", "chain", "itself", "early_exit", "subset"],
+    [
+        "none",
+        "lookup",
+        "recycling",
+        "contexts",
+        "trigram",
+        "tree",
+        "chain",
+        "itself",
+        "early_exit",
+        "subset",
+    ],
 )
 def test_greedy_texts_are_those_of_transformers(name: str, batch: int, model: Any) -> None:
     made, texts = model

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "py_tensor.h"
 
@@ -30,6 +35,9 @@ struct PyNgram {
     owner.reset(made);
   }
 };
+using RecyclerOwner =
+    std::unique_ptr<fewstep_recycler, Destroy<fewstep_recycler, fewstep_recycler_destroy>>;
+
 struct PyTrigram {
   TrigramOwner owner;
   PyTrigram() {
@@ -37,6 +45,36 @@ struct PyTrigram {
     check(fewstep_trigram_create(&made));
     owner.reset(made);
   }
+};
+
+struct PyRecycler {
+  RecyclerOwner owner;
+  int32_t order, width;
+  std::vector<int32_t> token, parent;  // scratch of proposals
+  std::vector<float> score;
+  PyRecycler(int32_t longest, int32_t kept, int64_t capacity) : order(longest), width(kept) {
+    fewstep_recycler* made = nullptr;
+    check(fewstep_recycler_create(order, width, capacity, &made));
+    owner.reset(made);
+  }
+};
+
+// Tokens of an array as they lie, or those of a list.
+class Given {
+ public:
+  explicit Given(const py::object& tokens) {
+    if (Tokens::check_(tokens)) {
+      array_ = py::reinterpret_borrow<Tokens>(tokens);
+    } else {
+      list_ = tokens.cast<std::vector<int32_t>>();
+    }
+  }
+  const int32_t* data() const { return array_ ? array_.data() : list_.data(); }
+  int64_t size() const { return array_ ? array_.size() : int64_t(list_.size()); }
+
+ private:
+  Tokens array_{py::reinterpret_borrow<Tokens>(py::handle())};
+  std::vector<int32_t> list_;
 };
 
 void recycle(py::handle table, py::handle tokens, py::handle top_ids) {
@@ -87,6 +125,66 @@ py::tuple propose_trigram(const PyTrigram& self, const Tokens& context, int32_t 
   });
 }
 
+template <class T>
+py::array_t<T> copy_of(const std::vector<T>& values, int32_t count) {
+  return py::array_t<T>(py::ssize_t(count), values.data());
+}
+
+py::tuple propose_recycler(PyRecycler& self, const py::object& context, int32_t depth, float least,
+                           int32_t max_nodes) {
+  const Given given(context);
+  const fewstep_recycler_propose_params params = {sizeof params, depth, least};
+  const size_t room = size_t(std::max(max_nodes, 1));
+  if (self.token.size() < room) {
+    self.token.resize(room);
+    self.parent.resize(room);
+    self.score.resize(room);
+  }
+  int32_t nodes = 0;
+  check(fewstep_recycler_propose(self.owner.get(), given.data(), given.size(), &params,
+                                 self.token.data(), self.parent.data(), self.score.data(),
+                                 max_nodes, &nodes));
+  return py::make_tuple(copy_of(self.token, nodes), copy_of(self.parent, nodes),
+                        copy_of(self.score, nodes));
+}
+
+// Throws unless an array has the shape.
+void has_shape(const py::array& array, const char* name, std::initializer_list<int64_t> shape) {
+  const auto text = [](auto begin, auto end) {
+    std::string all;
+    for (auto n = begin; n != end; ++n) all += (all.empty() ? "" : ", ") + std::to_string(*n);
+    return "[" + all + "]";
+  };
+  const auto *begin = array.shape(), *end = begin + array.ndim();
+  if (std::equal(shape.begin(), shape.end(), begin, end)) return;
+  throw py::value_error("fewstep_recycler_observe: '" + std::string(name) + "' must have shape " +
+                        text(shape.begin(), shape.end()) + ", got " + text(begin, end));
+}
+
+// As fewstep.tree.verify has them; context is None where order is 1.
+void observe_rows(PyRecycler& self, const Tokens& token, const Tokens& parent, const Tokens& indptr,
+                  const std::optional<Tokens>& context, const Tokens& ids,
+                  const py::array_t<float, py::array::c_style>& logits, const Tokens& path,
+                  const Tokens& accepted, const Tokens& next_token) {
+  const int64_t N = token.size(), B = std::max<int64_t>(indptr.size(), 1) - 1;
+  has_shape(token, "token", {N});
+  has_shape(parent, "parent", {N});
+  has_shape(indptr, "indptr", {B + 1});
+  if (context) has_shape(*context, "context", {B, self.order - 1});
+  has_shape(ids, "ids", {N, self.width});
+  has_shape(logits, "logits", {N, self.width});
+  has_shape(path, "path", {B, path.ndim() == 2 ? path.shape(1) : 0});
+  has_shape(accepted, "accepted", {B});
+  has_shape(next_token, "next_token", {B});
+  const int64_t D = path.shape(1);
+  const fewstep_recycler_rows rows = {
+      sizeof rows,     int32_t(B),       int32_t(N),    int32_t(D),
+      token.data(),    parent.data(),    indptr.data(), context ? context->data() : nullptr,
+      ids.data(),      logits.data(),    path.data(),   D,
+      accepted.data(), next_token.data()};
+  check(fewstep_recycler_observe(self.owner.get(), &rows));
+}
+
 }  // namespace
 
 void bind_draft(py::module_& m) {
@@ -120,6 +218,23 @@ void bind_draft(py::module_& m) {
            py::arg("iterations"), py::arg("exploration"), py::arg("max_nodes"))
       .def("__len__",
            [](const PyTrigram& self) { return fewstep_trigram_states(self.owner.get()); });
+  py::class_<PyRecycler>(m, "Recycler")
+      .def(py::init<int32_t, int32_t, int64_t>(), py::arg("order"), py::arg("width"),
+           py::arg("capacity"))
+      .def(
+          "read",
+          [](PyRecycler& self, const py::object& tokens) {
+            const Given given(tokens);
+            check(fewstep_recycler_read(self.owner.get(), given.data(), given.size()));
+          },
+          py::arg("tokens"))
+      .def("observe", &observe_rows, py::arg("token"), py::arg("parent"), py::arg("indptr"),
+           py::arg("context"), py::arg("ids"), py::arg("logits"), py::arg("path"),
+           py::arg("accepted"), py::arg("next_token"))
+      .def("propose", &propose_recycler, py::arg("context"), py::arg("depth"), py::arg("least"),
+           py::arg("max_nodes"))
+      .def("__len__",
+           [](const PyRecycler& self) { return fewstep_recycler_contexts(self.owner.get()); });
 }
 
 }  // namespace fewstep::python

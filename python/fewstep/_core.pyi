@@ -423,6 +423,26 @@ class Trigram:
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]: ...
     def __len__(self) -> int: ...
 
+class Recycler:
+    def __init__(self, order: int, width: int, capacity: int) -> None: ...
+    def read(self, tokens: NDArray[np.int32] | list[int]) -> None: ...
+    def observe(
+        self,
+        token: NDArray[np.int32],
+        parent: NDArray[np.int32],
+        indptr: NDArray[np.int32],
+        context: NDArray[np.int32] | None,
+        ids: NDArray[np.int32],
+        logits: NDArray[np.float32],
+        path: NDArray[np.int32],
+        accepted: NDArray[np.int32],
+        next_token: NDArray[np.int32],
+    ) -> None: ...
+    def propose(
+        self, context: NDArray[np.int32] | list[int], depth: int, least: float, max_nodes: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]: ...
+    def __len__(self) -> int: ...
+
 class Decoder:
     def __init__(
         self,

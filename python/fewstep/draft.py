@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep import _core
-from fewstep._arrays import is_torch
+from fewstep._recycler import Recycler as Recycler
+from fewstep._tokens import tokens_of
 
-__all__ = ["Ngram", "Trigram", "recycle"]
+__all__ = ["Ngram", "Recycler", "Trigram", "recycle"]
 
 Tree = tuple[NDArray[np.int32], NDArray[np.int32]]
 
@@ -67,22 +68,6 @@ def recycle(table: Any, tokens: Any, top_ids: Any) -> Any:
     return table
 
 
-def _tokens(function: str, name: str, values: Any) -> NDArray[np.int32]:
-    """Return tokens as a contiguous int32 array; refuse what is not integers of 31 bits."""
-    given = np.asarray(values.cpu() if is_torch(values) else values)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise ValueError(
-            f"fewstep.draft.{function}: '{name}' must be integers of shape [N], got "
-            f"{given.dtype} of shape {list(given.shape)}"
-        )
-    if given.size and (given.min() < 0 or given.max() > 2**31 - 1):
-        wrong = given.min() if given.min() < 0 else given.max()
-        raise ValueError(
-            f"fewstep.draft.{function}: '{name}' must lie in [0, 2147483647], got {wrong}"
-        )
-    return np.ascontiguousarray(given, np.int32)
-
-
 class Ngram:
     """Look up how the end of a text went on before (prompt look-up).
 
@@ -128,7 +113,7 @@ class Ngram:
         ValueError
             They are no tokens; nothing has been added.
         """
-        self._core.append(_tokens("Ngram.append", "tokens", tokens))
+        self._core.append(tokens_of("Ngram.append", "tokens", tokens))
 
     def propose(
         self,
@@ -161,7 +146,7 @@ class Ngram:
         ValueError
             A number is out of range; the message names it.
         """
-        given = None if context is None else _tokens("Ngram.propose", "context", context)
+        given = None if context is None else tokens_of("Ngram.propose", "context", context)
         return self._core.propose(given, max_tokens, branches, max_nodes)
 
     def __len__(self) -> int:
@@ -213,7 +198,7 @@ class Trigram:
         ValueError
             They are no tokens; nothing has been counted.
         """
-        self._core.observe(_tokens("Trigram.observe", "tokens", tokens))
+        self._core.observe(tokens_of("Trigram.observe", "tokens", tokens))
 
     def count(self, first: int, second: int, third: int) -> int:
         """Return how often `third` followed `first` and `second`."""
@@ -255,7 +240,7 @@ class Trigram:
         ValueError
             A number is out of range; the message names it.
         """
-        given = _tokens("Trigram.propose", "context", context)
+        given = tokens_of("Trigram.propose", "context", context)
         return self._core.propose(given, depth, width, iterations, exploration, max_nodes)
 
     def __len__(self) -> int:

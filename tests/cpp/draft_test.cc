@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <fewstep/draft.hpp>
+#include <string>
 #include <vector>
 
 using namespace fewstep;
@@ -28,6 +29,78 @@ TEST_CASE("tri-grams are counted and searched") {
   CHECK(tree.token == std::vector<int32_t>{2, 3, 1, 2});
   CHECK_THROWS_WITH_AS(counts.observe(std::vector<int32_t>{-7}),
                        "fewstep_trigram_observe: 'tokens' must be 0 or more, got -7 at 0", error);
+}
+
+TEST_CASE("a text is read, rows are kept, and a tree grows best first") {
+  draft::Recycler table(2, 2);
+  table.read(std::vector<int32_t>{5, 6, 7, 8, 5, 6});
+  CHECK(table.contexts() == 8);
+  draft::ScoredTree tree = table.propose(std::vector<int32_t>{5, 6}, 3);
+  CHECK(tree.token == std::vector<int32_t>{6, 7, 8});
+  CHECK(tree.parent == std::vector<int32_t>{-1, 0, 1});
+  CHECK(tree.score == std::vector<float>{1.0f, 0.7f, 0.7f * 0.7f});
+  // Two trees, with one accepted node and none; the paths lie 3 apart.
+  const std::vector<int32_t> token{6, 7, 8}, parent{-1, 0, -1}, indptr{0, 2, 3}, context{5, -1};
+  const std::vector<int32_t> ids{9, 7, 4, -1, 2, 3}, path{1, 0, 0, 0, 0, 0}, accepted{1, 0};
+  const std::vector<int32_t> next_token{4, -1};
+  const std::vector<float> logits{1, 0, 1, 0, 0, 0};
+  fewstep_recycler_rows rows = FEWSTEP_RECYCLER_ROWS_INIT;
+  rows.trees = 2;
+  rows.rows = 3;
+  rows.depth = 1;
+  rows.token = token.data();
+  rows.parent = parent.data();
+  rows.indptr = indptr.data();
+  rows.context = context.data();
+  rows.ids = ids.data();
+  rows.logits = logits.data();
+  rows.path = path.data();
+  rows.path_stride = 3;
+  rows.accepted = accepted.data();
+  rows.next_token = next_token.data();
+  table.observe(rows);
+  CHECK(table.contexts() == 8);  // all had been read
+  tree = table.propose(std::vector<int32_t>{6, 7}, 2);
+  CHECK(tree.token == std::vector<int32_t>{7, 4});
+  tree =
+      table.propose(std::vector<int32_t>{6, 8}, 8, {sizeof(fewstep_recycler_propose_params), 1, 0});
+  CHECK(tree.token == std::vector<int32_t>{8, 2, 3});
+  CHECK(tree.score == std::vector<float>{1.0f, 0.35f, 0.35f});
+  rows.depth = 0;
+  CHECK_THROWS_WITH_AS(table.observe(rows),
+                       "fewstep_recycler_observe: 'accepted' must lie in [0, 0], got 1 at 0",
+                       error);
+  CHECK(table.propose(std::vector<int32_t>{}).score.empty());
+}
+
+TEST_CASE("a recycler's missing arguments are errors") {
+  CHECK(fewstep_recycler_create(1, 1, 1, nullptr) == FEWSTEP_INVALID_ARGUMENT);
+  CHECK(fewstep_recycler_contexts(nullptr) == 0);
+  CHECK(fewstep_recycler_read(nullptr, nullptr, 0) == FEWSTEP_INVALID_ARGUMENT);
+  fewstep_recycler* made = nullptr;
+  REQUIRE(fewstep_recycler_create(2, 1, 1, &made) == FEWSTEP_OK);
+  CHECK(fewstep_recycler_read(made, nullptr, 1) == FEWSTEP_INVALID_ARGUMENT);
+  CHECK(fewstep_recycler_observe(made, nullptr) == FEWSTEP_INVALID_ARGUMENT);
+  fewstep_recycler_rows rows = FEWSTEP_RECYCLER_ROWS_INIT;
+  CHECK(fewstep_recycler_observe(made, &rows) == FEWSTEP_INVALID_ARGUMENT);
+  CHECK(std::string(fewstep_last_error()) == "fewstep_recycler_observe: 'indptr' must not be NULL");
+  rows.size = 8;
+  CHECK(fewstep_recycler_observe(made, &rows) == FEWSTEP_INVALID_ARGUMENT);
+  CHECK(std::string(fewstep_last_error()) ==
+        "fewstep_recycler_observe: 'rows' must have its size set by FEWSTEP_RECYCLER_ROWS_INIT, "
+        "got 8");
+  const int32_t root = 3;
+  int32_t token = 0, parent = 0, nodes = 0;
+  fewstep_recycler_propose_params params = FEWSTEP_RECYCLER_PROPOSE_PARAMS_INIT;
+  CHECK(fewstep_recycler_propose(made, &root, 1, &params, &token, &parent, nullptr, 1, &nodes) ==
+        FEWSTEP_INVALID_ARGUMENT);
+  CHECK(std::string(fewstep_last_error()) == "fewstep_recycler_propose: 'score' must not be NULL");
+  params.size = 0;
+  float score = 0;
+  CHECK(fewstep_recycler_propose(made, &root, 1, &params, &token, &parent, &score, 1, &nodes) ==
+        FEWSTEP_INVALID_ARGUMENT);
+  fewstep_recycler_destroy(made);
+  fewstep_recycler_destroy(nullptr);
 }
 
 TEST_CASE("missing arguments are errors") {

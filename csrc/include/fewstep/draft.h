@@ -103,6 +103,83 @@ FEWSTEP_API fewstep_status fewstep_trigram_propose(const fewstep_trigram* trigra
                                                    int32_t* token, int32_t* parent,
                                                    int32_t capacity, int32_t* nodes);
 
+/* What a model held likely after contexts of the last 1 to `order` tokens, and what followed them
+ * in texts; trees of it grow best first by probabilities that are calibrated by what came true.
+ * Token Recycling with longer contexts: the longest one that is known counts, as in back-off
+ * language models. Sources: Luo et al. 2024, arXiv 2408.08696 (the table of what a model held
+ * likely); Katz 1987 (back-off); Li et al. 2024, EAGLE-2, arXiv 2406.16858 (the likeliest tree);
+ * Saxena 2023, "Prompt lookup decoding" (reading); that they are one is new here. Memory is
+ * bounded: a new context takes the place of the one known longest where there are `capacity`. Not
+ * for use by two threads at once. */
+typedef struct fewstep_recycler fewstep_recycler;
+
+/* B trees of N evaluated nodes, as given to fewstep_tree_verify, and its verdict. */
+typedef struct fewstep_recycler_rows {
+  uint32_t size;             /* sizeof(fewstep_recycler_rows) */
+  int32_t trees;             /* B, 0 or more */
+  int32_t rows;              /* N, 0 or more */
+  int32_t depth;             /* D, columns of path, 0 or more */
+  const int32_t* token;      /* [N], 0 or more */
+  const int32_t* parent;     /* [N], of its tree's nodes; -1 for a root */
+  const int32_t* indptr;     /* [B + 1] */
+  const int32_t* context;    /* [B, order - 1] tokens before each root, oldest first; -1 where there
+                                is none; may be NULL where order is 1 */
+  const int32_t* ids;        /* [N, width] different tokens held likely after each, likeliest first;
+                                -1 for none */
+  const float* logits;       /* [N, width] theirs, finite */
+  const int32_t* path;       /* [B, D] accepted nodes, the root not among them */
+  int64_t path_stride;       /* numbers between rows of path */
+  const int32_t* accepted;   /* [B], how many of path */
+  const int32_t* next_token; /* [B], the token after the path; -1 where it is not known */
+} fewstep_recycler_rows;
+
+#define FEWSTEP_RECYCLER_ROWS_INIT \
+  {sizeof(fewstep_recycler_rows), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL}
+
+typedef struct fewstep_recycler_propose_params {
+  uint32_t size; /* sizeof(fewstep_recycler_propose_params) */
+  int32_t depth; /* tokens below the root at most, 1 or more */
+  float least;   /* a node's chance at least, in [0, 1] */
+} fewstep_recycler_propose_params;
+
+#define FEWSTEP_RECYCLER_PROPOSE_PARAMS_INIT {sizeof(fewstep_recycler_propose_params), 16, 0.02f}
+
+/* order: tokens of the longest contexts, 1 to 4; width: successors kept of each, 1 to 16; capacity:
+ * contexts at most, 1 to 2^31 - 1. A context that is known takes some 40 bytes and 8 for each of
+ * `width`. */
+FEWSTEP_API fewstep_status fewstep_recycler_create(int32_t order, int32_t width, int64_t capacity,
+                                                   fewstep_recycler** out);
+FEWSTEP_API void fewstep_recycler_destroy(fewstep_recycler* recycler);
+/* How many contexts are known. */
+FEWSTEP_API int64_t fewstep_recycler_contexts(const fewstep_recycler* recycler);
+
+/* Reads a text: the contexts that end before each of its tokens are followed by that token, with
+ * probability 1, unless a model said what follows them. What is read later replaces what was read
+ * earlier. A negative token is an error, and nothing is read. */
+FEWSTEP_API fewstep_status fewstep_recycler_read(fewstep_recycler* recycler, const int32_t* tokens,
+                                                 int64_t count);
+
+/* Keeps what a model held likely after each node, accepted or not: its contexts of 1 to `order`
+ * tokens are followed by the row's successors, whose probabilities are their shares among
+ * themselves, exp(logit) / sum; a row without successors changes nothing. Nodes of the accepted
+ * path first say which successors of the context that a proposal would use came true: counted by
+ * length of the context, source (read or model), rank up to 3 and tenth of the probability, and
+ * halved at 512 trials. Rows in order. What is not as described is an error, and nothing is kept.
+ */
+FEWSTEP_API fewstep_status fewstep_recycler_observe(fewstep_recycler* recycler,
+                                                    const fewstep_recycler_rows* rows);
+
+/* Drafts from the context's last tokens. A node's children are the successors of its longest known
+ * context; a child's chance is its parent's times (hits + 1.4 p) / (trials + 2) of those that are
+ * counted like it. Writes the likeliest `capacity` nodes that have a chance of `least` or more, the
+ * likeliest first (of equal ones that found first), so parents before children, and their chances
+ * to score[capacity]; the root's is 1. Otherwise writes as fewstep_ngram_propose. */
+FEWSTEP_API fewstep_status fewstep_recycler_propose(fewstep_recycler* recycler,
+                                                    const int32_t* context, int64_t count,
+                                                    const fewstep_recycler_propose_params* params,
+                                                    int32_t* token, int32_t* parent, float* score,
+                                                    int32_t capacity, int32_t* nodes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "draft.h"
@@ -103,6 +104,48 @@ class Trigram {
     void operator()(fewstep_trigram* trigram) const { fewstep_trigram_destroy(trigram); }
   };
   std::unique_ptr<fewstep_trigram, Destroy> owner_;
+};
+
+// A draft tree with each node's chance to be accepted.
+struct ScoredTree : Tree {
+  std::vector<float> score;
+};
+
+inline fewstep_recycler_propose_params recycler_params() {
+  return FEWSTEP_RECYCLER_PROPOSE_PARAMS_INIT;
+}
+
+// Keeps what a model held likely after contexts of up to `order` tokens; drafts best first.
+class Recycler {
+ public:
+  explicit Recycler(int32_t order = 2, int32_t width = 8, int64_t capacity = 65536) {
+    fewstep_recycler* made = nullptr;
+    check(fewstep_recycler_create(order, width, capacity, &made));
+    owner_.reset(made);
+  }
+  void read(std::span<const int32_t> tokens) {
+    check(fewstep_recycler_read(owner_.get(), tokens.data(), int64_t(tokens.size())));
+  }
+  void observe(const fewstep_recycler_rows& rows) {
+    check(fewstep_recycler_observe(owner_.get(), &rows));
+  }
+  int64_t contexts() const { return fewstep_recycler_contexts(owner_.get()); }
+  ScoredTree propose(std::span<const int32_t> context, int32_t max_nodes = 32,
+                     const fewstep_recycler_propose_params& params = recycler_params()) {
+    std::vector<float> score(max_nodes > 0 ? size_t(max_nodes) : 1);
+    Tree tree = detail::tree_of(max_nodes, [&](int32_t* token, int32_t* parent, auto... size) {
+      return fewstep_recycler_propose(owner_.get(), context.data(), int64_t(context.size()),
+                                      &params, token, parent, score.data(), size...);
+    });
+    score.resize(tree.token.size());
+    return {std::move(tree), std::move(score)};
+  }
+
+ private:
+  struct Destroy {
+    void operator()(fewstep_recycler* recycler) const { fewstep_recycler_destroy(recycler); }
+  };
+  std::unique_ptr<fewstep_recycler, Destroy> owner_;
 };
 
 }  // namespace fewstep::draft

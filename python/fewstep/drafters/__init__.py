@@ -7,6 +7,7 @@ A drafter is anything with the four methods of `Drafter`.
 from __future__ import annotations
 
 from fewstep._generate.request import Request
+from fewstep.drafters._contexts import ContextRecycling
 from fewstep.drafters._heads import Template
 from fewstep.drafters._lookup import PromptLookup, TriGram
 from fewstep.drafters._model import DraftModel
@@ -15,6 +16,7 @@ from fewstep.drafters._recycling import TokenRecycling
 
 __all__ = [
     "RULES",
+    "ContextRecycling",
     "Draft",
     "DraftModel",
     "Drafter",
