@@ -325,6 +325,13 @@ NONSENSE = {
         tree([t, 3], [-1, 0], law="iid", q=Q, q_row=np.array([9, 9], np.int32)) for t in last
     ],
     "q of NaN": lambda last: [tree([t, 3], [-1, 0], law="iid", q=Q * np.nan) for t in last],
+    "scores": lambda last: [
+        tree([t, 3, 4], [-1, 0, 0], score=np.array([np.nan, np.inf, -1], np.float32)) for t in last
+    ],
+    "NaN": lambda last: [tree([t, 3], [-1, 0], score=np.full(2, np.nan)) for t in last],
+    "few scores": lambda last: [tree([t, 3], [-1, 0], score=np.ones(1)) for t in last],
+    "words": lambda last: [tree([t, 3], [-1, 0], score=np.array(["a", "b"])) for t in last],
+    "numbers": lambda last: [tree([t, 3], [-1, 0], index=np.arange(3)) for t in last],
     "negative q": lambda last: [tree([t, 3], [-1, 0], law="iid", q=-Q) for t in last],
 }
 

@@ -4,78 +4,23 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from itertools import chain, repeat
 
 import numpy as np
 
+from fewstep._generate.call_cost import CallCost
 from fewstep._generate.worth import Worth
 from fewstep.drafters._protocol import Draft
 
-_RECENT = 8  # calls of one size that count
-_FEW = 3  # of a size after which the line is fitted every so many calls
-_STALE = 400  # calls after which a size is forgotten
+_START = 3  # nodes of a draft while nothing is known of what rows cost
 _EXPLORE = 16  # every so many calls more is verified than pays, so that the estimates stay alive
-_FADE = 0.99  # of a node's count after one more call
+_DEARER = 1.5  # what a call that explores may take more than the best one
+_FADE = 0.99  # of a count after one more call
 _MOST = 1e100  # of the unit of such counts
-_PRIOR = (0.2, 2.0)  # hits and trials of a node that was never verified
-
-
-class CallCost:
-    """Seconds of a call as ``a + b * rows``, by the better ones of late of each size.
-
-    Without those of drafting: calls with more rows are those that were drafted for, and what a row
-    costs would be too much by it.
-
-    A machine that others use makes some calls many times as long: a mean would follow those.
-    """
-
-    def __init__(self) -> None:
-        self._recent: dict[int, deque[float]] = {}
-        self._last: dict[int, int] = {}
-        self._calls = 0
-        self._line: tuple[float, float] | None = None  # of a few calls ago
-
-    def add(self, rows: int, seconds: float) -> None:
-        """Take a measurement."""
-        self._calls += 1
-        recent = self._recent.get(rows)
-        if recent is None:
-            recent = self._recent[rows] = deque(maxlen=_RECENT)
-        if self._calls % _RECENT == 0 or len(recent) < _FEW:
-            self._line = None
-        recent.append(seconds)
-        self._last[rows] = self._calls
-        if self._calls % _STALE == 0:
-            for size in [n for n, last in self._last.items() if last <= self._calls - _STALE]:
-                del self._recent[size], self._last[size]
-
-    @property
-    def known(self) -> bool:
-        """Whether anything has been measured."""
-        return bool(self._recent)
-
-    def line(self) -> tuple[float, float] | None:
-        """Return a and b; None before calls of two sizes were measured."""
-        if self._line is None and len(self._recent) > 1:
-            self._line = self._fit()
-        return self._line
-
-    def _fit(self) -> tuple[float, float]:
-        # In lists, as all that follows: of a few numbers, an array takes longer.
-        points: list[tuple[int, int, float]] = []
-        least = math.inf
-        for size, each in sorted(self._recent.items(), reverse=True):
-            # What took less with more rows was not slow for its rows.
-            least = min(least, sorted(each)[len(each) // 4])
-            points.append((len(each), size, least))
-        count = sum(n for n, _, _ in points)
-        x = sum(n * size for n, size, _ in points) / count
-        y = sum(n * seconds for n, _, seconds in points) / count
-        spread = sum(n * (size - x) ** 2 for n, size, _ in points)
-        slope = sum(n * (size - x) * (seconds - y) for n, size, seconds in points) / spread
-        return max(0.0, y - max(0.0, slope) * x), max(0.0, slope)
+_PRIOR = (0.5, 1.0)  # of a node that was never verified: its parent's chance, and trials
+_TRUST, _WARY = 0.2, 0.02  # how far an error in scores moves their power: at first, and at last
+_POWERS = (0.25, 8.0)
 
 
 class Budget:
@@ -83,10 +28,11 @@ class Budget:
 
     A node's chance is its `score`, or the share of its verifications in which it was on the
     accepted path, counted by its number, since drafters list nodes in an order that means
-    something: the depth of a chain, the place in a template. The nodes that are kept, most likely
-    first, make the expected tokens per second the most, with the cost of a call from `CallCost`.
-    Drafts that were drawn from a law stay whole: what is left out must not depend on a clock, for
-    the same seed to give the same tokens.
+    something: the depth of a chain, the place in a template. Scores are raised to a power with
+    which they sum up to what is accepted: a drafter that thinks too well of a token does so of each
+    on the way to a node. The nodes that are kept, most likely first, make the expected tokens per
+    second the most, with the cost of a call from `CallCost`. Drafts that were drawn from a law stay
+    whole: what is left out must not depend on a clock, for the same seed to give the same tokens.
     """
 
     def __init__(self) -> None:
@@ -94,88 +40,100 @@ class Budget:
         self._hits: dict[int, float] = {}
         self._trials: dict[int, float] = {}
         self._unit = 1.0  # of both: it grows from call to call where counts would fade
-        self._bare = False
         self._calls = 0
+        self._power = 1.0
+        self._expected = 0.0  # nodes that the last call was to accept
+        self._best = (0.0, 0.0)  # tokens and seconds of the last call as it would pay the most
 
     def cut(self, drafts: list[Draft], drafting: float = 0.0) -> list[Draft]:
         """Leave out what costs more than it brings, after so many seconds of drafting."""
+        self._expected, self._best = 0.0, (0.0, 0.0)
         free = [draft for draft in drafts if draft.law == "deterministic" and len(draft.token) > 1]
         if not free:
             return drafts
-        line = self.cost.line()
-        if line is not None:
-            line = line[0] + drafting, line[1]
         chances = [self.chances(draft) for draft in free]
+        every = sorted(chain.from_iterable(each[1:] for each in chances), reverse=True)
         self._calls += 1
-        if line is not None:
-            every = sorted(chain.from_iterable(each[1:] for each in chances), reverse=True)
-            best = self._best(every, len(drafts), *line)
-            best = self._explored(best, len(every), len(drafts), *line)
-            if best == len(every):
-                return drafts
-            least = every[best - 1] if best else math.inf
-            ties = every[:best].count(least)
-        elif self.cost.known and not self._bare:
-            least, ties = math.inf, 0  # one without drafts, to know what a row costs
-            self._bare = True
-        else:
-            self._bare = False
+        wanted = self._wanted(every, len(drafts), _rows(drafts) - len(every), drafting)
+        if self.worth.tries(len(drafts)):  # what is not verified shows nothing
+            wanted = max(wanted, min(len(every), _START * len(drafts)))
+        self._expected = sum(every[:wanted])
+        if wanted == len(every):
             return drafts
+        if len(free) == 1 and every == chances[0][1:]:
+            (kept,) = free
+            return [kept.head(1 + wanted) if draft is kept else draft for draft in drafts]
         # Of equal ones those that come first stay: a parent comes before its children.
-        some = chain(repeat(True, ties), repeat(False))
-        kept = iter(
-            [
-                draft.subset(
-                    [chance > least or (chance == least and next(some)) for chance in each]
-                )
-                for draft, each in zip(free, chances, strict=True)
-            ]
-        )
-        chosen = {id(draft) for draft in free}
-        return [next(kept) if id(draft) in chosen else draft for draft in drafts]
+        least = every[wanted - 1] if wanted else math.inf
+        some = chain(repeat(True, every[:wanted].count(least)), repeat(False))
+        cut = {
+            id(draft): draft.subset(
+                [chance > least or (chance == least and next(some)) for chance in each]
+            )
+            for draft, each in zip(free, chances, strict=True)
+        }
+        return [cut.get(id(draft), draft) for draft in drafts]
 
     def chances(self, draft: Draft) -> list[float]:
         """Return how likely each node is on the accepted path; no child's is above its parent's."""
+        parent: list[int] = draft.parent.tolist()
         if draft.score is not None:
-            chance: list[float] = np.asarray(draft.score).tolist()
-        else:
-            hits, trials = _PRIOR[0] * self._unit, _PRIOR[1] * self._unit
-            chance = [
-                (self._hits.get(i, 0.0) + hits) / (self._trials.get(i, 0.0) + trials)
-                for i in _numbers(draft)
+            power = self._power
+            chance: list[float] = [
+                min(score, 1.0) ** power if score > 0 else 0.0
+                for score in np.asarray(draft.score).tolist()
             ]
+            chance[0] = math.inf
+            for node, up in enumerate(parent):
+                if node and chance[up] < chance[node]:
+                    chance[node] = chance[up]
+            return chance
+        hits, trials = _PRIOR[0] * _PRIOR[1] * self._unit, _PRIOR[1] * self._unit
+        chance = [1.0]
+        for i, up in zip(_numbers(draft)[1:], parent[1:], strict=True):
+            own = self._hits.get(i, 0.0) + hits * chance[up]
+            chance.append(min(chance[up], own / (self._trials.get(i, 0.0) + trials)))
         chance[0] = math.inf
-        for node, up in enumerate(draft.parent.tolist()):
-            if node and chance[up] < chance[node]:
-                chance[node] = chance[up]
         return chance
 
-    @staticmethod
-    def _best(chances: Sequence[float], batch: int, a: float, b: float) -> int:
-        """Return how many nodes, the likeliest ones first, make the most tokens per second."""
-        tokens, seconds = float(batch), a + b * batch
-        for count, chance in enumerate(chances):
-            # A node raises the rate while what it brings in its own time is above it, and the
-            # chances fall: behind the first that does not none does.
-            if chance * seconds < tokens * b:
-                return count
-            tokens, seconds = tokens + chance, seconds + b
-        return len(chances)
+    def _wanted(self, every: list[float], batch: int, rows: int, drafting: float) -> int:
+        """Return how many nodes to verify beside `rows` that are run in any case."""
+        curve = self.cost.curve(rows + len(every))
+        if curve is None:
+            # One size without drafts, to know what rows cost.
+            start = min(len(every), _START * batch)
+            return 0 if self.cost.measured(rows + start) else start
+        best, tokens = 0, float(batch)
+        self._best = tokens, curve[rows] + drafting
+        rate = tokens / self._best[1]
+        for count, chance in enumerate(every, 1):
+            seconds = curve[rows + count] + drafting
+            if tokens + chance * (len(every) + 1 - count) < rate * seconds:
+                break  # not even if the others cost nothing
+            tokens += chance
+            if tokens > rate * seconds:
+                best, rate, self._best = count, tokens / seconds, (tokens, seconds)
+        return self._explored(best, curve[rows:], len(every), batch, drafting)
 
-    def _explored(self, best: int, most: int, batch: int, a: float, b: float) -> int:
-        """Return a number of nodes to try, now and then another one than the best.
-
-        What is tried takes up to twice the time, so trying takes up to 1 / `_EXPLORE` of all.
-        """
+    def _explored(
+        self, best: int, curve: list[float], most: int, batch: int, drafting: float
+    ) -> int:
+        """Return a number of nodes to try, now and then another one than the best."""
         turn, rest = divmod(self._calls, _EXPLORE)
         if rest:
             return best
-        twice = 2 * best + batch + a / b if b else math.inf
-        most = int(min(most, twice))
-        return (most, min(2 * best + 4, most), 0, min(2 * best + 4, most))[turn % 4]
+        if turn % 4 == 2:
+            return 0
+        wanted = most if turn % 4 == 0 else min(most, 2 * best + 2 * batch)
+        limit = _DEARER * (curve[best] + drafting)
+        while wanted > best and curve[wanted] + drafting > limit:
+            wanted -= 1
+        return wanted
 
-    def learn(self, drafts: Sequence[Draft], paths: Sequence[Sequence[int]]) -> None:
-        """Count which nodes were on the accepted paths."""
+    def learn(
+        self, drafts: Sequence[Draft], paths: Sequence[Sequence[int]], seconds: float
+    ) -> None:
+        """Count which nodes were on the accepted paths of a call that was drafted for."""
         # All counts fade: nodes that are left out come to stand at the prior and are tried again.
         self._unit /= _FADE
         if self._unit > _MOST:
@@ -184,13 +142,36 @@ class Budget:
                 for counts in (self._hits, self._trials)
             )
             self._unit = 1.0
+        accepted, scored = 0, False
         for draft, path in zip(drafts, paths, strict=True):
-            if draft.law == "deterministic" and draft.score is None and len(draft.token) > 1:
+            if draft.law != "deterministic" or len(draft.token) < 2:
+                continue
+            accepted += len(path)
+            scored = scored or draft.score is not None
+            if draft.score is None:
                 index = _numbers(draft)
                 for i in index:
                     self._trials[i] = self._trials.get(i, 0.0) + self._unit
                 for node in path:
                     self._hits[index[node]] = self._hits.get(index[node], 0.0) + self._unit
+        if scored:
+            error = (self._expected - accepted) / (self._expected + len(drafts))
+            step = max(_WARY, _TRUST / (1 + self._calls / 8))
+            power = self._power * math.exp(step * error)
+            self._power = min(max(power, _POWERS[0]), _POWERS[1])
+        batch = len(drafts)
+        curve = self.cost.curve(batch) if self.cost.measured(batch) else None
+        plain = None if curve is None else batch / curve[batch]
+        # What it was expected to bring varies less than what it brought, and a call that explores
+        # says nothing of others.
+        tokens, lasted = self._best
+        if not lasted:
+            tokens, lasted = float(batch + sum(map(len, paths))), seconds
+        self.worth.learn(batch, tokens, lasted, plain)
+
+
+def _rows(drafts: Sequence[Draft]) -> int:
+    return sum([len(draft.token) for draft in drafts])
 
 
 def _numbers(draft: Draft) -> Sequence[int]:

@@ -228,9 +228,10 @@ class Engine:
             seconds = perf_counter() - self._call_began
             self._budget.cost.add(rows, seconds - self._drafting)
             if self._drafted:
-                self._budget.learn(block.drafts, verdict.paths)
-            tokens = len(block.requests) + sum(map(len, verdict.paths))
-            self._budget.worth.learn(block, self._drafted, tokens, seconds)
+                self._budget.learn(block.drafts, verdict.paths, seconds)
+                for request, draft in zip(block.requests, block.drafts, strict=True):
+                    if len(draft.token) > 1:
+                        request.chosen = draft.law == "deterministic"
 
     def _leave(self, request: Request) -> None:
         """Free what a request that has ended has."""

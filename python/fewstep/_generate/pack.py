@@ -82,6 +82,9 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
         raise ValueError(f"shapes {list(token.shape)} and {list(parent.shape)} are no tree's")
     if token is not draft.token or parent is not draft.parent:
         draft = replace(draft, token=token, parent=parent)
+    for given, dtype in ((draft.score, np.float32), (draft.index, np.int32)):
+        if given is not None and np.asarray(given, dtype).shape != token.shape:
+            raise ValueError(f"{np.shape(given)} scores or numbers of {token.size} nodes")
     check_parents(parent.tobytes())
     # As a list: trees are small, and a look at an array costs as much as one at a hundred numbers.
     tokens = token.tolist()

@@ -81,15 +81,35 @@ class Draft:
         if len(parent) == len(self.parent):
             return self
         nodes = list(place)[1:]
-        is_start = nodes[-1] == len(nodes) - 1  # then they keep their own numbers
-        kept: Any = slice(len(nodes)) if is_start else np.array(nodes, np.int32)
-        numbers = None if is_start else kept
+        if nodes[-1] == len(nodes) - 1:
+            return self.head(len(nodes))
+        kept = np.array(nodes, np.int32)
         return Draft(
             self.token[kept],
             np.array(parent, np.int32),
             rule=self.rule,
             score=None if self.score is None else self.score[kept],
-            index=numbers if self.index is None else self.index[kept],
+            index=kept if self.index is None else self.index[kept],
+        )
+
+    def head(self, nodes: int) -> Draft:
+        """Return the first nodes of a deterministic draft.
+
+        Parameters
+        ----------
+        nodes : int
+            How many, 1 or more.
+
+        Returns
+        -------
+        Draft
+        """
+        return Draft(
+            self.token[:nodes],
+            self.parent[:nodes],
+            rule=self.rule,
+            score=None if self.score is None else self.score[:nodes],
+            index=None if self.index is None else self.index[:nodes],
         )
 
 
