@@ -19,6 +19,7 @@ _DEARER = 1.5  # what a call that explores may take more than the best one
 _FADE = 0.99  # of a count after one more call
 _MOST = 1e100  # of the unit of such counts
 _PRIOR = (0.5, 1.0)  # of a node that was never verified: its parent's chance, and trials
+_EVERY = 8  # calls after which the chances of a tree are counted again
 _TRUST, _WARY = 0.2, 0.02  # how far an error in scores moves their power: at first, and at last
 _POWERS = (0.25, 8.0)
 
@@ -40,6 +41,7 @@ class Budget:
         self._hits: dict[int, float] = {}
         self._trials: dict[int, float] = {}
         self._unit = 1.0  # of both: it grows from call to call where counts would fade
+        self._counted: dict[bytes, tuple[int, list[float]]] = {}  # chances of a tree, and when
         self._calls = 0
         self._power = 1.0
         self._expected = 0.0  # nodes that the last call was to accept
@@ -51,11 +53,14 @@ class Budget:
         free = [draft for draft in drafts if draft.law == "deterministic" and len(draft.token) > 1]
         if not free:
             return drafts
+        on_trial = self.worth.tries(len(drafts))
+        if on_trial:
+            self._counted = {}
         chances = [self.chances(draft) for draft in free]
         every = sorted(chain.from_iterable(each[1:] for each in chances), reverse=True)
         self._calls += 1
         wanted = self._wanted(every, len(drafts), _rows(drafts) - len(every), drafting)
-        if self.worth.tries(len(drafts)):  # what is not verified shows nothing
+        if on_trial:  # what is not verified shows nothing
             wanted = max(wanted, min(len(every), _START * len(drafts)))
         self._expected = sum(every[:wanted])
         if wanted == len(every):
@@ -88,12 +93,18 @@ class Budget:
                 if node and chance[up] < chance[node]:
                     chance[node] = chance[up]
             return chance
+        tree = draft.parent.tobytes() if draft.index is None else b""
+        counted, before = self._counted.get(tree, (0, []))
+        if before and self._calls < counted + _EVERY:
+            return before
         hits, trials = _PRIOR[0] * _PRIOR[1] * self._unit, _PRIOR[1] * self._unit
         chance = [1.0]
         for i, up in zip(_numbers(draft)[1:], parent[1:], strict=True):
             own = self._hits.get(i, 0.0) + hits * chance[up]
             chance.append(min(chance[up], own / (self._trials.get(i, 0.0) + trials)))
         chance[0] = math.inf
+        if tree:
+            self._counted = {tree: (self._calls, chance)}
         return chance
 
     def _wanted(self, every: list[float], batch: int, rows: int, drafting: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -72,21 +73,14 @@ class Draft:
         -------
         Draft
         """
-        place = {-1: -1}  # of the nodes that are kept
-        parent: list[int] = []
-        for node, (keep, up) in enumerate(zip(wanted, self.parent.tolist(), strict=True)):
-            if (keep and up in place) or not node:
-                place[node] = len(parent)
-                parent.append(place[up])
+        kept, parent = _kept(np.asarray(self.parent, np.int32).tobytes(), bytes(wanted))
         if len(parent) == len(self.parent):
             return self
-        nodes = list(place)[1:]
-        if nodes[-1] == len(nodes) - 1:
-            return self.head(len(nodes))
-        kept = np.array(nodes, np.int32)
+        if isinstance(kept, slice):  # they keep their own numbers
+            return self.head(len(parent))
         return Draft(
             self.token[kept],
-            np.array(parent, np.int32),
+            parent,
             rule=self.rule,
             score=None if self.score is None else self.score[kept],
             index=kept if self.index is None else self.index[kept],
@@ -111,6 +105,23 @@ class Draft:
             score=None if self.score is None else self.score[:nodes],
             index=None if self.index is None else self.index[:nodes],
         )
+
+
+@lru_cache(maxsize=256)  # drafts change from call to call, and their trees hardly
+def _kept(parent: bytes, wanted: bytes) -> tuple[slice | NDArray[np.int32], NDArray[np.int32]]:
+    """Return which nodes of a tree stay and their parents; see `Draft.subset`."""
+    place = {-1: -1}  # of the nodes that are kept
+    parents: list[int] = []
+    for node, (keep, up) in enumerate(
+        zip(wanted, np.frombuffer(parent, np.int32).tolist(), strict=True)
+    ):
+        if (keep and up in place) or not node:
+            place[node] = len(parents)
+            parents.append(place[up])
+    nodes = list(place)[1:]
+    is_start = nodes[-1] == len(nodes) - 1
+    kept = slice(len(nodes)) if is_start else np.array(nodes, np.int32)
+    return kept, np.array(parents, np.int32)
 
 
 class Seen(NamedTuple):
