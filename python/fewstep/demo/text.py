@@ -24,12 +24,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fewstep
-from fewstep.drafters import Drafter, DraftModel, PromptLookup, TokenRecycling, TriGram
+from fewstep.drafters import (
+    ContextRecycling,
+    Drafter,
+    DraftModel,
+    PromptLookup,
+    TokenRecycling,
+    TriGram,
+)
 from fewstep.transformers import PagedModel, fuse
 
 from . import corpus
 
-DRAFTERS = ("model", "recycling", "lookup", "trigram", "none")
+DRAFTERS = ("model", "contexts", "recycling", "lookup", "trigram", "none")
 LOOKUP_TOKENS = 10  # of transformers' prompt look-up, as in its documentation
 PROMPT_PIECE, PROMPT_CHARACTERS = 9, 400  # of the held-out text
 ROUNDS = 5
@@ -43,7 +50,7 @@ class Settings:
     """What ``fewstep demo text`` writes and how; `run` says what is out of range."""
 
     prompt: str | None = None  # by default lines of `corpus.sample`
-    drafter: str = "lookup"
+    drafter: str = "contexts"
     temperature: float = 0.0
     seed: int = 0
     max_tokens: int = 128
@@ -180,8 +187,8 @@ def drafter_of(name: str, models: Models) -> Drafter | None:
             )
         return DraftModel(PagedModel(models.fused_draft))
     made: dict[str, Callable[[], Drafter | None]] = {
-        "recycling": TokenRecycling, "lookup": PromptLookup, "trigram": TriGram,
-        "none": lambda: None,
+        "contexts": ContextRecycling, "recycling": TokenRecycling, "lookup": PromptLookup,
+        "trigram": TriGram, "none": lambda: None,
     }  # fmt: skip
     if name not in made:
         raise ValueError(
