@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from itertools import chain, repeat
 
@@ -19,6 +20,7 @@ _DEARER = 1.5  # what a call that explores may take more than the best one
 _FADE = 0.99  # of a count after one more call
 _MOST = 1e100  # of the unit of such counts
 _PRIOR = (0.5, 1.0)  # of a node that was never verified: its parent's chance, and trials
+_RECENT = 8  # drafts whose seconds count
 _EVERY = 8  # calls after which the chances of a tree are counted again
 _TRUST, _WARY = 0.2, 0.02  # how far an error in scores moves their power: at first, and at last
 _POWERS = (0.25, 8.0)
@@ -43,6 +45,7 @@ class Budget:
         self._unit = 1.0  # of both: it grows from call to call where counts would fade
         self._counted: dict[bytes, tuple[int, list[float]]] = {}  # chances of a tree, and when
         self._calls = 0
+        self._drafting: deque[float] = deque(maxlen=_RECENT)  # seconds, of drafts of late
         self._power = 1.0
         self._expected = 0.0  # nodes that the last call was to accept
         self._best = (0.0, 0.0)  # tokens and seconds of the last call as it would pay the most
@@ -53,6 +56,9 @@ class Budget:
         free = [draft for draft in drafts if draft.law == "deterministic" and len(draft.token) > 1]
         if not free:
             return drafts
+        # Some drafts take long, such as the first ones of a text, which is to be read for them.
+        self._drafting.append(drafting)
+        drafting = sorted(self._drafting)[len(self._drafting) // 4]
         on_trial = self.worth.tries(len(drafts))
         if on_trial:
             self._counted = {}
