@@ -152,6 +152,26 @@ struct Scan {
   int count = 0;  // of candidates
 };
 
+// A bound for the k best tokens of a row: what lies above it holds them all, as k strands of one of
+// its blocks have a token there. -inf where a block has fewer strands.
+inline float bound_of(const float* raw, int k) {
+  constexpr int kStrands = 4 * vec::kLanes;
+  if (k > kStrands) return kMinusInfinity;
+  vec::F32 top[4];
+  for (vec::F32& t : top) t = vec::set(kMinusInfinity);
+  for (int i = 0; i < kBlock; i += kStrands) {
+    for (int j = 0; j < 4; ++j) top[j] = vec::max(top[j], vec::load(raw + i + j * vec::kLanes));
+  }
+  float lanes[kStrands];
+  for (int j = 0; j < 4; ++j) vec::store(lanes + j * vec::kLanes, top[j]);
+  Candidate strands[kStrands];
+  for (int i = 0; i < kStrands; ++i) strands[i] = {lanes[i], i};
+  select_first(strands, kStrands, k);
+  float least = strands[0].value;
+  for (int i = 1; i < k; ++i) least = strands[i].value < least ? strands[i].value : least;
+  return nextafterf(least, kMinusInfinity);
+}
+
 // Scans a row; keeps its k best tokens above -inf, k <= kMaxCandidates (0: none), at the front of
 // `best` [kMaxBuffer], in any order.
 inline Scan scan_row(const RowSpec& row, int k, Candidate* best) {
@@ -163,6 +183,7 @@ inline Scan scan_row(const RowSpec& row, int k, Candidate* best) {
   Keeper keeper{best, k, kMinusInfinity};
   for (int64_t begin = 0; begin < row.V; begin += kBlock) {
     const float* raw = raw_block(row, begin, buffer);
+    if (begin == 0 && k > 0) keeper.threshold = bound_of(raw, k);
     for (int i = 0; i < kBlock; i += 4 * vec::kLanes) {
       for (int j = 0; j < 4; ++j) {
         const vec::F32 x = vec::load(raw + i + j * vec::kLanes);

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain, repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,15 @@ _TRUST, _WARY = 0.2, 0.02  # how far an error in scores moves their power: at fi
 _POWERS = (0.25, 8.0)
 
 
+class _Ranked(NamedTuple):
+    """The chances of a draft's nodes, inf for the root; those of the others, most likely first."""
+
+    chances: list[float]
+    order: list[float]
+    calls: int  # when they were counted
+    masks: dict[int, list[bool]]  # the nodes to keep, by how many
+
+
 class Budget:
     """Which nodes of deterministic drafts to verify.
 
@@ -43,7 +53,7 @@ class Budget:
         self._hits: dict[int, float] = {}
         self._trials: dict[int, float] = {}
         self._unit = 1.0  # of both: it grows from call to call where counts would fade
-        self._counted: dict[bytes, tuple[int, list[float]]] = {}  # chances of a tree, and when
+        self._counted: dict[bytes, _Ranked] = {}  # by the tree
         self._calls = 0
         self._drafting: deque[float] = deque(maxlen=_RECENT)  # seconds, of drafts of late
         self._power = 1.0
@@ -62,8 +72,10 @@ class Budget:
         on_trial = self.worth.tries(len(drafts))
         if on_trial:
             self._counted = {}
-        chances = [self.chances(draft) for draft in free]
-        every = sorted(chain.from_iterable(each[1:] for each in chances), reverse=True)
+        ranks = [self._ranked(draft) for draft in free]
+        every = ranks[0].order
+        if len(free) > 1:
+            every = sorted(chain.from_iterable([rank.order for rank in ranks]), reverse=True)
         self._calls += 1
         wanted = self._wanted(every, len(drafts), _rows(drafts) - len(every), drafting)
         if on_trial:  # what is not verified shows nothing
@@ -71,19 +83,21 @@ class Budget:
         self._expected = sum(every[:wanted])
         if wanted == len(every):
             return drafts
-        if len(free) == 1 and every == chances[0][1:]:
-            (kept,) = free
-            return [kept.head(1 + wanted) if draft is kept else draft for draft in drafts]
-        # Of equal ones those that come first stay: a parent comes before its children.
-        least = every[wanted - 1] if wanted else math.inf
-        some = chain(repeat(True, every[:wanted].count(least)), repeat(False))
-        cut = {
-            id(draft): draft.subset(
-                [chance > least or (chance == least and next(some)) for chance in each]
-            )
-            for draft, each in zip(free, chances, strict=True)
-        }
-        return [cut.get(id(draft), draft) for draft in drafts]
+        kept = iter(_cut(free, ranks, every, wanted))
+        chosen = {id(draft) for draft in free}
+        return [next(kept) if id(draft) in chosen else draft for draft in drafts]
+
+    def _ranked(self, draft: Draft) -> _Ranked:
+        """Return a draft's chances, which are counted again now and then only."""
+        is_counted = draft.score is None and draft.index is None
+        tree = draft.parent.tobytes() if is_counted else b""
+        known = self._counted.get(tree)
+        if known is None or self._calls >= known.calls + _EVERY:
+            chances = self.chances(draft)
+            known = _Ranked(chances, sorted(chances[1:], reverse=True), self._calls, {})
+            if tree:
+                self._counted = {tree: known}
+        return known
 
     def chances(self, draft: Draft) -> list[float]:
         """Return how likely each node is on the accepted path; no child's is above its parent's."""
@@ -99,18 +113,12 @@ class Budget:
                 if node and chance[up] < chance[node]:
                     chance[node] = chance[up]
             return chance
-        tree = draft.parent.tobytes() if draft.index is None else b""
-        counted, before = self._counted.get(tree, (0, []))
-        if before and self._calls < counted + _EVERY:
-            return before
         hits, trials = _PRIOR[0] * _PRIOR[1] * self._unit, _PRIOR[1] * self._unit
         chance = [1.0]
         for i, up in zip(_numbers(draft)[1:], parent[1:], strict=True):
             own = self._hits.get(i, 0.0) + hits * chance[up]
             chance.append(min(chance[up], own / (self._trials.get(i, 0.0) + trials)))
         chance[0] = math.inf
-        if tree:
-            self._counted = {tree: (self._calls, chance)}
         return chance
 
     def _wanted(self, every: list[float], batch: int, rows: int, drafting: float) -> int:
@@ -185,6 +193,26 @@ class Budget:
         if not lasted:
             tokens, lasted = float(batch + sum(map(len, paths))), seconds
         self.worth.learn(batch, tokens, lasted, plain)
+
+
+def _cut(
+    drafts: Sequence[Draft], ranks: Sequence[_Ranked], every: list[float], wanted: int
+) -> list[Draft]:
+    """Return the drafts with the `wanted` likeliest nodes of all."""
+    if len(drafts) == 1 and every == ranks[0].chances[1:]:
+        return [drafts[0].head(1 + wanted)]
+    if len(drafts) == 1 and wanted in ranks[0].masks:
+        return [drafts[0].subset(ranks[0].masks[wanted])]
+    # Of equal ones those that come first stay: a parent comes before its children.
+    least = every[wanted - 1] if wanted else math.inf
+    some = chain(repeat(True, every[:wanted].count(least)), repeat(False))
+    masks = [
+        [chance > least or (chance == least and next(some)) for chance in rank.chances]
+        for rank in ranks
+    ]
+    if len(drafts) == 1:
+        ranks[0].masks[wanted] = masks[0]
+    return [draft.subset(mask) for draft, mask in zip(drafts, masks, strict=True)]
 
 
 def _rows(drafts: Sequence[Draft]) -> int:

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from fewstep import _core
-from fewstep import logits as logits_ops
-from fewstep._arrays import is_torch
 from fewstep._generate.request import Request
+from fewstep.drafters._likeliest import Likeliest
 from fewstep.drafters._protocol import Draft, Seen
 
 
@@ -77,7 +75,7 @@ class ContextRecycling:
         # Without `fewstep.draft.Recycler` around it, whose checks take longer than a proposal.
         self._table = _core.Recycler(order, width, capacity)
         self._table.propose([], depth, least, max_nodes)  # refuses numbers that are out of range
-        self._order, self._width = order, width
+        self._order, self._likeliest = order, Likeliest(width)
         self._max_nodes, self._depth, self._least = max_nodes, depth, least
 
     def start(self, request: Request) -> None:
@@ -98,16 +96,14 @@ class ContextRecycling:
 
     def observe(self, seen: Seen) -> None:
         """Keep what the target found likely after each node."""
-        best: Any = logits_ops.top_k(seen.logits, self._width)
-        if is_torch(seen.logits):
-            best = [found.cpu().numpy() for found in best]
+        ids, values = self._likeliest(seen.logits)
         context = None
         if self._order > 1:
             ends = [request.tokens[-self._order : -1] for request in seen.requests]
             padded = [[-1] * (self._order - 1 - len(end)) + end for end in ends]
             context = np.array(padded, np.int32)
         self._table.observe(
-            seen.token, seen.parent, seen.indptr, context, best[0], best[1], seen.path,
+            seen.token, seen.parent, seen.indptr, context, ids, values, seen.path,
             seen.accepted, seen.next_token,
         )  # fmt: skip
 

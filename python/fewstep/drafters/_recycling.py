@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep import draft as drafts
-from fewstep import logits as logits_ops
-from fewstep import tree
+from fewstep import _core, tree
 from fewstep._generate.request import Request
+from fewstep.drafters._likeliest import Likeliest
 from fewstep.drafters._protocol import Draft, Seen
 from fewstep.drafters._shape import Paths, Shape
 
@@ -56,7 +55,7 @@ class TokenRecycling:
                 "fewstep.drafters.TokenRecycling: 'successors' must be above the template's ranks "
                 f"and at most 64, got {successors} with rank {highest}"
             )
-        self._successors = successors
+        self._likeliest = Likeliest(successors)
         self._table: NDArray[np.int32] | None = None
 
     def start(self, request: Request) -> None:
@@ -72,9 +71,8 @@ class TokenRecycling:
     def observe(self, seen: Seen) -> None:
         """Keep what the target found likely after each node."""
         if self._table is None:
-            self._table = np.full((seen.logits.shape[1], self._successors), -1, np.int32)
-        best = logits_ops.top_k(seen.logits, self._successors)
-        drafts.recycle(self._table, seen.token, best.ids)
+            self._table = np.full((seen.logits.shape[1], self._likeliest.count), -1, np.int32)
+        _core.draft_recycle(self._table, seen.token, self._likeliest(seen.logits)[0])
 
     def stop(self, request: Request) -> None:
         """Nothing."""

@@ -20,6 +20,7 @@ class Shape:
     def __init__(self, template: Paths) -> None:
         self.parent, self.rank = template
         self._depth = tree.build(self.parent).depth
+        self._deepest = int(self._depth.max())
 
     def drafts(
         self, root: NDArray[np.int32], limits: list[int], rule: str | None = None, **source: Any
@@ -29,6 +30,8 @@ class Shape:
         Nodes without a token are left out, as are those deeper than a request's limit.
         """
         filled = tree.from_template(self.parent, self.rank, root, **source)
+        if min(limits) >= self._deepest and filled.min() >= 0:
+            return [Draft(token, self.parent, rule=rule) for token in filled]
         keep = (filled >= 0) & (self._depth <= np.array(limits)[:, None])
         return [
             Draft(token, self.parent, rule=rule).subset(own) if any(own[1:]) else None
