@@ -12,9 +12,13 @@ of two quiet cores with bfloat16 and writes folders that transformers' `from_pre
   speculative decoding accepts grows as the two laws approach (Zhou et al. 2024, DistillSpec).
 - Matrices of the layers move by Muon (Jordan et al. 2024), embeddings and norms by AdamW; the rate
   warms up and then falls to zero along a straight line.
+- Matrices are stored in float8_e4m3fn, a byte a weight, which `from_pretrained` widens to the dtype
+  that it is asked for. The target has as many weights as a package of 8 MB can hold: where the
+  caches hold a model whole, its products with rows take as long as reading it, and there is little
+  to win by running several rows at a time.
 
-The weights in the repository are those of ``--threads 1`` (`training.json` has its facts): a step
-takes 1.6 s with one thread and 1 s with two, and sums of other threads round otherwise.
+The weights in the repository are those of the defaults (`training.json` has its facts): a step
+takes 1.4 s, and sums of other numbers of threads round otherwise.
 
 Run ``python tools/train_text.py`` (needs fewstep, torch, transformers, tokenizers, tqdm).
 """
@@ -29,6 +33,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,10 +45,10 @@ from fewstep.demo import corpus
 WEIGHTS = Path(__file__).resolve().parents[1] / "python/fewstep/demo/weights/text"
 END = "<|endoftext|>"  # token 0; between files, and before the first
 VOCABULARY = 2048
-TARGET = {"hidden_size": 192, "num_hidden_layers": 8, "intermediate_size": 448}
-TARGET |= {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 64}
-DRAFT = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256}
-DRAFT |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+TARGET = {"hidden_size": 320, "num_hidden_layers": 6, "intermediate_size": 768}
+TARGET |= {"num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 64}
+DRAFT = {"hidden_size": 192, "num_hidden_layers": 2, "intermediate_size": 384}
+DRAFT |= {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 64}
 MAX_BYTES = 8_000_000
 SAMPLE_BYTES = 1500  # of each of the longest held-out sources
 SAMPLE_FILES = 16
@@ -208,12 +213,17 @@ def held_out(
 def save(
     out: Path, tokenizer: PreTrainedTokenizerFast, target: nn.Module, draft: nn.Module
 ) -> None:
-    """Write both folders, weights in bfloat16."""
+    """Write both folders, norms in bfloat16 and matrices in a byte a weight."""
     for name, model in (("target", target), ("draft", draft)):
         half = LlamaForCausalLM(model.config).to(torch.bfloat16)
         half.load_state_dict(model.state_dict())
         half.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
+        path = out / name / "model.safetensors"
+        weights = load_file(path)
+        for key in [key for key, value in weights.items() if value.ndim == 2]:
+            weights[key] = model.get_parameter(key).detach().to(torch.float8_e4m3fn)
+        save_file(weights, path, metadata={"format": "pt"})
 
 
 def save_sample(out: Path, texts: list[str]) -> None:

@@ -95,7 +95,7 @@ def text(
     ] = None,
     drafter: Annotated[
         str, typer.Option(help="model, contexts, recycling, lookup, trigram or none.")
-    ] = "lookup",
+    ] = "contexts",
     temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the text.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 128,
