@@ -145,6 +145,19 @@ inline void offer_block(const float* raw, int64_t begin, Keeper* keeper) {
   }
 }
 
+// Offers four vectors, of tokens from `id` on; in most of them nothing is above the threshold.
+inline void offer_vectors(const vec::F32 x[4], const float* raw, int32_t id, Keeper* keeper) {
+  const vec::F32 most = vec::max(vec::max(x[0], x[1]), vec::max(x[2], x[3]));
+  if (!vec::greater_bits(most, vec::set(keeper->threshold))) return;
+  for (int j = 0; j < 4; ++j) {
+    uint32_t above = vec::greater_bits(x[j], vec::set(keeper->threshold));
+    for (; above; above &= above - 1) {
+      const int at = j * vec::kLanes + __builtin_ctz(above);
+      keeper->offer(raw[at], id + at);
+    }
+  }
+}
+
 // What a pass over a row learns.
 struct Scan {
   float max = kMinusInfinity;
@@ -154,7 +167,7 @@ struct Scan {
 
 // A bound for the k best tokens of a row: what lies above it holds them all, as k strands of one of
 // its blocks have a token there. -inf where a block has fewer strands.
-inline float bound_of(const float* raw, int k) {
+[[gnu::noinline]] inline float bound_of(const float* raw, int k) {
   constexpr int kStrands = 4 * vec::kLanes;
   if (k > kStrands) return kMinusInfinity;
   vec::F32 top[4];
@@ -185,17 +198,13 @@ inline Scan scan_row(const RowSpec& row, int k, Candidate* best) {
     const float* raw = raw_block(row, begin, buffer);
     if (begin == 0 && k > 0) keeper.threshold = bound_of(raw, k);
     for (int i = 0; i < kBlock; i += 4 * vec::kLanes) {
+      vec::F32 x[4];
       for (int j = 0; j < 4; ++j) {
-        const vec::F32 x = vec::load(raw + i + j * vec::kLanes);
-        magnitude = vec::max_magnitude(magnitude, x);
-        top[j] = vec::max(top[j], x);
-        if (k == 0) continue;
-        uint32_t above = vec::greater_bits(x, vec::set(keeper.threshold));
-        for (; above; above &= above - 1) {
-          const int at = i + j * vec::kLanes + __builtin_ctz(above);
-          keeper.offer(raw[at], (int32_t)(begin + at));
-        }
+        x[j] = vec::load(raw + i + j * vec::kLanes);
+        magnitude = vec::max_magnitude(magnitude, x[j]);
+        top[j] = vec::max(top[j], x[j]);
       }
+      if (k > 0) offer_vectors(x, raw + i, (int32_t)(begin + i), &keeper);
     }
   }
   scan.max = largest_lane(top, scan.max);
