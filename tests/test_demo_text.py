@@ -184,7 +184,7 @@ def test_refusals(tmp_path, removed, arguments, message):
 def test_table(quick):
     result = run("--max-tokens", "8", "--prompt", "import os\n")
     assert result.exit_code == 0, result.output
-    for word in ("import os", "tokens/call", "fewstep, lookup", "assisted", "identical"):
+    for word in ("import os", "tokens/call", "fewstep, contexts", "assisted", "identical"):
         assert word in result.stdout
 
 
