@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fewstep
-from fewstep.drafters import DraftModel, Template
+from fewstep.drafters import Draft, DraftModel, Template
 from fewstep.language_model import Markov
 from frequencies import p_value
 
@@ -245,3 +245,28 @@ def test_independent_chains_go_on_together_where_they_have_met() -> None:
         assert [int(draws[depth == level].sum()) for level in range(4)] == [3] * 4
         met += len(draft.token) < 13
     assert met > 10
+
+
+def test_what_is_left_of_a_draft() -> None:
+    """A node goes with its parent; the others keep their numbers."""
+    whole = Draft(
+        np.array([9, 1, 2, 3, 4], np.int32),
+        np.array([-1, 0, 0, 1, 2], np.int32),
+        rule="typical",
+        score=np.array([1, 0.5, 0.4, 0.3, 0.2], np.float32),
+    )
+    assert whole.subset([True] * 5) is whole
+    left = whole.subset([False, False, True, True, True])  # the root stays
+    assert left.index is not None and left.score is not None
+    assert left.token.tolist() == [9, 2, 4]
+    assert left.parent.tolist() == [-1, 0, 1]
+    assert left.index.tolist() == [0, 2, 4]
+    assert left.score.tolist() == whole.score[[0, 2, 4]].tolist()
+    assert left.rule == "typical"
+    again = left.subset([True, True, False])
+    assert again.token.tolist() == [9, 2]
+    assert again.index is not None and again.index.tolist() == [0, 2]
+    first = whole.head(3)
+    assert (first.token.tolist(), first.parent.tolist()) == ([9, 1, 2], [-1, 0, 0])
+    assert first.index is None
+    assert whole.subset([True, True, True, False, False]).token.tolist() == [9, 1, 2]

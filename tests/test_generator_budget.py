@@ -171,6 +171,37 @@ def test_a_drafter_is_judged_by_what_it_showed() -> None:
     assert all(asked[-150:])
 
 
+def test_a_slow_first_call_is_not_believed() -> None:
+    """The machine was busy when rows were first tried: they are tried again."""
+    budget, rng = Budget(), np.random.default_rng(4)
+    sizes, slow = [], 50.0
+    for _ in range(100):
+        (draft,) = budget.cut([chain(9)])
+        nodes = len(draft.token)
+        sizes.append(nodes - 1)
+        accepted = int(np.argmin([*(rng.random(nodes - 1) < 0.7), False]))
+        seconds = 1.0 + 0.05 * nodes
+        if nodes > 1:
+            seconds, slow = seconds * slow, 1.0
+        budget.cost.add(nodes, seconds)
+        budget.learn([draft], [range(1, accepted + 1)], seconds)
+    assert np.median(sizes[-30:]) >= 3
+
+
+def test_the_time_to_read_a_text_is_not_that_of_a_draft() -> None:
+    """Each 50th call begins a text, which a draft model has to read: the others tell what pays."""
+    budget, rng = Budget(), np.random.default_rng(4)
+    request = Request(0, [1], 1, fewstep.Sampling(temperature=0), None, frozenset())
+    for call in range(300):
+        assert budget.worth.drafts([request])
+        drafting = 0.1 if call % 50 else 30.0
+        (draft,) = budget.cut([chain(6)], drafting)
+        nodes = len(draft.token)
+        accepted = int(np.argmin([*(rng.random(nodes - 1) < 0.8), False]))
+        budget.cost.add(nodes, 1.0 + 0.05 * nodes)
+        budget.learn([draft], [range(1, accepted + 1)], 1.0 + drafting + 0.05 * nodes)
+
+
 class Clock:
     """Tells the time that it was given."""
 

@@ -15,7 +15,8 @@ from fewstep._generate.call_cost import CallCost
 from fewstep._generate.worth import Worth
 from fewstep.drafters._protocol import Draft
 
-_START = 3  # nodes of a draft while nothing is known of what rows cost
+_START = 3  # nodes, or one of each draft, while nothing is known of them
+_SURE = 3  # calls of a size that tell what it takes
 _EXPLORE = 16  # every so many calls more is verified than pays, so that the estimates stay alive
 _DEARER = 1.5  # what a call that explores may take more than the best one
 _FADE = 0.99  # of a count after one more call
@@ -77,9 +78,8 @@ class Budget:
         if len(free) > 1:
             every = sorted(chain.from_iterable([rank.order for rank in ranks]), reverse=True)
         self._calls += 1
-        wanted = self._wanted(every, len(drafts), _rows(drafts) - len(every), drafting)
-        if on_trial:  # what is not verified shows nothing
-            wanted = max(wanted, min(len(every), _START * len(drafts)))
+        rows = _rows(drafts) - len(every)
+        wanted = self._wanted(every, len(drafts), rows, drafting, on_trial)
         self._expected = sum(every[:wanted])
         if wanted == len(every):
             return drafts
@@ -121,13 +121,15 @@ class Budget:
         chance[0] = math.inf
         return chance
 
-    def _wanted(self, every: list[float], batch: int, rows: int, drafting: float) -> int:
+    def _wanted(
+        self, every: list[float], batch: int, rows: int, drafting: float, on_trial: bool
+    ) -> int:
         """Return how many nodes to verify beside `rows` that are run in any case."""
         curve = self.cost.curve(rows + len(every))
+        start = min(len(every), max(_START, batch))
         if curve is None:
             # One size without drafts, to know what rows cost.
-            start = min(len(every), _START * batch)
-            return 0 if self.cost.measured(rows + start) else start
+            return 0 if self.cost.count(rows + start) else start
         best, tokens = 0, float(batch)
         self._best = tokens, curve[rows] + drafting
         rate = tokens / self._best[1]
@@ -138,22 +140,17 @@ class Budget:
             tokens += chance
             if tokens > rate * seconds:
                 best, rate, self._best = count, tokens / seconds, (tokens, seconds)
-        return self._explored(best, curve[rows:], len(every), batch, drafting)
-
-    def _explored(
-        self, best: int, curve: list[float], most: int, batch: int, drafting: float
-    ) -> int:
-        """Return a number of nodes to try, now and then another one than the best."""
+        curve = curve[rows:]
         turn, rest = divmod(self._calls, _EXPLORE)
+        if on_trial:  # what is not verified shows nothing, and one call may have been a slow one
+            unsure = self.cost.count(rows + start) < _SURE
+            return max(start, best) if unsure else _affordable(start, best, curve, drafting)
         if rest:
             return best
         if turn % 4 == 2:
             return 0
-        wanted = most if turn % 4 == 0 else min(most, 2 * best + 2 * batch)
-        limit = _DEARER * (curve[best] + drafting)
-        while wanted > best and curve[wanted] + drafting > limit:
-            wanted -= 1
-        return wanted
+        more = len(every) if turn % 4 == 0 else min(len(every), 2 * best + 2 * batch)
+        return _affordable(more, best, curve, drafting)
 
     def learn(
         self, drafts: Sequence[Draft], paths: Sequence[Sequence[int]], seconds: float
@@ -185,7 +182,7 @@ class Budget:
             power = self._power * math.exp(step * error)
             self._power = min(max(power, _POWERS[0]), _POWERS[1])
         batch = len(drafts)
-        curve = self.cost.curve(batch) if self.cost.measured(batch) else None
+        curve = self.cost.curve(batch) if self.cost.count(batch) else None
         plain = None if curve is None else batch / curve[batch]
         # What it was expected to bring varies less than what it brought, and a call that explores
         # says nothing of others.
@@ -213,6 +210,14 @@ def _cut(
     if len(drafts) == 1:
         ranks[0].masks[wanted] = masks[0]
     return [draft.subset(mask) for draft, mask in zip(drafts, masks, strict=True)]
+
+
+def _affordable(wanted: int, best: int, curve: list[float], drafting: float) -> int:
+    """Return `wanted` or as many nodes as the best number at least, in little more of its time."""
+    limit = _DEARER * (curve[best] + drafting)
+    while wanted > best and curve[wanted] + drafting > limit:
+        wanted -= 1
+    return max(wanted, best)
 
 
 def _rows(drafts: Sequence[Draft]) -> int:

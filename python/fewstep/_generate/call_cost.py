@@ -43,9 +43,9 @@ class CallCost:
             for size in [n for n, last in self._last.items() if last <= self._calls - _STALE]:
                 del self._recent[size], self._last[size]
 
-    def measured(self, rows: int) -> bool:
-        """Return whether a call of so many rows was measured of late."""
-        return rows in self._recent
+    def count(self, rows: int) -> int:
+        """Return how many calls of so many rows were measured of late, up to a few."""
+        return len(self._recent.get(rows, ()))
 
     def curve(self, most: int) -> list[float] | None:
         """Return the seconds of 0, 1, .. `most` rows and more; None of fewer than two sizes."""
