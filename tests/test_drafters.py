@@ -257,7 +257,8 @@ def test_what_is_left_of_a_draft() -> None:
     )
     assert whole.subset([True] * 5) is whole
     left = whole.subset([False, False, True, True, True])  # the root stays
-    assert left.index is not None and left.score is not None
+    assert left.index is not None
+    assert left.score is not None
     assert left.token.tolist() == [9, 2, 4]
     assert left.parent.tolist() == [-1, 0, 1]
     assert left.index.tolist() == [0, 2, 4]
@@ -265,7 +266,8 @@ def test_what_is_left_of_a_draft() -> None:
     assert left.rule == "typical"
     again = left.subset([True, True, False])
     assert again.token.tolist() == [9, 2]
-    assert again.index is not None and again.index.tolist() == [0, 2]
+    assert again.index is not None
+    assert again.index.tolist() == [0, 2]
     first = whole.head(3)
     assert (first.token.tolist(), first.parent.tolist()) == ([9, 1, 2], [-1, 0, 0])
     assert first.index is None

@@ -10,14 +10,7 @@ import numpy as np
 import pytest
 
 import fewstep
-from fewstep.drafters import (
-    ContextRecycling,
-    Draft,
-    PromptLookup,
-    Seen,
-    TokenRecycling,
-    TriGram,
-)
+from fewstep.drafters import Draft, PromptLookup, Seen, TokenRecycling, TriGram
 from fewstep.language_model import Markov
 from frequencies import p_value
 
@@ -77,7 +70,7 @@ def drafters() -> dict[str, Any]:
         "lookup": PromptLookup(n_min=1, branches=3),
         "lookup_corpus": PromptLookup(corpus=corpus),
         "recycling": TokenRecycling(),
-        "contexts": ContextRecycling(order=3, max_nodes=12),
+        "contexts": fewstep.drafters.ContextRecycling(order=3, max_nodes=12),
         "trigram": TriGram(corpus=corpus),
         "oracle": Oracle(model(), 4),
     }
@@ -301,6 +294,7 @@ def tree(token: Any, parent: Any, **options: Any) -> Draft:
 
 
 Q = np.full((3, V), 1 / V, np.float32)
+ODD = np.array([np.nan, np.inf, -1], np.float32)
 NONSENSE = {
     "raises": lambda last: 1 / 0,
     "nothing": lambda last: None,
@@ -325,9 +319,7 @@ NONSENSE = {
         tree([t, 3], [-1, 0], law="iid", q=Q, q_row=np.array([9, 9], np.int32)) for t in last
     ],
     "q of NaN": lambda last: [tree([t, 3], [-1, 0], law="iid", q=Q * np.nan) for t in last],
-    "scores": lambda last: [
-        tree([t, 3, 4], [-1, 0, 0], score=np.array([np.nan, np.inf, -1], np.float32)) for t in last
-    ],
+    "infinite": lambda last: [tree([t, 3, 4], [-1, 0, 0], score=ODD) for t in last],
     "NaN": lambda last: [tree([t, 3], [-1, 0], score=np.full(2, np.nan)) for t in last],
     "few scores": lambda last: [tree([t, 3], [-1, 0], score=np.ones(1)) for t in last],
     "words": lambda last: [tree([t, 3], [-1, 0], score=np.array(["a", "b"])) for t in last],

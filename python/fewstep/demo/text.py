@@ -24,14 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fewstep
-from fewstep.drafters import (
-    ContextRecycling,
-    Drafter,
-    DraftModel,
-    PromptLookup,
-    TokenRecycling,
-    TriGram,
-)
+from fewstep import drafters
 from fewstep.transformers import PagedModel, fuse
 
 from . import corpus
@@ -164,7 +157,7 @@ def _fused(model: Any, dtype: Any = None) -> Any:
     return other
 
 
-def drafter_of(name: str, models: Models) -> Drafter | None:
+def drafter_of(name: str, models: Models) -> drafters.Drafter | None:
     """Return a drafter that has seen nothing yet.
 
     Parameters
@@ -188,10 +181,11 @@ def drafter_of(name: str, models: Models) -> Drafter | None:
                 "fewstep.demo.text: 'drafter' must not be model with a model of your own, which "
                 "has no draft model beside it"
             )
-        return DraftModel(PagedModel(models.fused_draft), width=1)
-    made: dict[str, Callable[[], Drafter | None]] = {
-        "contexts": ContextRecycling, "recycling": partial(TokenRecycling, TEMPLATE),
-        "lookup": PromptLookup, "trigram": TriGram, "none": lambda: None,
+        return drafters.DraftModel(PagedModel(models.fused_draft), width=1)
+    made: dict[str, Callable[[], drafters.Drafter | None]] = {
+        "contexts": drafters.ContextRecycling, "lookup": drafters.PromptLookup,
+        "recycling": partial(drafters.TokenRecycling, TEMPLATE), "trigram": drafters.TriGram,
+        "none": lambda: None,
     }  # fmt: skip
     if name not in made:
         raise ValueError(
