@@ -24,7 +24,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fewstep
-from fewstep import drafters
 from fewstep.transformers import PagedModel, fuse
 
 from . import corpus
@@ -157,7 +156,7 @@ def _fused(model: Any, dtype: Any = None) -> Any:
     return other
 
 
-def drafter_of(name: str, models: Models) -> drafters.Drafter | None:
+def drafter_of(name: str, models: Models) -> fewstep.drafters.Drafter | None:
     """Return a drafter that has seen nothing yet.
 
     Parameters
@@ -181,11 +180,11 @@ def drafter_of(name: str, models: Models) -> drafters.Drafter | None:
                 "fewstep.demo.text: 'drafter' must not be model with a model of your own, which "
                 "has no draft model beside it"
             )
-        return drafters.DraftModel(PagedModel(models.fused_draft), width=1)
-    made: dict[str, Callable[[], drafters.Drafter | None]] = {
-        "contexts": drafters.ContextRecycling, "lookup": drafters.PromptLookup,
-        "recycling": partial(drafters.TokenRecycling, TEMPLATE), "trigram": drafters.TriGram,
-        "none": lambda: None,
+        return fewstep.drafters.DraftModel(PagedModel(models.fused_draft), width=1)
+    made: dict[str, Callable[[], fewstep.drafters.Drafter | None]] = {
+        "recycling": partial(fewstep.drafters.TokenRecycling, TEMPLATE),
+        "contexts": fewstep.drafters.ContextRecycling, "lookup": fewstep.drafters.PromptLookup,
+        "trigram": fewstep.drafters.TriGram, "none": lambda: None,
     }  # fmt: skip
     if name not in made:
         raise ValueError(
