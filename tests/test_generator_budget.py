@@ -28,8 +28,13 @@ def run(
 ) -> float:  # fmt: skip
     """Draft chains of 12, each token accepted with a chance; return the nodes of late calls."""
     rng = np.random.default_rng(4)
+    request = Request(0, [1], 1, fewstep.Sampling(temperature=0), None, frozenset())
     sizes = []
     for _ in range(calls):
+        if not budget.worth.drafts([request]):
+            sizes.append(0)
+            budget.cost.add(1, fixed + row)
+            continue
         draft = chain(13)
         if scored:  # drafters think too well of themselves
             draft.score = np.float32(1 - (1 - hit) / 2) ** np.arange(13, dtype=np.float32)
@@ -57,11 +62,12 @@ def test_drafts_are_as_long_as_pays(busy: float, scored: bool) -> None:
     assert abs(run(Budget(), 600, 1.0, 0.1, 0.8, busy, scored) - best) < 2.5
 
 
-def test_drafts_come_back_when_they_pay_again() -> None:
+@pytest.mark.parametrize("scored", [False, True])
+def test_drafts_come_back_when_they_pay_again(scored: bool) -> None:
     budget = Budget()
-    assert run(budget, 300, 1.0, 0.1, 0.02, 0.0) < 2
-    assert run(budget, 1500, 1.0, 0.1, 0.95, 0.0) > 8
-    assert run(budget, 900, 0.05, 1.0, 0.5, 0.0) < 1.5
+    assert run(budget, 900, 1.0, 0.1, 0.02, 0.0, scored) < 2
+    assert run(budget, 900, 1.0, 0.1, 0.95, 0.0, scored) > 8
+    assert run(budget, 900, 0.05, 1.0, 0.5, 0.0, scored) < 1.5
 
 
 def test_rows_that_cost_nothing_up_to_some_are_used() -> None:
@@ -81,13 +87,18 @@ def test_rows_that_cost_nothing_up_to_some_are_used() -> None:
 def test_trying_drafts_that_do_not_pay_costs_little() -> None:
     # 16 trees of 80 nodes, where a row costs as much as it would bring: whole ones take 40 calls.
     budget, fixed, row = Budget(), 16.0, 1.0
+    requests = [Request(i, [1], 1, fewstep.Sampling(), None, frozenset()) for i in range(16)]
+    for request in requests:
+        request.chosen = True
     seconds = []
     for _ in range(600):
-        drafts = budget.cut([chain(80)] * 16)
+        asked = budget.worth.drafts(requests)
+        drafts = budget.cut([chain(80)] * 16) if asked else [chain(1)] * 16
         nodes = sum(len(draft.token) for draft in drafts)
         seconds.append(fixed + row * nodes)
         budget.cost.add(nodes, seconds[-1])
-        budget.learn(drafts, [range(0)] * 16, seconds[-1])
+        if asked:
+            budget.learn(drafts, [range(0)] * 16, seconds[-1])
     assert max(seconds) <= fixed + row * 16 * 4
     assert np.mean(seconds[100:]) < 1.15 * (fixed + row * 16)
 

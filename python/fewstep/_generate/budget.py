@@ -20,6 +20,7 @@ _SURE = 3  # calls of a size that tell what it takes
 _EXPLORE = 16  # every so many calls more is verified than pays, so that the estimates stay alive
 _DEARER = 1.5  # what a call that explores may take more than the best one
 _FADE = 0.99  # of a count after one more call
+_DOUBT = 8.0  # how much less counts count after a pause
 _MOST = 1e100  # of the unit of such counts
 _PRIOR = (0.5, 1.0)  # of a node that was never verified: its parent's chance, and trials
 _RECENT = 8  # drafts whose seconds count
@@ -57,7 +58,7 @@ class Budget:
         self._counted: dict[bytes, _Ranked] = {}  # by the tree
         self._calls = 0
         self._drafting: deque[float] = deque(maxlen=_RECENT)  # seconds, of drafts of late
-        self._power = 1.0
+        self._power, self._scored = 1.0, 0  # after so many calls
         self._expected = 0.0  # nodes that the last call was to accept
         self._best = (0.0, 0.0)  # tokens and seconds of the last call as it would pay the most
 
@@ -69,7 +70,7 @@ class Budget:
             return drafts
         # Some drafts take long, such as the first ones of a text, which is to be read for them.
         self._drafting.append(drafting)
-        drafting = sorted(self._drafting)[len(self._drafting) // 4]
+        drafting = sorted(self._drafting)[(len(self._drafting) - 1) // 2]
         on_trial = self.worth.tries(len(drafts))
         if on_trial:
             self._counted = {}
@@ -178,7 +179,8 @@ class Budget:
                     self._hits[index[node]] = self._hits.get(index[node], 0.0) + self._unit
         if scored:
             error = (self._expected - accepted) / (self._expected + len(drafts))
-            step = max(_WARY, _TRUST / (1 + self._calls / 8))
+            self._scored += 1
+            step = max(_WARY, _TRUST / (1 + self._scored / 8))
             power = self._power * math.exp(step * error)
             self._power = min(max(power, _POWERS[0]), _POWERS[1])
         batch = len(drafts)
@@ -189,7 +191,10 @@ class Budget:
         tokens, lasted = self._best
         if not lasted:
             tokens, lasted = float(batch + sum(map(len, paths))), seconds
-        self.worth.learn(batch, tokens, lasted, plain)
+        if self.worth.learn(batch, tokens, lasted, plain):
+            # After the pause what drafts show then counts, not how bad they were before.
+            self._unit *= _DOUBT
+            self._power, self._scored = 1.0, 0
 
 
 def _cut(

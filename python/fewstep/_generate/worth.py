@@ -12,7 +12,6 @@ _TRIAL = 5  # calls with drafts before they are judged; the first time
 _FIRST = 12  # of them: drafters learn from texts
 _PAUSE, _LONGEST = 16, 256  # calls without drafts where they do not pay: at first, and at most
 _MEMORY = 0.95  # of sums after one more call
-_MARGIN = 1.03  # what plain calls have to be better by
 
 
 @dataclass
@@ -49,8 +48,8 @@ class Worth:
         """Tell whether drafts are on trial."""
         return self._of(batch).calls < _TRIAL
 
-    def learn(self, batch: int, tokens: float, seconds: float, plain: float | None) -> None:
-        """Take note of a call that was drafted for.
+    def learn(self, batch: int, tokens: float, seconds: float, plain: float | None) -> bool:
+        """Take note of a call that was drafted for, and tell whether a pause begins.
 
         `tokens` and `seconds` are what it brings and takes, drafting included, and `plain` the
         tokens a second without drafts, None where no such call was measured.
@@ -58,17 +57,18 @@ class Worth:
         trial = self._of(batch)
         trial.calls += 1
         if trial.calls in (1, 1 + _TRIAL - _FIRST):
-            return  # drafters had to read what came meanwhile
+            return False  # drafters had to read what came meanwhile
         trial.tokens = _MEMORY * trial.tokens + tokens
         trial.seconds = _MEMORY * trial.seconds + seconds
         if trial.calls < _TRIAL or plain is None:
-            return
-        if trial.tokens * _MARGIN >= trial.seconds * plain:
+            return False
+        if trial.tokens >= trial.seconds * plain:
             trial.pause = _PAUSE
-            return
+            return False
         # Each time in vain the pause is twice as long: a draft model has all of the text to read.
         longer = min(2 * trial.pause, _LONGEST)
         self._trials[batch.bit_length()] = _Trial(calls=0, left=trial.pause + 1, pause=longer)
+        return True
 
     def _of(self, batch: int) -> _Trial:
         return self._trials.setdefault(batch.bit_length(), _Trial())
