@@ -26,6 +26,8 @@ struct Destroy {
 using NgramOwner = std::unique_ptr<fewstep_ngram, Destroy<fewstep_ngram, fewstep_ngram_destroy>>;
 using TrigramOwner =
     std::unique_ptr<fewstep_trigram, Destroy<fewstep_trigram, fewstep_trigram_destroy>>;
+using RecyclerOwner =
+    std::unique_ptr<fewstep_recycler, Destroy<fewstep_recycler, fewstep_recycler_destroy>>;
 
 struct PyNgram {
   NgramOwner owner;
@@ -35,9 +37,6 @@ struct PyNgram {
     owner.reset(made);
   }
 };
-using RecyclerOwner =
-    std::unique_ptr<fewstep_recycler, Destroy<fewstep_recycler, fewstep_recycler_destroy>>;
-
 struct PyTrigram {
   TrigramOwner owner;
   PyTrigram() {

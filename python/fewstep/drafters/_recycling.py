@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep import _core, tree
+from fewstep import draft as drafts
+from fewstep import tree
 from fewstep._generate.request import Request
 from fewstep.drafters._likeliest import Likeliest
 from fewstep.drafters._protocol import Draft, Seen
@@ -72,7 +73,7 @@ class TokenRecycling:
         """Keep what the target found likely after each node."""
         if self._table is None:
             self._table = np.full((seen.logits.shape[1], self._likeliest.count), -1, np.int32)
-        _core.draft_recycle(self._table, seen.token, self._likeliest(seen.logits)[0])
+        drafts.recycle(self._table, seen.token, self._likeliest(seen.logits)[0])
 
     def stop(self, request: Request) -> None:
         """Nothing."""
