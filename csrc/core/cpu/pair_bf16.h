@@ -30,6 +30,21 @@ inline void interleave_rows(F32 even, F32 odd, F32* low, F32* high) {
   low->v = _mm512_castsi512_ps(_mm512_permutex2var_epi16(a, first, b));
   high->v = _mm512_castsi512_ps(_mm512_permutex2var_epi16(a, second, b));
 }
+// The same of rows in memory, in the order that costs least: of each 8 pairs the first four are
+// low's, the others high's.
+inline void unpack_rows(const char* even, const char* odd, F32* low, F32* high) {
+  const __m512i a = _mm512_loadu_si512(even), b = _mm512_loadu_si512(odd);
+  low->v = _mm512_castsi512_ps(_mm512_unpacklo_epi16(a, b));
+  high->v = _mm512_castsi512_ps(_mm512_unpackhi_epi16(a, b));
+}
+// Puts 32 floats that stand in that order in their own.
+inline void reorder_unpacked(float* x) {
+  const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+  const __m512 first = _mm512_shuffle_f32x4(low, high, 0x44);
+  const __m512 second = _mm512_shuffle_f32x4(low, high, 0xee);
+  _mm512_storeu_ps(x, _mm512_shuffle_f32x4(first, first, 0xd8));
+  _mm512_storeu_ps(x + 16, _mm512_shuffle_f32x4(second, second, 0xd8));
+}
 // Rounds 32 floats to 16 pairs in their order; nearest even, subnormals to zero.
 inline F32 narrow_to_pairs(F32 low, F32 high) {
   return {(__m512)_mm512_cvtne2ps_pbh(high.v, low.v)};

@@ -110,6 +110,7 @@ inline F32 load_i8(const int8_t* p) {
 
 inline void stream_fence() { _mm_sfence(); }
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+inline void prefetch_first(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 struct F64 {
   __m256d low, high;

@@ -107,6 +107,7 @@ FEWSTEP_HOST_DEVICE inline F32 load_i8(const int8_t* p) { return {(float)*p}; }
 
 FEWSTEP_HOST_DEVICE inline void stream_fence() {}
 FEWSTEP_HOST_DEVICE inline void prefetch(const void*) {}
+FEWSTEP_HOST_DEVICE inline void prefetch_first(const void*) {}
 FEWSTEP_HOST_DEVICE inline void transpose(F32*) {}
 FEWSTEP_HOST_DEVICE inline void transpose_quads(F32*) {}
 

@@ -137,6 +137,7 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     tile = next;
     next = done;
   }
+  if (stream) reorder_out(p, task.heads * task.rows, s.out);
   finish_task(p, task, partial_row, s);
 }
 

@@ -52,14 +52,14 @@ struct SpreadRows {
 
 template <class Row, From kFrom>
 void score_block(Block& block, const float* spread, const char* const* keys, int64_t offset, int D,
-                 float* packed, int at, Lines& lines) {
+                 float* packed, int at, Lines<Ask::kTwice>& lines) {
   const auto score = [&](const auto& q) {
     float* s = block.scores[0] + at;
-    if (block.rows == 2) score_keys<Row, 2, kFrom>(q, keys, offset, D, packed, s, lines);
-    if (block.rows == 3) score_keys<Row, 3, kFrom>(q, keys, offset, D, packed, s, lines);
-    if (block.rows == 4) score_keys<Row, 4, kFrom>(q, keys, offset, D, packed, s, lines);
+    if (block.rows == 2) score_keys<Row, 2, kFrom, 1>(q, keys, offset, D, packed, s, lines);
+    if (block.rows == 3) score_keys<Row, 3, kFrom, 1>(q, keys, offset, D, packed, s, lines);
+    if (block.rows == 4) score_keys<Row, 4, kFrom, 1>(q, keys, offset, D, packed, s, lines);
     if constexpr (kStreamBlockRows > 4) {
-      if (block.rows == 5) score_keys<Row, 5, kFrom>(q, keys, offset, D, packed, s, lines);
+      if (block.rows == 5) score_keys<Row, 5, kFrom, 1>(q, keys, offset, D, packed, s, lines);
     }
   };
   if constexpr (Row::kDepth == 1) {
@@ -73,7 +73,7 @@ void score_block(Block& block, const float* spread, const char* const* keys, int
 template <class Row>
 void score_blocks(const TileRows& tile, int D, Stream& s, const float* spread, float* packed) {
   for (int j = 0; j < tile.count; j += kBlockGroup) {
-    Lines lines(tile.k + j, kBlockGroup, s.bytes);
+    Lines<Ask::kTwice> lines(tile.k + j, kBlockGroup, s.bytes);
     const int end = min_of(j + kBlockGroup, tile.count);
     for (int h = 0; h < s.heads; ++h) {
       const int64_t at = int64_t(h) * D * Row::kBytes;
@@ -130,7 +130,7 @@ template <class Row, int kVectors>
 void add_blocks(const TileRows& tile, int D, Stream& s, float* packed, float* out) {
   for (int j = 0; j < tile.count; j += kBlockGroup) {
     const int words = (min_of(kBlockGroup, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
-    Lines lines(tile.v + j, kBlockGroup, s.bytes);
+    Lines<Ask::kTwice> lines(tile.v + j, kBlockGroup, s.bytes);
     for (int h = 0; h < s.heads; ++h) {
       for (int d = 0; d < D; d += kVectors * kLanes) {
         const int64_t at = (int64_t(h) * D + d) * Row::kBytes;

@@ -6,9 +6,11 @@
 
 // Few rows against keys and values as they lie in the cache, where memory is all that there is to
 // wait for: what packing would store is made in registers and used there, in the same order. A
-// token's heads lie side by side, and tokens are taken in groups with all heads of a task. A group
-// is as small as the products allow, so that memory is nearly one stream, and what comes is asked
-// for in the order of its addresses. For more rows than one block has, see attention_blocks.h.
+// token's heads lie side by side, and tokens are taken in groups with all heads of a task. What
+// comes is asked for in the order of its addresses, and a line of each token of a group is used
+// before the next line is: on Zen 5, 256 bytes from memory with products beside take 27 cycles so,
+// 29 to 37 with two or four lines of a token at a time. For more rows than one block has, see
+// attention_blocks.h.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -37,15 +39,18 @@ inline void append_rows(TileRows* tile, const TileRows& next) {
   }
 }
 
-// Asks for a group's lines, token after token, far ahead and once more when they are near: where
-// lines are asked for faster than they come, a processor forgets some.
+// Asks for the lines of tokens in the order of their addresses, so many at each step: those behind
+// a group, into the first cache, or, where there is more work for a line, kFarBytes ahead and once
+// more kNearBytes ahead: where lines are asked for faster than they come, a processor forgets some.
+enum class Ask { kNextGroup, kTwice };
+template <Ask kAsk>
 struct Lines {
   const char *const *far, *const *near;
   int bytes, at = 0;
 
   // As many `tokens` of `token_bytes` each as start at `rows`, and behind those.
   Lines(const char* const* rows, int tokens, int token_bytes)
-      : far(behind(rows, tokens, kFarBytes / token_bytes)),
+      : far(behind(rows, tokens, kAsk == Ask::kTwice ? kFarBytes / token_bytes : 0)),
         near(behind(rows, tokens, kNearBytes / token_bytes)),
         bytes(token_bytes) {}
 
@@ -73,8 +78,12 @@ struct Lines {
     }
   }
   void ask(int more) const {
-    vec::prefetch(*far + at + more);
-    vec::prefetch(*near + at + more);
+    if constexpr (kAsk == Ask::kTwice) {
+      vec::prefetch(*far + at + more);
+      vec::prefetch(*near + at + more);
+    } else {
+      vec::prefetch_first(*far + at + more);
+    }
   }
 };
 
@@ -82,6 +91,7 @@ struct Lines {
 template <DType kType>
 struct FloatRow : Single {
   static constexpr int kBytes = bytes_of(kType);  // of a dim
+  static constexpr int kTurns = 1;                // of score_keys
   static F32 load_key(const char* row) { return load_row(kType, row, 0); }
 
   struct Values {
@@ -99,20 +109,21 @@ struct FloatRow : Single {
 #if defined(__AVX512BF16__)
 // Rows of bfloat16: a word is two dims of a key, or a dim of two tokens.
 struct PairRow : Pair {
-  static constexpr int kBytes = 2;
+  static constexpr int kBytes = 2, kTurns = 2;
   static F32 load_key(const char* row) { return vec::load((const float*)row); }
 
   struct Values {
     const char* const* rows;
     int64_t offset;
 
+    // In the order of vec::unpack_rows.
     template <int kVectors>
     void load(int w, F32* v) const {
       const char *even = rows[2 * w] + offset, *odd = rows[2 * w + 1] + offset;
 #pragma GCC unroll 2
       for (int i = 0; i < kVectors; i += 2) {
-        vec::interleave_rows(vec::load((const float*)even + i * kLanes / 2),
-                             vec::load((const float*)odd + i * kLanes / 2), v + i, v + i + 1);
+        const int64_t at = i * kLanes * kBytes;
+        vec::unpack_rows(even + at, odd + at, v + i, v + i + 1);
       }
     }
   };
@@ -143,6 +154,10 @@ inline void store_sums(F32 (*sum)[kParts], float* to) {
 #endif
 }
 
+// Lets nothing move across. GCC 12 would keep what turns have in common in registers, of which
+// there are too few.
+inline void keep_apart() { asm volatile("" : : : "memory"); }
+
 // Rows of q, whose words are spread as they are used.
 struct QueryRows {
   const char* const* q;
@@ -158,33 +173,41 @@ struct QueryRows {
   }
 };
 
-// scores[r][j] = q_r . k_j for 4 kQuads keys, whose rows lie at `offset`, or that were kept.
-template <class Row, int kRows, From kFrom, class Query>
+// scores[r][j] = q_r . k_j for the keys of kTurns, 4 kQuads each, whose rows lie at `offset`, or
+// that were kept. With one turn there are too few chains of products to fill the time that each
+// takes.
+template <class Row, int kRows, From kFrom, int kTurns, class Query, Ask kAsk>
 inline void score_keys(const Query& q, const char* const* keys, int64_t offset, int D,
-                       float* packed, float* scores, Lines& lines) {
-  F32 sum[kRows][kQuads][kParts];
+                       float* packed, float* scores, Lines<kAsk>& lines) {
+  F32 sum[kTurns][kRows][kQuads][kParts];
+#pragma GCC unroll 2
+  for (int t = 0; t < kTurns; ++t) {
 #pragma GCC unroll 5
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-    for (int c = 0; c < kQuads; ++c) {
+      for (int c = 0; c < kQuads; ++c) {
 #pragma GCC unroll 2
-      for (int p = 0; p < kParts; ++p) sum[r][c][p] = vec::set(0.0f);
+        for (int p = 0; p < kParts; ++p) sum[t][r][c][p] = vec::set(0.0f);
+      }
     }
   }
   for (int64_t w = 0; w < D / Row::kDepth; w += 16) {
 #pragma GCC unroll 2
-    for (int p = 0; p < kParts; ++p) {
+    for (int part = 0; part < kParts * kTurns; ++part) {
+      const int p = part % kParts, t = part / kParts;
       const int64_t word = w + p * kLanes;
       const int64_t at = offset + word * Row::kDepth * Row::kBytes;
       float* const kept = packed + word * 4 * kQuads;
+      const char* const* const own = keys + t * 4 * kQuads;
+      if constexpr (kTurns > 1) keep_apart();
       F32 z[4 * kQuads];
       if constexpr (kFrom == From::kKept) {
 #pragma GCC unroll 8
         for (int i = 0; i < 4 * kQuads; ++i) z[i] = vec::load(kept + i * kLanes);
       } else {
 #pragma GCC unroll 8
-        for (int i = 0; i < 4 * kQuads; ++i) z[i] = Row::load_key(keys[i] + at);
-        lines.step<4 * kQuads * kLanes * Row::kDepth * Row::kBytes>();
+        for (int i = 0; i < 4 * kQuads; ++i) z[i] = Row::load_key(own[i] + at);
+        lines.template step<4 * kQuads * kLanes * Row::kDepth * Row::kBytes>();
 #pragma GCC unroll 2
         for (int c = 0; c < kQuads; ++c) vec::transpose_quads(z + 4 * c);
       }
@@ -198,23 +221,29 @@ inline void score_keys(const Query& q, const char* const* keys, int64_t offset, 
         q.load(r, word, of);
 #pragma GCC unroll 2
         for (int c = 0; c < kQuads; ++c) {
+          F32& s = sum[t][r][c][p];
 #pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i) sum[r][c][p] = Row::dot(sum[r][c][p], of[i], z[4 * c + i]);
+          for (int i = 0; i < 4; ++i) s = Row::dot(s, of[i], z[4 * c + i]);
         }
       }
     }
   }
+#pragma GCC unroll 2
+  for (int t = 0; t < kTurns; ++t) {
 #pragma GCC unroll 5
-  for (int r = 0; r < kRows; ++r) store_sums(sum[r], scores + r * kTileKeys);
+    for (int r = 0; r < kRows; ++r) {
+      store_sums(sum[t][r], scores + r * kTileKeys + t * 4 * kQuads);
+    }
+  }
 }
 #else
 constexpr int kQuads = 0;
 struct QueryRows {
   const char* const* q;
 };
-template <class Row, int kRows, From>
+template <class Row, int kRows, From, int, Ask kAsk>
 inline void score_keys(const QueryRows& rows, const char* const* keys, int64_t offset, int D,
-                       float*, float* scores, Lines&) {
+                       float*, float* scores, Lines<kAsk>&) {
   const char* const* q = rows.q;
   for (int r = 0; r < kRows; ++r) {
     F32 sum[kScoreStrands] = {};
@@ -240,38 +269,48 @@ inline const char* weights_of(const Block& block, int first) {
 // Logits of a tile's keys; what is behind the last one is set later.
 template <class Row, int kRows>
 void score_stream(const TileRows& tile, int D, Stream& s) {
-  constexpr int kKeys = kQuads > 0 ? 4 * kQuads : 1;
-  for (int j = 0; j < tile.count; j += kGroup) {
-    Lines lines(tile.k + j, kGroup, s.bytes);
+  constexpr int kKeys = kQuads > 0 ? 4 * kQuads * Row::kTurns : 1;
+  constexpr int kTokens = kGroup * Row::kTurns;
+  for (int j = 0; j < tile.count; j += kTokens) {
+    Lines<Ask::kNextGroup> lines(tile.k + j, kTokens, s.bytes);
     for (int h = 0; h < s.heads; ++h) {
-      for (int i = 0; i < kGroup; i += kKeys) {
-        score_keys<Row, kRows, From::kCache>(QueryRows{s.block[h].q}, tile.k + j + i,
-                                             int64_t(h) * D * Row::kBytes, D, nullptr,
-                                             s.block[h].scores[0] + j + i, lines);
+      for (int i = 0; i < kTokens; i += kKeys) {
+        score_keys<Row, kRows, From::kCache, Row::kTurns>(QueryRows{s.block[h].q}, tile.k + j + i,
+                                                          int64_t(h) * D * Row::kBytes, D, nullptr,
+                                                          s.block[h].scores[0] + j + i, lines);
       }
     }
   }
 }
 
 // out[h][r] = out[h][r] * factor[h][r] + sum_j weight_hrj v_hj. D is a multiple of kVectors
-// vectors. Tokens behind the last one have a weight of zero, and the values of that one. More rows
-// take more tokens at a time, because sums are loaded and stored once for all of them.
+// vectors. Tokens behind the last one have a weight of zero, and the values of that one.
 template <class Row, int kRows, int kVectors>
 void add_stream(const TileRows& tile, int D, Stream& s, float* out) {
-  constexpr int kTokens = kRows < 3 ? kGroup : 2 * kGroup;
+  constexpr int kTokens = kGroup * Row::kDepth;
   for (int j = 0; j < tile.count; j += kTokens) {
     const int words = (min_of(kTokens, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
-    Lines lines(tile.v + j, kTokens, s.bytes);
+    Lines<Ask::kNextGroup> lines(tile.v + j, kTokens, s.bytes);
     for (int h = 0; h < s.heads; ++h) {
       const Block& block = s.block[h];
       const char* w = weights_of<Row>(block, j);
       for (int d = 0; d < D; d += kVectors * kLanes) {
-        const typename Row::Values values{tile.v + j, (int64_t(h) * D + d) * Row::kBytes};
+        const int64_t at = (int64_t(h) * D + d) * Row::kBytes;
+        const typename Row::Values values{tile.v + j, at};
         add_values<Row, kRows, kVectors>(w, words, values, j == 0 ? block.factor : kOnes,
                                          out + int64_t(h) * kRows * D + d, D, lines);
       }
     }
   }
+}
+
+// Puts rows of `out` in the order of their dims.
+inline void reorder_out([[maybe_unused]] const AttentionProblem& p, [[maybe_unused]] int rows,
+                        [[maybe_unused]] float* out) {
+#if defined(__AVX512BF16__)
+  if (!takes_pairs(p)) return;
+  for (int64_t d = 0; d < int64_t(rows) * p.D; d += 32) vec::reorder_unpacked(out + d);
+#endif
 }
 
 }  // namespace

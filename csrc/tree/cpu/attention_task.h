@@ -108,8 +108,8 @@ void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile
                Scratch& s) {
   score_stream<Row, kRows>(tile, p.D, s.stream);
   weigh_stream<Row>(p, task, begin, tile.count, s);
-  if (p.D % (kRegisterVectors * kLanes) == 0) {
-    add_stream<Row, kRows, kRegisterVectors>(tile, p.D, s.stream, s.out);
+  if (p.D % (2 * kLanes) == 0) {
+    add_stream<Row, kRows, 2>(tile, p.D, s.stream, s.out);
   } else {
     add_stream<Row, kRows, Row::kDepth>(tile, p.D, s.stream, s.out);
   }
