@@ -117,6 +117,58 @@ assert all(np.array_equal(one, r) for r in results)
     output(TORCH + code)
 
 
+# A decoder large enough for a team of threads: `work(threads)` has a pass' logits and a chain.
+DECODER = """
+import numpy as np
+import fewstep
+from fewstep.decoder import Decoder, Layer
+E, D, I, V = 128, 64, 512, 1024
+draws = np.random.default_rng(7)
+def weight(outputs, inputs):
+    return fewstep.linear.pack(draws.normal(0, inputs**-0.5, (outputs, inputs)).astype("f4"))
+one = np.ones(E, "f4")
+layers = [
+    Layer(q=weight(4 * D, E), o=weight(E, 2 * D), gate=weight(I, E), up=weight(I, E),
+          down=weight(E, I), norm=one, mlp_norm=one,
+          k_cache=np.zeros((1, 64, 1, D), "f4"), v_cache=np.zeros((1, 64, 1, D), "f4"))
+    for _ in range(2)
+]
+table = draws.normal(size=(V, E)).astype("f4")
+decoder = Decoder(layers, heads=2, head=weight(V, E), norm=one, embedding=table)
+angle = np.arange(64)[:, None] / 100 ** (np.arange(32) / 32)
+turn = np.cos(angle).astype("f4"), np.sin(angle).astype("f4")
+def work(threads):
+    fewstep.set_num_threads(threads)
+    given = np.array([0, 30], "i4"), np.array([0], "i4"), *turn
+    tokens = np.arange(30)
+    logits = fewstep.decoder.run(decoder, np.zeros((30, E), "f4"), *given, tokens=tokens)
+    made = fewstep.decoder.chain(decoder, tokens, *given, levels=np.array([6], "i4"))
+    return np.concatenate([logits.ravel(), made.ids.ravel(), made.logp.ravel()])
+one = work(1)
+assert np.isfinite(one).all()
+assert all(np.array_equal(one, work(t)) for t in (2, 3, 16, 2))
+print(fewstep.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize("source", ["own", "borrow", ""])
+def test_a_decoder_has_the_same_bits_with_every_team(source: str) -> None:
+    """After a fork too."""
+    code = (
+        DECODER
+        + """
+import os, signal
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(0 if np.array_equal(one, work(2)) else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert np.array_equal(one, work(2))
+"""
+    )
+    output(TORCH + code, FEWSTEP_THREADS=source)
+
+
 def test_set_num_threads() -> None:
     fewstep.set_num_threads(3)
     assert fewstep.get_num_threads() == 3

@@ -228,7 +228,8 @@ void run_chain(const fewstep_context* ctx, const fewstep_decoder* decoder, const
   linear::run_kernel(check.device(), kFunction);  // data is read from here on
   check_values(check, slots, c);
   p.threads = execution_of(ctx).threads;
-  draft(c);
+  with_team(
+      team_size(p.d, c.K, p.threads), [](void* chain) { draft(*static_cast<Chain*>(chain)); }, &c);
 }
 
 }  // namespace

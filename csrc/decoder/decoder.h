@@ -45,4 +45,5 @@ struct fewstep_decoder {
   fewstep::decoder::Embedding embedding;
 
   int64_t qkv() const { return (H + 2 * G) * D; }
+  int64_t weights() const { return int64_t(layers.size()) * E * (qkv() + H * D + 3 * I) + E * V; }
 };

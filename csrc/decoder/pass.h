@@ -38,6 +38,12 @@ struct Pass {
   }
 };
 
+// The threads of a team that is worth its meeting for so many reads of all weights, given how many
+// are allowed: 2^19 weights take 15 us and more.
+inline int32_t team_size(const fewstep_decoder& d, int64_t reads, int32_t threads) {
+  return reads * d.weights() < int64_t(1) << 19 ? 1 : threads;
+}
+
 // Runs it: rows through all layers, and to logits where those are wanted.
 void forward(const Pass& p, const char* function);
 

@@ -105,7 +105,8 @@ void run_decoder(const fewstep_context* ctx, const fewstep_decoder* decoder, con
   check_values(check, slots, p);
   if (p.N == 0) return;
   p.threads = execution_of(ctx).threads;
-  forward(p, kFunction);
+  const int32_t team = team_size(p.d, (4 + p.N) / 5, p.threads);
+  with_team(team, [](void* pass) { forward(*static_cast<Pass*>(pass), kFunction); }, &p);
 }
 
 }  // namespace

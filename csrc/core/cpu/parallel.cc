@@ -8,9 +8,11 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <thread>
 
@@ -82,6 +84,7 @@ struct OpenMp {
   void (*parallel)(void (*fn)(void*), void* context, unsigned threads, unsigned flags);
   int (*max_threads)();
   int (*in_parallel)();
+  int (*thread_num)();
 };
 
 template <class Fn>
@@ -116,7 +119,8 @@ const OpenMp* open_mp() {
   if (found.load(std::memory_order_relaxed)) return &api;
   OpenMp fresh;
   if (find("GOMP_parallel", &fresh.parallel) && find("omp_get_max_threads", &fresh.max_threads) &&
-      find("omp_in_parallel", &fresh.in_parallel)) {
+      find("omp_in_parallel", &fresh.in_parallel) &&
+      find("omp_get_thread_num", &fresh.thread_num)) {
     api = fresh;
     found.store(true, std::memory_order_release);
     return &api;
@@ -125,7 +129,8 @@ const OpenMp* open_mp() {
   return nullptr;
 }
 
-const OpenMp* team() {
+// Whose threads are borrowed; null: nobody's.
+const OpenMp* lender() {
   static const int kRegistered =
       pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
   (void)kRegistered;
@@ -155,55 +160,140 @@ constexpr int64_t kChunksPerThread = 4;
 // still spin after the framework's last op and would keep the cores from ours for some 3 ms.
 constexpr int64_t kLongJob = 100;
 
+// A grain over what is worth a thread that waits for it already. Between 4 and 32 nothing was seen
+// to change.
+constexpr int64_t kGrainOfTeam = 8;
+
+// Where borrowed threads come so late, in nanoseconds, to the end of a call, another process has
+// their core. For a while calls run on our own pool then, which waits for nobody that has no work:
+// beside a process that kept one of two cores busy a call of 120 us took 3 to 80 ms with OpenMP's
+// barriers, and takes 0.2 to 1 ms so.
+constexpr int64_t kLate = 500'000, kWhile = 100'000'000;
+std::atomic<int64_t> own_until{0};
+
+int64_t now() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// What this thread leads.
+struct Led {
+  Team* team;
+  int32_t threads;
+};
+thread_local Led led{nullptr, 0};
+
+// Who may share a job that asks for `threads`.
+struct Crew {
+  int32_t threads;
+  const OpenMp* api;  // null: those that this thread leads, or our own pool
+};
+
+Crew crew_of(int32_t threads) {
+  if (threads == 1 || Team::is_at_work()) return {1, nullptr};
+  if (led.team) return {threads == 0 || threads > led.threads ? led.threads : threads, nullptr};
+  const OpenMp* api = lender();
+  if (api && api->in_parallel()) return {1, api};
+  if (threads == 0) threads = explicit_threads();
+  if (threads == 0) threads = api ? api->max_threads() : settings().default_threads;
+  return {threads < Team::kMaxThreads ? threads : Team::kMaxThreads, api};
+}
+
 struct Job {
   RangeFn* fn;
   void* context;
-  int64_t count, per_chunk;
-  uint32_t chunks;
-  std::atomic<uint32_t> next{0};
+  int64_t count;
+  int32_t threads, chunks;  // chunks: of a thread
+  std::atomic<int32_t> next{0};
 };
 
-void run_chunk(void* p, uint32_t chunk) {
-  const Job& job = *static_cast<const Job*>(p);
-  const int64_t begin = chunk * job.per_chunk;
-  const int64_t end = begin + job.per_chunk < job.count ? begin + job.per_chunk : job.count;
-  if (begin < end) job.fn(job.context, begin, end);
+void run_in_open_mp(void* p) {
+  Job& job = *static_cast<Job*>(p);
+  const int64_t all = int64_t(job.threads) * job.chunks;
+  for (;;) {
+    const int64_t chunk = job.next.fetch_add(1, std::memory_order_relaxed);
+    if (chunk >= all) return;
+    job.fn(job.context, job.count * chunk / all, job.count * (chunk + 1) / all);
+  }
 }
 
-void run_in_team(void* p) {
-  Job& job = *static_cast<Job*>(p);
-  for (;;) {
-    const uint32_t chunk = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (chunk >= job.chunks) return;
-    run_chunk(p, chunk);
+void run_in_team(void* p, Team* team) {
+  const Job& job = *static_cast<Job*>(p);
+  if (!team) return job.fn(job.context, 0, job.count);
+  team->run(job.threads, job.chunks, job.count, job.fn, job.context);
+}
+
+struct Call {
+  void (*fn)(void*);
+  void* context;
+  Crew crew;
+  Team* team;
+  std::exception_ptr error;
+  int64_t end;  // nanoseconds; in an OpenMP team
+};
+
+void lead(void* p, Team* team) {
+  Call& call = *static_cast<Call*>(p);
+  led = {team, call.crew.threads};
+  try {
+    call.fn(call.context);
+  } catch (...) {
+    call.error = std::current_exception();
   }
+  led = {nullptr, 0};
+}
+
+void lead_or_serve(void* p) {
+  Call& call = *static_cast<Call*>(p);
+  const int index = call.crew.api->thread_num();
+  if (index > 0) return call.team->serve(index);
+  lead(p, call.team);
+  call.end = now();
+  call.team->dismiss();
 }
 
 }  // namespace
 
 void check_thread_settings() { settings(); }
 
-const char* thread_source() { return team() ? "borrow" : "own"; }
+const char* thread_source() { return lender() ? "borrow" : "own"; }
+
+int32_t threads_for(int32_t threads) { return crew_of(threads).threads; }
 
 void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, void* context) {
   if (count <= 0) return;
-  if (count < 2 * grain || threads == 1) return fn(context, 0, count);
-  const OpenMp* api = team();
-  if (threads == 0) threads = explicit_threads();
-  if (threads == 0) threads = api ? api->max_threads() : settings().default_threads;
-  if (threads > count / grain) threads = int32_t(count / grain);
-  if (threads <= 1 || (api && api->in_parallel())) return fn(context, 0, count);
+  if (led.team) grain = (grain + kGrainOfTeam - 1) / kGrainOfTeam;
+  if (count < 2 * grain) return fn(context, 0, count);
+  Crew crew = crew_of(threads);
+  if (crew.threads > count / grain) crew.threads = int32_t(count / grain);
+  if (crew.threads <= 1) return fn(context, 0, count);
 
-  const bool is_long = count / grain / threads >= kLongJob;
-  if (is_long && settings().source != Source::kBorrow) api = nullptr;
-  int64_t chunks = threads * kChunksPerThread;
-  if (chunks > count) chunks = count;
-  Job job{fn, context, count, (count + chunks - 1) / chunks, uint32_t(chunks)};
-  if (api) {
-    api->parallel(&run_in_team, &job, unsigned(threads), 0);
+  const int64_t items = count / crew.threads;
+  Job job{fn, context, count, crew.threads,
+          int32_t(items < kChunksPerThread ? items : kChunksPerThread)};
+  if (led.team) return run_in_team(&job, led.team);
+  const bool is_long = items / grain >= kLongJob && settings().source != Source::kBorrow;
+  if (crew.api && !is_long) {
+    crew.api->parallel(&run_in_open_mp, &job, unsigned(crew.threads), 0);
   } else {
-    ThreadPool::instance().run(threads, job.chunks, &run_chunk, &job);
+    ThreadPool::instance().lead(crew.threads, &run_in_team, &job);
   }
+}
+
+void with_team(int32_t threads, void (*fn)(void*), void* context) {
+  const Crew crew = crew_of(threads);
+  if (crew.threads <= 1 || led.team) return fn(context);
+  Call call{fn, context, crew, nullptr, nullptr, 0};
+  if (crew.api && (settings().source == Source::kBorrow ||
+                   now() >= own_until.load(std::memory_order_relaxed))) {
+    Team team(crew.threads);
+    call.team = &team;
+    crew.api->parallel(&lead_or_serve, &call, unsigned(crew.threads), 0);
+    const int64_t end = now();
+    if (end - call.end > kLate) own_until.store(end + kWhile, std::memory_order_relaxed);
+  } else {
+    ThreadPool::instance().lead(crew.threads, &lead, &call);
+  }
+  if (call.error) std::rethrow_exception(call.error);
 }
 
 int64_t last_level_cache_bytes() {
@@ -235,7 +325,7 @@ int32_t fewstep_num_threads(void) {
   fewstep::guard([&] {
     threads = fewstep::explicit_threads();
     if (threads > 0) return;
-    const fewstep::OpenMp* api = fewstep::team();
+    const fewstep::OpenMp* api = fewstep::lender();
     threads = api ? api->max_threads() : fewstep::settings().default_threads;
   });
   return threads;

@@ -24,6 +24,16 @@ using RangeFn = void(void* context, int64_t begin, int64_t end);
 // FEWSTEP_NUM_THREADS, the team's own size holds, so torch.set_num_threads counts too.
 void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, void* context);
 
+// Up to how many threads a parallel_for has here and now.
+int32_t threads_for(int32_t threads);
+
+// Calls fn(context) on this thread, while others wait for what each parallel_for in it leaves to
+// them, up to `threads` in all: a call of many short jobs pays for OpenMP's barrier once. To share
+// a job costs 0.2 us then, so a thread's share may be an eighth of its grain, which should be what
+// takes 10 us. fn may throw. Where parallel_for would run on the caller alone, or inside fn, this
+// is no more than the call. Borrowed threads that come late let the next calls run on our own.
+void with_team(int32_t threads, void (*fn)(void* context), void* context);
+
 // Throws FEWSTEP_INVALID_ARGUMENT when FEWSTEP_THREADS or FEWSTEP_NUM_THREADS is not valid, which
 // every op asks before its first write.
 void check_thread_settings();
