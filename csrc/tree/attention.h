@@ -69,6 +69,7 @@ struct AttentionProblem {
   int64_t part;          // keys of a part, a multiple of kTileKeys
   float* partial;        // parts of rows of D accumulated values, largest logit and sum
   int32_t threads;
+  int32_t pieces;  // of a block of rows, for threads that would have none; the kernel's own
 };
 using AttentionFn = void(const AttentionProblem&);
 FEWSTEP_DECLARE_KERNELS(AttentionFn, attention)

@@ -18,8 +18,18 @@ struct Walk {
   int64_t b = 0, index = 0, partial_row = 0;
 };
 
+// Rows of a task, and how many tasks have rows of one head.
+inline int64_t rows_in_task(const AttentionProblem& p, int64_t b) {
+  const int64_t all = tokens_of(p, b) * p.ratio, tasks = blocks_of(p, b) * p.pieces;
+  return all > 0 ? (all + tasks - 1) / tasks : 1;
+}
+inline int64_t tasks_of_head(const AttentionProblem& p, int64_t b) {
+  const int64_t rows = rows_in_task(p, b);
+  return (tokens_of(p, b) * p.ratio + rows - 1) / rows;
+}
+
 inline int64_t tasks_in(const AttentionProblem& p, int64_t b) {
-  return parts_of(p, b) * p.G * blocks_of(p, b);
+  return parts_of(p, b) * p.G * tasks_of_head(p, b);
 }
 
 inline void next_request(const AttentionProblem& p, Walk* walk) {
@@ -39,14 +49,14 @@ inline int heads_of(const AttentionProblem& p, int64_t rows) {
 // The task of index `index` of request b, joined with those behind it up to `end` that go well
 // with it. Blocks of a head are neighbours, so that they find its keys in the cache, then heads.
 inline Task task_at(const AttentionProblem& p, int64_t b, int64_t index, int64_t end) {
-  const int64_t blocks = blocks_of(p, b), all = tokens_of(p, b) * p.ratio;
-  const int64_t block = index % blocks;
-  const int64_t per_block = (all + blocks - 1) / blocks;
+  const int64_t blocks = tasks_of_head(p, b), all = tokens_of(p, b) * p.ratio;
+  const int64_t block = index % blocks, per_block = rows_in_task(p, b);
   Task task;
   task.b = b;
   task.part = index / blocks / p.G;
   task.g = int(index / blocks % p.G);
-  task.heads = int(min_of(int64_t(min_of(heads_of(p, all), p.G - task.g)), end - index));
+  const int heads = blocks > 1 ? 1 : min_of(heads_of(p, all), p.G - task.g);
+  task.heads = int(min_of(int64_t(heads), end - index));
   task.first = int(block * per_block);
   task.rows = int(min_of(per_block, all - task.first));
   task.begin = task.part * p.part;
@@ -108,7 +118,7 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
   find_queries(p, task, s);
   const int64_t drafted = p.draft == Draft::kNone ? task.end : prefix_of(p, task.b);
   const Window window = window_of(p, task);
-  const bool stream = is_stream(p, tokens_of(p, task.b) * p.ratio);
+  const bool stream = is_stream(p, task.rows);
   if (stream) find_blocks(p, task, s);
   // A stream asks for what its next part begins with.
   const int64_t known = stream ? keys_of(p, task.b) : task.end;
@@ -195,7 +205,9 @@ void join_parts(void* context, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void attention(const AttentionProblem& p) {
+void attention(const AttentionProblem& problem) {
+  AttentionProblem p = problem;
+  p.pieces = 1;
   int64_t tasks = 0;
   bool split = false;
   double work = 0.0;  // nanoseconds, roughly
@@ -206,12 +218,16 @@ void attention(const AttentionProblem& p) {
     work += rows > 0 ? double(keys_of(p, b) * p.G * p.D) * (0.2 + 0.04 * rows) : 0.0;
   }
   if (tasks == 0) return;
-  constexpr double kShare = 2e4;  // what is worth a thread
-  const int64_t grain = work < kShare ? tasks : max_of(1, int64_t(kShare / work * double(tasks)));
-  parallel_for(p.threads, tasks, grain, &do_tasks, const_cast<AttentionProblem*>(&p));
-  if (split) {
-    parallel_for(p.threads, p.N * p.H, 256, &join_parts, const_cast<AttentionProblem*>(&p));
+  const int64_t threads = threads_for(p.threads);
+  if (tasks < threads) {
+    p.pieces = int32_t((threads + tasks - 1) / tasks);
+    tasks = 0;
+    for (int64_t b = 0; b < p.B; ++b) tasks += tasks_in(p, b);
   }
+  constexpr double kShare = 2e4;  // what is worth a thread
+  const int64_t grain = max_of(1, int64_t(kShare / (work + 1.0) * double(tasks)));
+  parallel_for(p.threads, tasks, grain, &do_tasks, &p);
+  if (split) parallel_for(p.threads, p.N * p.H, 256, &join_parts, &p);
 }
 
 }  // namespace fewstep::tree::FEWSTEP_ISA
