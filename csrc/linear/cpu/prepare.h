@@ -85,42 +85,82 @@ struct Prepare {
   int32_t* sums;
 };
 
-// Block n of row `row`, whose words begin at `to` and lie R apart.
-inline void prepare_block(const Prepare& c, int64_t row, int64_t n, float inverse, uint32_t* to,
-                          int64_t R) {
+// Words that a tile's row has of one block, at most.
+constexpr int kMostRows = 12;  // of a tile
+constexpr int64_t kPitch = kBlock + kRun;
+
+// Writes word k of R rows, which lie kPitch apart, side by side. A vector that is stored reaches
+// into the words of the next one, which follows; the last ones are stored aside first.
+[[gnu::flatten]] inline void interleave(const uint32_t* rows, int64_t R, int64_t words,
+                                        uint32_t* to) {
+  if (R == 1) {
+    memcpy(to, rows, (size_t)words * sizeof(uint32_t));
+    return;
+  }
+  if (R < 4 || vec::kLanes == 1) {
+    for (int64_t k = 0; k < words; ++k) {
+      for (int64_t r = 0; r < R; ++r) to[k * R + r] = rows[r * kPitch + k];
+    }
+    return;
+  }
+  for (int64_t k = 0; k < words; k += vec::kLanes) {
+    vec::F32 z[vec::kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < vec::kLanes; ++i) {
+      z[i] = vec::load((const float*)rows + (i < R ? i : 0) * kPitch + k);
+    }
+    vec::transpose(z);
+    uint32_t last[(vec::kLanes + 1) * vec::kLanes];
+    const bool is_last = k + 2 * vec::kLanes > words;
+    uint32_t* const at = is_last ? last : to + k * R;
+#pragma GCC unroll 16
+    for (int i = 0; i < vec::kLanes; ++i) vec::store((float*)at + i * R, z[i]);
+    if (!is_last) continue;
+    const int64_t n = words - k < vec::kLanes ? words - k : vec::kLanes;
+    memcpy(to + k * R, last, (size_t)(n * R) * sizeof(uint32_t));
+  }
+}
+
+// Block n of row `row`, as words; returns how many.
+inline int64_t prepare_block(const Prepare& c, int64_t row, int64_t n, float inverse,
+                             uint32_t* to) {
   const ActivationsProblem& p = *c.p;
   const int64_t first = n * kBlock;
   const int64_t all = padded_inputs(p.kind, p.I, p.group);
   const int64_t given = p.I - first < kBlock ? p.I - first : kBlock;
   const int64_t inputs = all - first < kBlock ? all - first : kBlock;
+  const int64_t whole = ceil_div(inputs, kRun) * kRun;
+  const char* from = p.x.data + row * p.x.stride_bytes + first * bytes_of(p.x.type);
+  if (c.x.form == Form::kBF16 && !p.norm.data) {
+    memset((char*)to + given * 2, 0, (size_t)(whole - given) * 2);
+    memcpy(to, from, (size_t)given * 2);
+    return inputs / 2;
+  }
   float part[kBlock + kRun];
-  widen(p.x.type, p.x.data + row * p.x.stride_bytes + first * bytes_of(p.x.type), given, part);
+  widen(p.x.type, from, given, part);
   if (p.norm.data) norm_run(inverse, p.norm, first, given, part);
+  for (int64_t k = given; k < whole; ++k) part[k] = 0.0f;
+  if (c.x.form == Form::kBF16) {
+    narrow(DType::kBF16, part, whole, (char*)to);
+    return inputs / 2;
+  }
   if (p.norm.data && p.x.type == DType::kBF16 && p.kind == Kind::kBF16) {
     // As it is where the products are those of bfloat16.
     uint16_t rounded[kBlock];
     narrow(DType::kBF16, part, given, (char*)rounded);
     widen(DType::kBF16, (const char*)rounded, given, part);
   }
-  const int64_t whole = ceil_div(inputs, kRun) * kRun;
-  for (int64_t k = given; k < whole; ++k) part[k] = 0.0f;
   if (c.x.form == Form::kFloat) {
-    for (int64_t k = 0; k < inputs; ++k) memcpy(to + k * R, part + k, 4);
-    return;
-  }
-  if (c.x.form == Form::kBF16) {
-    uint32_t pairs[kBlock / 2 + kRun];
-    narrow(DType::kBF16, part, whole, (char*)pairs);
-    for (int64_t k = 0; k < inputs / 2; ++k) to[k * R] = pairs[k];
-    return;
+    memcpy(to, part, (size_t)inputs * sizeof(float));
+    return inputs;
   }
   int32_t q[kBlock + kRun];
   c.scales[row * c.x.row_scales + n] = quantize(part, whole, q);
   if (p.kind == Kind::kInt8) {
     for (int64_t k = 0; k < inputs / 2; ++k) {
-      to[k * R] = (uint32_t)(q[2 * k] & 0xffff) | (uint32_t)q[2 * k + 1] << 16;
+      to[k] = (uint32_t)(q[2 * k] & 0xffff) | (uint32_t)q[2 * k + 1] << 16;
     }
-    return;
+    return inputs / 2;
   }
   for (int64_t k = 0; k < inputs / 4; ++k) {
     uint32_t high = 0, low = 0;
@@ -129,27 +169,34 @@ inline void prepare_block(const Prepare& c, int64_t row, int64_t n, float invers
       low |= (uint32_t)(l & 0xff) << (8 * i);
       high |= (uint32_t)(h & 0xff) << (8 * i);
     }
-    to[2 * k * R] = high;
-    to[(2 * k + 1) * R] = low;
+    to[2 * k] = high;
+    to[2 * k + 1] = low;
   }
   for (int64_t k = 0; k < inputs; k += p.group) {
     int32_t sum = 0;
     for (int i = 0; i < p.group; ++i) sum += q[k + i];
     c.sums[row * c.x.row_sums + (first + k) / p.group] = 8 * sum;
   }
+  return inputs / 2;
 }
 
 inline void prepare_tiles(void* context, int64_t begin, int64_t end) {
   const Prepare& c = *static_cast<const Prepare*>(context);
+  alignas(64) uint32_t rows[kMostRows * kPitch];
   for (int64_t t = begin; t < end; ++t) {
     const int64_t row = c.tiles.begin(t), R = c.tiles.begin(t + 1) - row;
+    float inverse[kMostRows];
     for (int64_t r = 0; r < R; ++r) {
-      const float inverse =
-          c.p->norm.data ? inverse_rms(c.p->x, row + r, c.p->I, c.p->norm_eps) : 1.0f;
-      uint32_t* words = c.words + row * c.x.row_words + r;
-      for (int64_t n = 0; n * kBlock < c.p->I; ++n) {
-        prepare_block(c, row + r, n, inverse, words + words_before(c.x.form, n * kBlock) * R, R);
+      inverse[r] = c.p->norm.data ? inverse_rms(c.p->x, row + r, c.p->I, c.p->norm_eps) : 1.0f;
+    }
+    uint32_t* to = c.words + row * c.x.row_words;
+    for (int64_t n = 0; n * kBlock < c.p->I; ++n) {
+      int64_t words = 0;
+      for (int64_t r = 0; r < R; ++r) {
+        words = prepare_block(c, row + r, n, inverse[r], rows + r * kPitch);
       }
+      interleave(rows, R, words, to);
+      to += words * R;
     }
   }
 }
