@@ -18,6 +18,7 @@ namespace fewstep::python {
 namespace {
 
 using Tokens = py::array_t<int32_t, py::array::c_style>;
+using Floats = py::array_t<float, py::array::c_style>;
 
 template <class T, void (*destroy)(T*)>
 struct Destroy {
@@ -51,6 +52,8 @@ struct PyRecycler {
   int32_t order, width;
   std::vector<int32_t> token, parent;  // scratch of proposals
   std::vector<float> score;
+  std::vector<int32_t> ids, context;  // scratch of calls that are observed
+  std::vector<float> values;
   PyRecycler(int32_t longest, int32_t kept, int64_t capacity) : order(longest), width(kept) {
     fewstep_recycler* made = nullptr;
     check(fewstep_recycler_create(order, width, capacity, &made));
@@ -160,28 +163,106 @@ void has_shape(const py::array& array, const char* name, std::initializer_list<i
                         text(shape.begin(), shape.end()) + ", got " + text(begin, end));
 }
 
-// As fewstep.tree.verify has them; context is None where order is 1.
-void observe_rows(PyRecycler& self, const Tokens& token, const Tokens& parent, const Tokens& indptr,
-                  const std::optional<Tokens>& context, const Tokens& ids,
-                  const py::array_t<float, py::array::c_style>& logits, const Tokens& path,
-                  const Tokens& accepted, const Tokens& next_token) {
-  const int64_t N = token.size(), B = std::max<int64_t>(indptr.size(), 1) - 1;
-  has_shape(token, "token", {N});
-  has_shape(parent, "parent", {N});
-  has_shape(indptr, "indptr", {B + 1});
-  if (context) has_shape(*context, "context", {B, self.order - 1});
-  has_shape(ids, "ids", {N, self.width});
-  has_shape(logits, "logits", {N, self.width});
-  has_shape(path, "path", {B, path.ndim() == 2 ? path.shape(1) : 0});
-  has_shape(accepted, "accepted", {B});
-  has_shape(next_token, "next_token", {B});
-  const int64_t D = path.shape(1);
-  const fewstep_recycler_rows rows = {
-      sizeof rows,     int32_t(B),       int32_t(N),    int32_t(D),
-      token.data(),    parent.data(),    indptr.data(), context ? context->data() : nullptr,
-      ids.data(),      logits.data(),    path.data(),   D,
-      accepted.data(), next_token.data()};
+// Nodes and what was accepted of them, as fewstep.tree.verify has them.
+struct Nodes {
+  const Tokens &token, &parent, &indptr, &path, &accepted, &next_token;
+
+  int64_t count() const { return token.size(); }
+  int64_t trees() const { return std::max<int64_t>(indptr.size(), 1) - 1; }
+  void check_shapes() const {
+    has_shape(token, "token", {count()});
+    has_shape(parent, "parent", {count()});
+    has_shape(indptr, "indptr", {trees() + 1});
+    has_shape(path, "path", {trees(), path.ndim() == 2 ? path.shape(1) : 0});
+    has_shape(accepted, "accepted", {trees()});
+    has_shape(next_token, "next_token", {trees()});
+  }
+};
+
+void keep(const PyRecycler& self, const Nodes& in, const int32_t* context, const int32_t* ids,
+          const float* logits) {
+  const int64_t D = in.path.shape(1);
+  const fewstep_recycler_rows rows = {sizeof rows,
+                                      int32_t(in.trees()),
+                                      int32_t(in.count()),
+                                      int32_t(D),
+                                      in.token.data(),
+                                      in.parent.data(),
+                                      in.indptr.data(),
+                                      context,
+                                      ids,
+                                      logits,
+                                      in.path.data(),
+                                      D,
+                                      in.accepted.data(),
+                                      in.next_token.data()};
   check(fewstep_recycler_observe(self.owner.get(), &rows));
+}
+
+void keep(const PyRecycler& self, const Nodes& in, const int32_t* context, const Tokens& ids,
+          const Floats& logits) {
+  has_shape(ids, "ids", {in.count(), self.width});
+  has_shape(logits, "logits", {in.count(), self.width});
+  keep(self, in, context, ids.data(), logits.data());
+}
+
+// context is None where order is 1.
+void observe_rows(PyRecycler& self, const Tokens& token, const Tokens& parent, const Tokens& indptr,
+                  const std::optional<Tokens>& context, const Tokens& ids, const Floats& logits,
+                  const Tokens& path, const Tokens& accepted, const Tokens& next_token) {
+  const Nodes nodes = {token, parent, indptr, path, accepted, next_token};
+  nodes.check_shapes();
+  if (context) has_shape(*context, "context", {nodes.trees(), self.order - 1});
+  keep(self, nodes, context ? context->data() : nullptr, ids, logits);
+}
+
+// The tokens before the last one of each text, -1 where it has none.
+void read_contexts(const py::list& texts, int32_t count, std::vector<int32_t>* out) {
+  out->assign(texts.size() * size_t(count), -1);
+  auto row = out->begin();
+  for (const py::handle text : texts) {
+    const auto tokens = py::reinterpret_borrow<py::list>(text);
+    const auto known = int32_t(std::min<size_t>(tokens.size(), size_t(count) + 1)) - 1;
+    for (int32_t k = 0; k < known; ++k) {
+      row[count - 1 - k] = tokens[tokens.size() - 2 - size_t(k)].cast<int32_t>();
+    }
+    row += count;
+  }
+}
+
+// The best `width` tokens of each row of logits in host memory, and their logits.
+void find_best(PyRecycler& self, py::handle logits, int64_t N) {
+  constexpr const char* kFunction = "fewstep_logits_top_k";
+  const py::handle arguments[] = {logits};
+  CallStream stream(arguments);
+  const Borrowed given(logits, kFunction, "logits", Borrowed::kRead, &stream);
+  self.ids.resize(size_t(N * self.width));
+  self.values.resize(size_t(N * self.width));
+  int64_t shape[] = {N, self.width};
+  const fewstep_tensor ids = {self.ids.data(), {1, 0}, 2, {0, 32, 1}, shape, nullptr, 0};
+  const fewstep_tensor values = {self.values.data(), {1, 0}, 2, {2, 32, 1}, shape, nullptr, 0};
+  fewstep_logits_top_k_args args = FEWSTEP_LOGITS_TOP_K_ARGS_INIT;
+  args.logits = given.get();
+  args.ids = &ids;
+  args.values = &values;
+  check(fewstep_logits_top_k(nullptr, &args));
+}
+
+// As observe_rows, of lists of tokens that end with the roots, and of whole rows of logits in host
+// memory or a pair of the best tokens and their logits.
+void observe_call(PyRecycler& self, const py::list& texts, const Tokens& token,
+                  const Tokens& parent, const Tokens& indptr, const py::object& logits,
+                  const Tokens& path, const Tokens& accepted, const Tokens& next_token) {
+  const Nodes nodes = {token, parent, indptr, path, accepted, next_token};
+  nodes.check_shapes();
+  has_shape(indptr, "indptr", {int64_t(texts.size()) + 1});
+  read_contexts(texts, self.order - 1, &self.context);
+  if (py::isinstance<py::tuple>(logits)) {
+    const auto [ids, values] = logits.cast<std::pair<Tokens, Floats>>();
+    return keep(self, nodes, self.context.data(), ids, values);
+  }
+  find_best(self, logits, nodes.count());
+  keep(self, nodes, self.context.data(), self.ids.data(), self.values.data());
 }
 
 }  // namespace
@@ -230,6 +311,9 @@ void bind_draft(py::module_& m) {
       .def("observe", &observe_rows, py::arg("token"), py::arg("parent"), py::arg("indptr"),
            py::arg("context"), py::arg("ids"), py::arg("logits"), py::arg("path"),
            py::arg("accepted"), py::arg("next_token"))
+      .def("observe_call", &observe_call, py::arg("texts"), py::arg("token"), py::arg("parent"),
+           py::arg("indptr"), py::arg("logits"), py::arg("path"), py::arg("accepted"),
+           py::arg("next_token"))
       .def("propose", &propose_recycler, py::arg("context"), py::arg("depth"), py::arg("least"),
            py::arg("max_nodes"))
       .def("__len__",

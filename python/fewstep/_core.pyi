@@ -438,6 +438,17 @@ class Recycler:
         accepted: NDArray[np.int32],
         next_token: NDArray[np.int32],
     ) -> None: ...
+    def observe_call(
+        self,
+        texts: list[list[int]],
+        token: NDArray[np.int32],
+        parent: NDArray[np.int32],
+        indptr: NDArray[np.int32],
+        logits: Any,
+        path: NDArray[np.int32],
+        accepted: NDArray[np.int32],
+        next_token: NDArray[np.int32],
+    ) -> None: ...
     def propose(
         self, context: NDArray[np.int32] | list[int], depth: int, least: float, max_nodes: int
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]: ...

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fewstep import _core
+from fewstep._arrays import is_torch
 from fewstep._generate.request import Request
 from fewstep.drafters._likeliest import Likeliest
 from fewstep.drafters._protocol import Draft, Seen
@@ -96,15 +97,12 @@ class ContextRecycling:
 
     def observe(self, seen: Seen) -> None:
         """Keep what the target found likely after each node."""
-        ids, values = self._likeliest(seen.logits)
-        context = None
-        if self._order > 1:
-            ends = [request.tokens[-self._order : -1] for request in seen.requests]
-            padded = [[-1] * (self._order - 1 - len(end)) + end for end in ends]
-            context = np.array(padded, np.int32)
-        self._table.observe(
-            seen.token, seen.parent, seen.indptr, context, ids, values, seen.path,
-            seen.accepted, seen.next_token,
+        texts, logits = [request.tokens for request in seen.requests], seen.logits
+        if is_torch(logits) and not logits.is_cpu:
+            logits = self._likeliest(logits)
+        self._table.observe_call(
+            texts, seen.token, seen.parent, seen.indptr, logits, seen.path, seen.accepted,
+            seen.next_token,
         )  # fmt: skip
 
     def stop(self, request: Request) -> None:
