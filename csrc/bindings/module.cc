@@ -35,6 +35,7 @@ PYBIND11_MODULE(_core, m) {
       py::arg("threads"));
   bind_attention(m);
   bind_decoder(m);
+  bind_batch(m);
   bind_draft(m);
   bind_kv(m);
   bind_linear(m);

@@ -14,6 +14,15 @@ def cuda_device_count() -> int: ...
 def num_threads() -> int: ...
 def set_num_threads(threads: int) -> None: ...
 def set_stream(handle: int | None) -> int | None: ...
+def draft_fits(
+    token: object,
+    parent: object,
+    score: object,
+    index: object,
+    root: int,
+    n_vocab: int,
+    most: int,
+) -> bool: ...
 def draft_recycle(table: object, tokens: object, top_ids: object) -> None: ...
 def kv_copy_pages(
     k_cache: object,
@@ -258,6 +267,18 @@ def tree_attention(
 def tree_attention_workspace_bytes(
     N: int, H: int, G: int, D: int, S: int, deterministic: int
 ) -> int: ...
+def tree_layout(
+    parents: tuple[bytes, ...],
+) -> tuple[
+    NDArray[np.int32],
+    NDArray[np.int32],
+    list[int],
+    NDArray[np.int32],
+    NDArray[np.int32] | None,
+    NDArray[np.uint32] | None,
+    list[bool],
+    int,
+]: ...
 def tree_merge(parts: object, lses: object, out: object, lse: object) -> None: ...
 def tree_sample_children(
     law: int, filters: tuple[Any, ...], inputs: tuple[Any, ...], outputs: tuple[Any, ...]

@@ -77,6 +77,12 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
     ValueError
         It is no tree, or one that was drawn from a law and holds a token that does not exist.
     """
+    if draft.law == "deterministic" and draft.rule is None:
+        root = request.tokens[-1]
+        given = draft.token, draft.parent, draft.score, draft.index
+        if _core.draft_fits(*given, root, n_vocab, MAX_NODES):
+            return draft
+    # What can be made one, and what is wrong.
     token, parent = np.asarray(draft.token, np.int32), np.asarray(draft.parent, np.int32)
     if token.ndim != 1 or token.shape != parent.shape or not token.size:
         raise ValueError(f"shapes {list(token.shape)} and {list(parent.shape)} are no tree's")
@@ -85,7 +91,7 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
     for given, dtype in ((draft.score, np.float32), (draft.index, np.int32)):
         if given is not None and np.asarray(given, dtype).shape != token.shape:
             raise ValueError(f"{np.shape(given)} scores or numbers of {token.size} nodes")
-    check_parents(parent.tobytes())
+    check_parents(parent.tolist())
     # As a list: trees are small, and a look at an array costs as much as one at a hundred numbers.
     tokens = token.tolist()
     if tokens[0] != request.tokens[-1]:
@@ -109,12 +115,8 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
     return draft
 
 
-# Drafts change from call to call, and their trees hardly: a chain has few lengths, a template
-# is one tree.
-@lru_cache(maxsize=256)
-def check_parents(parent: bytes) -> None:
+def check_parents(parents: list[int]) -> None:
     """Raise ValueError unless they are a tree's."""
-    parents = np.frombuffer(parent, np.int32).tolist()
     if parents[0] != -1 or min(parents[1:], default=0) < 0:
         raise ValueError("node 0 is not the root, or not the only one")
     if not all(map(lt, parents, count())):
@@ -140,7 +142,9 @@ def pack(requests: Sequence[Request], drafts: Sequence[Draft]) -> Block:
     return Block(list(requests), list(drafts), token, layout)
 
 
-@lru_cache(maxsize=64)  # of the same trees, see above
+# Drafts change from call to call, and their trees hardly: a chain has few lengths, a template
+# is one tree.
+@lru_cache(maxsize=64)
 def laid_out(parents: tuple[bytes, ...], kinds: tuple[tuple[str, str], ...]) -> Layout:
     """Lay out trees, whose parents are given as memory, with their rules and laws."""
     groups: list[Group] = []
@@ -148,18 +152,8 @@ def laid_out(parents: tuple[bytes, ...], kinds: tuple[tuple[str, str], ...]) -> 
         begin, *others = same
         rule, law = ALL_RULES.index(kind[0]), LAWS.index(kind[1])
         groups.append(Group(begin, begin + 1 + len(others), rule, law))
-    parent = np.frombuffer(bytearray().join(parents), np.int32)
-    sizes = [len(one) // parent.itemsize for one in parents]
-    begins = ends_of(sizes)
-    indptr = np.array(begins, np.int32)
-    depth, first_child, next_sibling = np.empty((3, begins[-1]), np.int32)
-    bits = np.empty((begins[-1], (max(sizes) + 31) // 32), np.uint32)
-    _core.tree_build(parent, indptr, None, -1, depth, first_child, next_sibling, None, bits)
-    is_tree = bool((next_sibling >= 0).any())
-    return Layout(
-        groups, parent, indptr, begins, np.array(sizes, np.int32), depth if is_tree else None,
-        bits if is_tree else None, (first_child >= 0).tolist(), int(depth.max()),
-    )  # fmt: skip
+    parent, indptr, begins, sizes, depth, bits, inner, deepest = _core.tree_layout(parents)
+    return Layout(groups, parent, indptr, begins, sizes, depth, bits, inner, deepest)
 
 
 def draws(block: Block, group: Group) -> tuple[Any, ...]:
