@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import fewstep
+from fewstep._core import CallCost
 from fewstep._generate import engine, stats
 from fewstep._generate.budget import Budget
-from fewstep._generate.call_cost import CallCost
 from fewstep._generate.request import Request
 from fewstep._generate.worth import Worth
 from fewstep.drafters import Draft

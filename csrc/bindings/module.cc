@@ -36,6 +36,7 @@ PYBIND11_MODULE(_core, m) {
   bind_attention(m);
   bind_decoder(m);
   bind_batch(m);
+  bind_budget(m);
   bind_draft(m);
   bind_kv(m);
   bind_linear(m);

@@ -130,6 +130,7 @@ void run_op(const Op& op, const fewstep_context* ctx, const Args& args) {
 
 // One function per family, in bind_<family>.cc.
 void bind_batch(pybind11::module_& m);  // trees of a generator's calls
+void bind_budget(pybind11::module_& m);
 void bind_decoder(pybind11::module_& m);
 void bind_draft(pybind11::module_& m);
 void bind_kv(pybind11::module_& m);

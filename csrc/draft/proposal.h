@@ -3,25 +3,10 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
 
-#include "core/status.h"
+#include "core/arguments.h"
 
 namespace fewstep::draft {
-
-inline void not_null(const char* function, const char* argument, const void* pointer) {
-  if (!pointer) {
-    throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: '%s' must not be NULL", function, argument));
-  }
-}
-
-inline void at_least(const char* function, const char* argument, int64_t least, int64_t value) {
-  if (value < least) {
-    throw Error(FEWSTEP_INVALID_ARGUMENT,
-                format("%s: '%s' must be %lld or more, got %lld", function, argument,
-                       static_cast<long long>(least), static_cast<long long>(value)));
-  }
-}
 
 // The tokens at a C boundary; throws for a count without memory or a negative token.
 inline std::span<const int32_t> tokens_of(const char* function, const char* argument,

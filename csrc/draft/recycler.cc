@@ -41,22 +41,6 @@ struct fewstep_recycler {
 namespace fewstep::draft {
 namespace {
 
-void within(const char* function, const char* argument, int64_t least, int64_t most,
-            int64_t value) {
-  if (value >= least && value <= most) return;
-  throw Error(FEWSTEP_INVALID_ARGUMENT,
-              format("%s: '%s' must lie in [%lld, %lld], got %lld", function, argument,
-                     static_cast<long long>(least), static_cast<long long>(most),
-                     static_cast<long long>(value)));
-}
-
-void sized(const char* function, const char* argument, uint32_t least, const char* init,
-           uint32_t size) {
-  if (size >= least) return;
-  throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: '%s' must have its size set by %s, got %u",
-                                               function, argument, init, unsigned(size)));
-}
-
 // The longest context that is known at the end of another: its entry and its length, or -1 and 0.
 struct Known {
   int32_t entry, length;

@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "base.h"
+#include "budget.h"
 #include "context.h"
 #include "decoder.h"
 #include "draft.h"

@@ -78,9 +78,8 @@ def checked(draft: Draft, request: Request, n_vocab: int) -> Draft:
         It is no tree, or one that was drawn from a law and holds a token that does not exist.
     """
     if draft.law == "deterministic" and draft.rule is None:
-        root = request.tokens[-1]
-        given = draft.token, draft.parent, draft.score, draft.index
-        if _core.draft_fits(*given, root, n_vocab, MAX_NODES):
+        arrays = draft.token, draft.parent, draft.score, draft.index
+        if _core.draft_fits(*arrays, request.tokens[-1], n_vocab, MAX_NODES):
             return draft
     # What can be made one, and what is wrong.
     token, parent = np.asarray(draft.token, np.int32), np.asarray(draft.parent, np.int32)

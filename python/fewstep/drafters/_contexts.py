@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from fewstep import _core
 from fewstep._arrays import is_torch
 from fewstep._generate.request import Request

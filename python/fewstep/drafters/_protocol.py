@@ -61,7 +61,7 @@ class Draft:
     score: NDArray[np.float32] | None = None
     index: NDArray[np.int32] | None = None
 
-    def subset(self, wanted: Iterable[bool]) -> Draft:
+    def subset(self, wanted: Iterable[bool] | bytes) -> Draft:
         """Return what is left of a deterministic draft without some nodes and all below them.
 
         Parameters

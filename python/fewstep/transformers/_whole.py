@@ -15,7 +15,7 @@ from ..linear import kind_index
 from ._cache import NAME
 from ._fuse import KINDS
 from ._layer import FusedLayer, weight_of
-from ._scratch import Scratch
+from ._scratch import BLOCK, Scratch, Sizes
 from ._store import Store
 
 _FORWARD, _WEIGHT, _PACKED = itemgetter("forward"), itemgetter("weight"), attrgetter("packed")
@@ -58,7 +58,7 @@ class Whole:
         self._decoder: Any = None
         self._fused: list[FusedLayer] = []
         self._config: Any = None
-        self._x = torch.empty(0)  # hidden states of a call, and the next with as many rows
+        self._x: dict[int, torch.Tensor] = {}  # hidden states of a call, by its rows
         self._looks_up = False  # whether the decoder has the embedding
 
     def ready(self) -> bool:
@@ -105,7 +105,7 @@ class Whole:
         sizes, first = self._fused[0].scratch.sizes, self._fused[0]
         head = self.model._modules["lm_head"]
         self._vocabulary = head.out_features
-        self._x = torch.empty(0, sizes.hidden, dtype=sizes.dtype)
+        self._x = {}
         embedding = self._parameters[1]["weight"]
         packed = getattr(embedding, "packed", None)
         given: Any = None
@@ -149,10 +149,12 @@ class Whole:
         n = len(tokens)
         count = n if rows is None else len(rows)
         if not self._looks_up:
-            self._x = self._parameters[1]["weight"].rows(torch.from_numpy(tokens))
-        elif self._x.size(0) != n:
-            self._x = torch.empty(n, sizes.hidden, dtype=sizes.dtype)
-        x, logits = self._x, torch.empty(count, self._vocabulary, dtype=sizes.dtype)
+            x = self._parameters[1]["weight"].rows(torch.from_numpy(tokens))
+        else:
+            x = self._x.get(n)
+            if x is None:
+                x = self._room(n, sizes)
+        logits = torch.empty(count, self._vocabulary, dtype=sizes.dtype)
         self._decoder.run(
             (
                 tokens if self._looks_up else None, indptr, length, table, scratch.cos,
@@ -164,6 +166,13 @@ class Whole:
             return logits
         with torch.no_grad():
             return logits, self.norm(x if rows is None else x[torch.from_numpy(rows)])
+
+    def _room(self, n: int, sizes: Sizes) -> torch.Tensor:
+        """Return memory for the hidden states of n rows, kept where they are not many."""
+        x = torch.empty(n, sizes.hidden, dtype=sizes.dtype)
+        if n <= BLOCK:
+            self._x[n] = x
+        return x
 
     def chain(
         self,
