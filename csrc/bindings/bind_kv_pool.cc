@@ -12,7 +12,9 @@ namespace py = pybind11;
 namespace fewstep::python {
 namespace {
 
-using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+template <class T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+using Tokens = Array<int32_t>;
 
 class KvPool {
  public:
@@ -63,6 +65,28 @@ class KvPool {
                                      columns));
     return table;
   }
+  // Ragged rows of sequences that have `lengths` tokens so far, as a model takes them: (tokens,
+  // lengths, page table, counts, lengths with the rows). None where `indptr` does not cut the
+  // tokens into one row or more for each sequence, or where a sequence has no room for its rows.
+  py::object rows(const std::vector<int64_t>& sequences, const std::vector<int64_t>& lengths,
+                  const Array<int64_t>& tokens, const Tokens& indptr) const {
+    const size_t B = sequences.size();
+    if (lengths.size() != B || indptr.ndim() != 1 || size_t(indptr.size()) != B + 1) {
+      return py::none();
+    }
+    const int32_t* ends = indptr.data();
+    if (ends[0] != 0 || ends[B] != tokens.size()) return py::none();
+    std::vector<int32_t> counts(B);
+    std::vector<int64_t> after(B);
+    Tokens before{py::ssize_t(B)};
+    for (size_t b = 0; b < B; ++b) {
+      counts[b] = ends[b + 1] - ends[b];
+      after[b] = lengths[b] + counts[b];
+      before.mutable_data()[b] = int32_t(lengths[b]);
+      if (counts[b] < 1 || after[b] > length(sequences[b])) return py::none();
+    }
+    return py::make_tuple(tokens, before, page_table(sequences, -1), counts, after);
+  }
   int32_t references(int32_t page) const {
     int32_t count = 0;
     check(fewstep_kv_pool_references(owner_.get(), page, &count));
@@ -112,6 +136,8 @@ void bind_kv_pool(py::module_& m) {
       .def("free", &KvPool::free, py::arg("sequence"))
       .def("length", &KvPool::length, py::arg("sequence"))
       .def("page_table", &KvPool::page_table, py::arg("sequences"), py::arg("columns"))
+      .def("rows", &KvPool::rows, py::arg("sequences"), py::arg("lengths"), py::arg("tokens"),
+           py::arg("indptr"))
       .def("references", &KvPool::references, py::arg("page"))
       .def("stats", &KvPool::stats_dict);
 }

@@ -63,6 +63,16 @@ class ContextTable {
 
   // The entry of a context, or -1.
   int32_t find(const Context& context) const { return place_[place_of(context)]; }
+  // Fetches what `find` and then what `put` will look at: tables do not stay in caches between
+  // calls of a model.
+  void fetch_place(const Context& context) const { __builtin_prefetch(&place_[home_of(context)]); }
+  void fetch_entry(const Context& context) const {
+    const int32_t entry = place_[home_of(context)];
+    if (entry < 0) return;
+    __builtin_prefetch(&entries_[size_t(entry)]);
+    __builtin_prefetch(&token_[size_t(entry) * width_]);
+    __builtin_prefetch(&chance_[size_t(entry) * width_]);
+  }
   Successors successors(int32_t entry) const {
     const Entry& e = entries_[size_t(entry)];
     const size_t at = size_t(entry) * width_;

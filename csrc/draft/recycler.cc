@@ -100,7 +100,13 @@ class Observation {
     r_.following.assign(size_t(in_.rows), -1);
     r_.contexts.resize(size_t(in_.rows));
     for (int32_t b = 0; b < in_.trees; ++b) {
-      if (size_of(b) > 0) store_tree(b);
+      if (size_of(b) > 0) follow_tree(b);
+    }
+    each_context([&](const Context& context) { r_.table.fetch_place(context); });
+    each_context([&](const Context& context) { r_.table.fetch_entry(context); });
+    for (int32_t i = 0; i < in_.rows; ++i) {
+      if (r_.following[size_t(i)] >= 0) calibrate(i);
+      store_row(i);
     }
   }
 
@@ -157,7 +163,15 @@ class Observation {
     }
   }
 
-  void store_tree(int32_t b) {
+  template <class Visit>
+  void each_context(const Visit& visit) const {
+    for (const Context& context : r_.contexts) {
+      for (int32_t n = context.length(); n > 0; --n) visit(context.last(n));
+    }
+  }
+
+  // Finds the contexts of a tree's nodes, and what followed those of the accepted path.
+  void follow_tree(int32_t b) {
     const int32_t first = in_.indptr[b], size = size_of(b);
     int32_t at = first;
     for (int32_t d = 0; d < in_.accepted[b]; ++d) {
@@ -174,8 +188,6 @@ class Observation {
     for (int32_t i = first; i < first + size; ++i) {
       const Context& up = i == first ? before : r_.contexts[size_t(first + in_.parent[i])];
       r_.contexts[size_t(i)] = up.then(in_.token[i], r_.order);
-      if (r_.following[size_t(i)] >= 0) calibrate(i);
-      store_row(i);
     }
   }
 

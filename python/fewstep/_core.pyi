@@ -522,5 +522,14 @@ class KvPool:
     def page_table(
         self, sequences: Sequence[int] | NDArray[Any], columns: int
     ) -> NDArray[np.int32]: ...
+    def rows(
+        self,
+        sequences: Sequence[int],
+        lengths: Sequence[int],
+        tokens: ArrayLike,
+        indptr: NDArray[np.int32],
+    ) -> (
+        tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], list[int], list[int]] | None
+    ): ...
     def references(self, page: int) -> int: ...
     def stats(self) -> dict[str, int]: ...

@@ -45,7 +45,7 @@ class Judge:
 
     def __init__(self) -> None:
         self._known: list[Request] = []
-        self._path = np.empty((0, 0), np.int32)
+        self._paths: dict[int, NDArray[np.int32]] = {}  # by the depth of the deepest tree
         self._numbers: Arrays = ()
         self._seeds: Any = None
         self._filters: Arrays = ()  # in the order of `FILTERS`
@@ -60,9 +60,11 @@ class Judge:
         failed: dict[int, Exception] = {}
         if self._adjusts:
             logits, mask, failed = adjusted(block, logits)
-        if self._path.shape[1] != block.layout.deepest:
-            self._path = np.empty((len(requests), block.layout.deepest), np.int32)
-        path, (positions, accepted, following, status) = self._path, self._numbers
+        path = self._paths.get(block.layout.deepest)
+        if path is None:
+            path = np.empty((len(requests), block.layout.deepest), np.int32)
+            self._paths[block.layout.deepest] = path
+        positions, accepted, following, status = self._numbers
         for i, request in enumerate(requests):
             positions[i] = len(request.tokens)
         # As `_core.tree_verify` takes them.
@@ -85,7 +87,7 @@ class Judge:
     def _read(self, requests: list[Request]) -> None:
         """Collect the parameters of the requests, and make room for what is found of them."""
         self._known = requests
-        self._path = np.empty((len(requests), 0), np.int32)
+        self._paths = {}
         self._numbers = tuple(np.empty((4, len(requests)), np.int32))
         each = [request.sampling for request in requests]
         self._adjusts = any(one.penalises or one.bitmask is not None for one in each)

@@ -139,7 +139,7 @@ class PagedModel:
             self.model = sharing(model, layers, index)
             if ids is not None:
                 pack_linears(self.model.get_output_embeddings())
-        self.pool = store.pool
+        self.pool, self._laid = store.pool, store.pool._pool.rows
         self.d2t: NDArray[Any] | None = ids
         self.n_vocab = len(ids) if ids is not None else vocabulary_size(model)
         config = self.model.base_model.config.get_text_config(decoder=True)
@@ -227,16 +227,18 @@ class PagedModel:
         """
         indptr = np.asarray(indptr, np.int32)
         length = [self.length(sequence) for sequence in sequences]
-        counts = checked_counts(f"{FUNCTION}.forward", sequences, indptr, len(tokens))
-        check_room(f"{FUNCTION}.forward", self.pool, sequences, length, counts)
+        laid = self._laid(sequences, length, tokens, indptr)
+        if laid is None:
+            counts = checked_counts(f"{FUNCTION}.forward", sequences, indptr, len(tokens))
+            check_room(f"{FUNCTION}.forward", self.pool, sequences, length, counts)
+        assert laid is not None  # those say what is wrong
+        ids, lengths, table, counts, after = laid
         if bits is not None:
             block = None if block is None else np.ascontiguousarray(block, np.int32)
             check_block(counts if block is None else block.tolist(), counts, length)
-        ids, lengths = np.ascontiguousarray(tokens, np.int64), np.array(length, np.int32)
         wanted = None if rows is None else np.ascontiguousarray(rows, np.int64)
-        table = self.pool.page_table(sequences)
         if self._whole is not None and self._whole.ready():
-            longest = max(map(add, length, counts), default=0)
+            longest = max(after, default=0)
             if bits is None:
                 depth = block = None
             elif depth is not None:
@@ -247,8 +249,7 @@ class PagedModel:
         else:
             laid = rows_of(lengths, indptr, table, bits=bits, depth=depth, block=block)
             result = self._run(ids, laid, wanted, hidden)
-        for sequence, before, count in zip(sequences, length, counts, strict=True):
-            self._lengths[sequence] = before + count
+        self._lengths.update(zip(sequences, after, strict=True))
         return result
 
     def chain(
