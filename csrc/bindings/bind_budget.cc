@@ -147,8 +147,9 @@ struct PyBudget {
     return out;
   }
 
-  // `paths` are the accepted nodes of each draft; returns what fewstep_budget_learn finds.
-  std::pair<double, double> learn(const py::list& drafts, const py::sequence& paths) {
+  // `paths` are the accepted nodes of each draft; returns what fewstep_budget_learn finds, and the
+  // seconds of a call of roots alone, 0 where no such call was measured.
+  py::tuple learn(const PyCallCost& cost, const py::list& drafts, const py::sequence& paths) {
     Given given(drafts);
     std::vector<std::vector<int32_t>> accepted(given.drafts.size());
     for (size_t d = 0; d < accepted.size(); ++d) {
@@ -159,7 +160,12 @@ struct PyBudget {
     double tokens = 0.0, seconds = 0.0;
     check(fewstep_budget_learn(owner.get(), given.drafts.data(), given.count(),
                                int32_t(drafts.size()), &tokens, &seconds));
-    return {tokens, seconds};
+    const auto batch = int32_t(drafts.size());
+    double plain = 0.0;
+    if (fewstep_call_cost_count(cost.owner.get(), batch)) {
+      if (const auto curve = cost.curve(batch)) plain = curve->back();
+    }
+    return py::make_tuple(tokens, seconds, plain);
   }
 
  private:
@@ -193,7 +199,7 @@ void bind_budget(py::module_& m) {
       .def(py::init<>())
       .def("cut", &PyBudget::cut, py::arg("cost"), py::arg("drafts"), py::arg("drafting"),
            py::arg("trial"))
-      .def("learn", &PyBudget::learn, py::arg("drafts"), py::arg("paths"))
+      .def("learn", &PyBudget::learn, py::arg("cost"), py::arg("drafts"), py::arg("paths"))
       .def("doubt", [](const PyBudget& self) { check(fewstep_budget_doubt(self.owner.get())); });
 }
 

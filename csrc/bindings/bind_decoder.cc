@@ -196,9 +196,33 @@ class Decoder {
   fewstep_tensor scratch_{};
 };
 
+// Whether each owner still has its object under a name, or under an attribute of what has that
+// name.
+bool have_same(const py::list& owners, py::handle name, py::handle attribute,
+               const py::list& objects) {
+  if (owners.size() != objects.size()) return false;
+  for (size_t i = 0; i < owners.size(); ++i) {
+    PyObject* const owner = PyList_GET_ITEM(owners.ptr(), Py_ssize_t(i));
+    PyObject* const named = PyDict_Check(owner) ? PyDict_GetItem(owner, name.ptr()) : nullptr;
+    if (!named) return false;
+    auto found = py::reinterpret_borrow<py::object>(named);
+    if (!attribute.is_none()) {
+      found = py::reinterpret_steal<py::object>(PyObject_GetAttr(named, attribute.ptr()));
+    }
+    if (!found) {
+      PyErr_Clear();
+      return false;
+    }
+    if (found.ptr() != PyList_GET_ITEM(objects.ptr(), Py_ssize_t(i))) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 void bind_decoder(py::module_& m) {
+  m.def("have_same", &have_same, py::arg("owners"), py::arg("name"), py::arg("attribute"),
+        py::arg("objects"));
   py::class_<Decoder>(m, "Decoder")
       .def(py::init<const py::list&, int32_t, int64_t, double, bool, py::object, int64_t,
                     py::object, py::object, int64_t>(),

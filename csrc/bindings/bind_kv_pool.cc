@@ -87,6 +87,32 @@ class KvPool {
     }
     return py::make_tuple(tokens, before, page_table(sequences, -1), counts, after);
   }
+  // Whether rows of paths have to move, where blocks begin, and lengths with the roots and paths,
+  // of sequences that have `lengths` tokens; see PagedModel.keep. None where a block does not lie
+  // in its sequence, or a path not in its block.
+  py::object kept(const std::vector<int64_t>& sequences, const std::vector<int64_t>& lengths,
+                  const Tokens& path, const Tokens& accepted, const Tokens& block) const {
+    const size_t B = sequences.size();
+    const auto has_each = [B](const Tokens& one) { return one.ndim() == 1 && one.shape(0) == B; };
+    if (lengths.size() != B || path.ndim() != 2 || path.shape(0) != B || !has_each(accepted) ||
+        !has_each(block)) {
+      return py::none();
+    }
+    bool moves = false;
+    Tokens base{py::ssize_t(B)};
+    std::vector<int64_t> after(B);
+    for (size_t b = 0; b < B; ++b) {
+      const int32_t n = accepted.data()[b], size = block.data()[b];
+      const int32_t* row = path.data() + py::ssize_t(b) * path.shape(1);
+      if (size < 1 || size > lengths[b] || n < 0 || n > path.shape(1)) return py::none();
+      if (n > 0 && row[n - 1] >= size) return py::none();
+      // The first nodes of a block, such as a chain's, lie where they belong.
+      for (int32_t i = 0; i < n; ++i) moves = moves || row[i] != i + 1;
+      base.mutable_data()[b] = int32_t(lengths[b]) - size;
+      after[b] = lengths[b] - size + 1 + n;
+    }
+    return py::make_tuple(moves, base, after);
+  }
   int32_t references(int32_t page) const {
     int32_t count = 0;
     check(fewstep_kv_pool_references(owner_.get(), page, &count));
@@ -138,6 +164,8 @@ void bind_kv_pool(py::module_& m) {
       .def("page_table", &KvPool::page_table, py::arg("sequences"), py::arg("columns"))
       .def("rows", &KvPool::rows, py::arg("sequences"), py::arg("lengths"), py::arg("tokens"),
            py::arg("indptr"))
+      .def("kept", &KvPool::kept, py::arg("sequences"), py::arg("lengths"), py::arg("path"),
+           py::arg("accepted"), py::arg("block"))
       .def("references", &KvPool::references, py::arg("page"))
       .def("stats", &KvPool::stats_dict);
 }

@@ -42,11 +42,9 @@ class Budget:
         batch = len(drafts)
         # What it was expected to bring varies less than what it brought, and a call that explores
         # says nothing of others.
-        tokens, lasted = self._counted.learn(drafts, paths)
+        tokens, lasted, plain = self._counted.learn(self.cost, drafts, paths)
         if not lasted:
             tokens, lasted = float(batch + sum(map(len, paths))), seconds
-        curve = self.cost.curve(batch) if self.cost.count(batch) else None
-        plain = None if curve is None else batch / curve[batch]
-        if self.worth.learn(batch, tokens, lasted, plain):
+        if self.worth.learn(batch, tokens, lasted, batch / plain if plain else None):
             # After the pause what drafts show then counts, not how bad they were before.
             self._counted.doubt()

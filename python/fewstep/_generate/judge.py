@@ -121,7 +121,7 @@ def _verify(
 ) -> ValueError | None:
     """Verify a group's drafts; return what was said of those that could not be used."""
     try:
-        given = inputs + draws(block, group)
+        given = inputs + (NO_DRAWS if group.law == DETERMINISTIC else draws(block, group))
         _core.tree_verify(group.rule, group.law, PARAMS, filters, given, outputs)
     except ValueError as error:
         # No draft, then, as if its tokens were negative; what is wrong with the logits comes again.

@@ -156,13 +156,11 @@ def laid_out(parents: tuple[bytes, ...], kinds: tuple[tuple[str, str], ...]) -> 
 
 
 def draws(block: Block, group: Group) -> tuple[Any, ...]:
-    """Return what verification needs to know of how a group's drafts were drawn.
+    """Return what verification needs to know of how a group's drafts were drawn from a law.
 
     ``draft``, ``draft_ids``, ``draft_row``, ``draw_indptr``, ``draw_node`` and ``draw_weight`` of
     `fewstep.tree.verify`.
     """
-    if group.law == DETERMINISTIC:
-        return NO_DRAWS
     drafts = block.drafts[group.begin : group.end]
     rows, nodes, ends, first_row, first_draw = [], [], [np.zeros(1, np.int32)], 0, 0
     for draft in drafts:

@@ -32,6 +32,15 @@ def check_block(block: list[int], counts: list[int], length: list[int]) -> None:
         )
 
 
+def check_paths(
+    sequences: Sequence[int], lengths: list[int], path: Any, accepted: Any, block: Any
+) -> None:
+    """Raise ValueError unless blocks lie in their sequences, and accepted nodes in these."""
+    rows, counts, sizes = (np.asarray(a).tolist() for a in (path, accepted, block))
+    for each in zip(sequences, lengths, sizes, rows, counts, strict=True):
+        check_path(*each)
+
+
 def check_path(sequence: int, length: int, size: int, row: list[int], n: int) -> None:
     """Raise ValueError unless a block of a sequence and n nodes of a path in it are some."""
     if not 1 <= size <= length:

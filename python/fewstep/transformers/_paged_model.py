@@ -18,7 +18,7 @@ from ._checks import (
     FUNCTION,
     check_block,
     check_model,
-    check_path,
+    check_paths,
     check_room,
     checked_counts,
     checked_ids,
@@ -139,7 +139,7 @@ class PagedModel:
             self.model = sharing(model, layers, index)
             if ids is not None:
                 pack_linears(self.model.get_output_embeddings())
-        self.pool, self._laid = store.pool, store.pool._pool.rows
+        self.pool, self._core_pool = store.pool, store.pool._pool
         self.d2t: NDArray[Any] | None = ids
         self.n_vocab = len(ids) if ids is not None else vocabulary_size(model)
         config = self.model.base_model.config.get_text_config(decoder=True)
@@ -227,7 +227,7 @@ class PagedModel:
         """
         indptr = np.asarray(indptr, np.int32)
         length = [self.length(sequence) for sequence in sequences]
-        laid = self._laid(sequences, length, tokens, indptr)
+        laid = self._core_pool.rows(sequences, length, tokens, indptr)
         if laid is None:
             counts = checked_counts(f"{FUNCTION}.forward", sequences, indptr, len(tokens))
             check_room(f"{FUNCTION}.forward", self.pool, sequences, length, counts)
@@ -247,8 +247,8 @@ class PagedModel:
                 ids, indptr, lengths, table, bits, depth, block, wanted, longest, hidden
             )
         else:
-            laid = rows_of(lengths, indptr, table, bits=bits, depth=depth, block=block)
-            result = self._run(ids, laid, wanted, hidden)
+            these = rows_of(lengths, indptr, table, bits=bits, depth=depth, block=block)
+            result = self._run(ids, these, wanted, hidden)
         self._lengths.update(zip(sequences, after, strict=True))
         return result
 
@@ -351,20 +351,18 @@ class PagedModel:
         block : array, shape (B,), int32
             How many tokens each block has, the root's included.
         """
-        rows, counts, sizes = (np.asarray(a).tolist() for a in (path, accepted, block))
-        moves, base = False, []
-        for sequence, row, n, size in zip(sequences, rows, counts, sizes, strict=True):
-            length = self.length(sequence)
-            check_path(sequence, length, size, row, n)
-            # The first nodes of a block, such as a chain's, lie where they belong.
-            moves = moves or row[:n] != list(range(1, n + 1))
-            base.append(length - size)
+        length = [self.length(sequence) for sequence in sequences]
+        kept = self._core_pool.kept(sequences, length, path, accepted, block)
+        if kept is None:
+            check_paths(sequences, length, path, accepted, block)
+        assert kept is not None  # that says what is wrong
+        moves, base, after = kept
         if moves:
-            nodes, kept = (np.ascontiguousarray(a, np.int32) for a in (path, accepted))
-            self._cache.store.commit(sequences, nodes, kept, np.array(base, np.int32))
-        for sequence, first, n in zip(sequences, base, counts, strict=True):
-            self.pool.truncate(sequence, first + 1 + n)
-            self._lengths[sequence] = first + 1 + n
+            nodes, counts = (np.ascontiguousarray(a, np.int32) for a in (path, accepted))
+            self._cache.store.commit(sequences, nodes, counts, base)
+        for sequence, tokens in zip(sequences, after, strict=True):
+            self._core_pool.truncate(sequence, tokens)
+            self._lengths[sequence] = tokens
 
     def truncate(self, sequence: int, length: int) -> None:
         """Forget the tokens of a sequence from `length` on."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from ._layer import FusedLayer, weight_of
 from ._scratch import BLOCK, Scratch, Sizes
 from ._store import Store
 
-_FORWARD, _WEIGHT, _PACKED = itemgetter("forward"), itemgetter("weight"), attrgetter("packed")
 _ATTENTION = "_attn_implementation_internal"  # a config's properties take a microsecond each
 
 
@@ -76,7 +74,7 @@ class Whole:
             others[hasattr(parameters["weight"], "packed")].append(parameters)
         self._plain, self._packed = others
         self._packed += [layer.down_parameters for layer in fused]
-        self._witnesses = list(map(_PACKED, map(_WEIGHT, self._packed)))
+        self._witnesses = [parameters["weight"].packed for parameters in self._packed]
         self._held = self._addresses()
         self._decoder = self._made()
         return True
@@ -89,13 +87,11 @@ class Whole:
         model = self.model
         if model.training or model.config is not self._config:
             return False
-        try:  # with what C loops over: this stands before every call
-            packed = map(_PACKED, map(_WEIGHT, self._packed))
-            running = map(_FORWARD, self._layers)
+        try:  # in C++ what loops over layers: this stands before every call
             return (
                 self._settings[_ATTENTION] == NAME
-                and all(map(is_, packed, self._witnesses))
-                and all(map(is_, running, self._fused))
+                and _core.have_same(self._packed, "weight", "packed", self._witnesses)
+                and _core.have_same(self._layers, "forward", None, self._fused)
                 and self._addresses() == self._held
             )
         except (AttributeError, KeyError, RuntimeError):  # taken out again, or packed since
