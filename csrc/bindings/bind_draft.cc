@@ -47,13 +47,41 @@ struct PyTrigram {
   }
 };
 
+// The best tokens of each row of logits in host memory, with their logits.
+struct Best {
+  int64_t shape[2];
+  std::vector<int32_t> ids;
+  std::vector<float> values;
+
+  // Finds `count` of each of `rows` rows.
+  void find(py::handle logits, int64_t rows, int64_t count) {
+    constexpr const char* kFunction = "fewstep_logits_top_k";
+    const py::handle arguments[] = {logits};
+    CallStream stream(arguments);
+    const Borrowed given(logits, kFunction, "logits", Borrowed::kRead, &stream);
+    shape[0] = rows;
+    shape[1] = count;
+    ids.resize(size_t(rows * count));
+    values.resize(size_t(rows * count));
+    const fewstep_tensor i = matrix(ids.data(), 0), v = matrix(values.data(), 2);
+    fewstep_logits_top_k_args args = FEWSTEP_LOGITS_TOP_K_ARGS_INIT;
+    args.logits = given.get();
+    args.ids = &i;
+    args.values = &v;
+    check(fewstep_logits_top_k(nullptr, &args));
+  }
+  fewstep_tensor matrix(void* data, uint8_t code) {
+    return {data, {1, 0}, 2, {code, 32, 1}, shape, nullptr, 0};
+  }
+};
+
 struct PyRecycler {
   RecyclerOwner owner;
   int32_t order, width;
   std::vector<int32_t> token, parent;  // scratch of proposals
   std::vector<float> score;
-  std::vector<int32_t> ids, context;  // scratch of calls that are observed
-  std::vector<float> values;
+  Best best;  // scratch of calls that are observed
+  std::vector<int32_t> context;
   PyRecycler(int32_t longest, int32_t kept, int64_t capacity) : order(longest), width(kept) {
     fewstep_recycler* made = nullptr;
     check(fewstep_recycler_create(order, width, capacity, &made));
@@ -88,6 +116,22 @@ void recycle(py::handle table, py::handle tokens, py::handle top_ids) {
   const Borrowed ids(top_ids, kFunction, "top_ids", Borrowed::kRead, &stream);
   const fewstep_context* ctx = stream.context(t.get(), kFunction, "table");
   check(fewstep_draft_recycle(ctx, t.get(), n.get(), ids.get()));
+}
+
+// recycle of the best tokens of rows of logits, all in host memory.
+void recycle_best(py::handle table, py::handle tokens, py::handle logits) {
+  constexpr const char* kFunction = "fewstep_draft_recycle";
+  const py::handle arguments[] = {table, tokens};
+  CallStream stream(arguments);
+  const Borrowed t(table, kFunction, "table", Borrowed::kWrite, &stream);
+  const Borrowed n(tokens, kFunction, "tokens", Borrowed::kRead, &stream);
+  const auto size = [](const Borrowed& one, int32_t axis) {
+    return one.get()->ndim > axis ? one.get()->shape[axis] : 0;
+  };
+  Best best;
+  best.find(logits, size(n, 0), size(t, 1));
+  const fewstep_tensor ids = best.matrix(best.ids.data(), 0);
+  check(fewstep_draft_recycle(nullptr, t.get(), n.get(), &ids));
 }
 
 // Calls propose(token, parent, capacity, &nodes) and returns the two arrays cut to the nodes.
@@ -230,24 +274,6 @@ void read_contexts(const py::list& texts, int32_t count, std::vector<int32_t>* o
   }
 }
 
-// The best `width` tokens of each row of logits in host memory, and their logits.
-void find_best(PyRecycler& self, py::handle logits, int64_t N) {
-  constexpr const char* kFunction = "fewstep_logits_top_k";
-  const py::handle arguments[] = {logits};
-  CallStream stream(arguments);
-  const Borrowed given(logits, kFunction, "logits", Borrowed::kRead, &stream);
-  self.ids.resize(size_t(N * self.width));
-  self.values.resize(size_t(N * self.width));
-  int64_t shape[] = {N, self.width};
-  const fewstep_tensor ids = {self.ids.data(), {1, 0}, 2, {0, 32, 1}, shape, nullptr, 0};
-  const fewstep_tensor values = {self.values.data(), {1, 0}, 2, {2, 32, 1}, shape, nullptr, 0};
-  fewstep_logits_top_k_args args = FEWSTEP_LOGITS_TOP_K_ARGS_INIT;
-  args.logits = given.get();
-  args.ids = &ids;
-  args.values = &values;
-  check(fewstep_logits_top_k(nullptr, &args));
-}
-
 // As observe_rows, of lists of tokens that end with the roots, and of whole rows of logits in host
 // memory or a pair of the best tokens and their logits.
 void observe_call(PyRecycler& self, const py::list& texts, const Tokens& token,
@@ -261,14 +287,16 @@ void observe_call(PyRecycler& self, const py::list& texts, const Tokens& token,
     const auto [ids, values] = logits.cast<std::pair<Tokens, Floats>>();
     return keep(self, nodes, self.context.data(), ids, values);
   }
-  find_best(self, logits, nodes.count());
-  keep(self, nodes, self.context.data(), self.ids.data(), self.values.data());
+  self.best.find(logits, nodes.count(), self.width);
+  keep(self, nodes, self.context.data(), self.best.ids.data(), self.best.values.data());
 }
 
 }  // namespace
 
 void bind_draft(py::module_& m) {
   m.def("draft_recycle", &recycle, py::arg("table"), py::arg("tokens"), py::arg("top_ids"));
+  m.def("draft_recycle_best", &recycle_best, py::arg("table"), py::arg("tokens"),
+        py::arg("logits"));
   py::class_<PyNgram>(m, "Ngram")
       .def(py::init<int32_t, int32_t>(), py::arg("n_min"), py::arg("n_max"))
       .def(

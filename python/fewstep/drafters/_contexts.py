@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fewstep import _core
-from fewstep._arrays import is_torch
 from fewstep._generate.request import Request
-from fewstep.drafters._likeliest import Likeliest
+from fewstep.drafters._likeliest import likeliest, on_device
 from fewstep.drafters._protocol import Draft, Seen
 
 
@@ -74,7 +73,7 @@ class ContextRecycling:
         # Without `fewstep.draft.Recycler` around it, whose checks take longer than a proposal.
         self._table = _core.Recycler(order, width, capacity)
         self._table.propose([], depth, least, max_nodes)  # refuses numbers that are out of range
-        self._order, self._likeliest = order, Likeliest(width)
+        self._order, self._width = order, width
         self._max_nodes, self._depth, self._least = max_nodes, depth, least
 
     def start(self, request: Request) -> None:
@@ -96,8 +95,8 @@ class ContextRecycling:
     def observe(self, seen: Seen) -> None:
         """Keep what the target found likely after each node."""
         texts, logits = [request.tokens for request in seen.requests], seen.logits
-        if is_torch(logits) and not logits.is_cpu:
-            logits = self._likeliest(logits)
+        if on_device(logits):
+            logits = likeliest(logits, self._width)
         self._table.observe_call(
             texts, seen.token, seen.parent, seen.indptr, logits, seen.path, seen.accepted,
             seen.next_token,

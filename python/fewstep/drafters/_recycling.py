@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep import _core, tree
 from fewstep import draft as drafts
-from fewstep import tree
 from fewstep._generate.request import Request
-from fewstep.drafters._likeliest import Likeliest
+from fewstep.drafters._likeliest import likeliest, on_device
 from fewstep.drafters._protocol import Draft, Seen
 from fewstep.drafters._shape import Paths, Shape
 
@@ -56,7 +56,7 @@ class TokenRecycling:
                 "fewstep.drafters.TokenRecycling: 'successors' must be above the template's ranks "
                 f"and at most 64, got {successors} with rank {highest}"
             )
-        self._likeliest = Likeliest(successors)
+        self._successors = successors
         self._table: NDArray[np.int32] | None = None
 
     def start(self, request: Request) -> None:
@@ -72,8 +72,12 @@ class TokenRecycling:
     def observe(self, seen: Seen) -> None:
         """Keep what the target found likely after each node."""
         if self._table is None:
-            self._table = np.full((seen.logits.shape[1], self._likeliest.count), -1, np.int32)
-        drafts.recycle(self._table, seen.token, self._likeliest(seen.logits)[0])
+            self._table = np.full((seen.logits.shape[1], self._successors), -1, np.int32)
+        if on_device(seen.logits):
+            ids, _ = likeliest(seen.logits, self._successors)
+            drafts.recycle(self._table, seen.token, ids)
+        else:
+            _core.draft_recycle_best(self._table, seen.token, seen.logits)
 
     def stop(self, request: Request) -> None:
         """Nothing."""

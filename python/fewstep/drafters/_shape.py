@@ -19,8 +19,8 @@ class Shape:
 
     def __init__(self, template: Paths) -> None:
         self.parent, self.rank = template
-        self._depth = tree.build(self.parent).depth
-        self._deepest = int(self._depth.max())
+        self._depths = tree.build(self.parent).depth.tolist()
+        self._deepest = max(self._depths)
 
     def drafts(
         self, root: NDArray[np.int32], limits: list[int], rule: str | None = None, **source: Any
@@ -29,11 +29,15 @@ class Shape:
 
         Nodes without a token are left out, as are those deeper than a request's limit.
         """
-        filled = tree.from_template(self.parent, self.rank, root, **source)
+        filled = np.empty((len(root), len(self.parent)), np.int32)
+        tree.from_template(self.parent, self.rank, root, tokens=filled, **source)
         if min(limits) >= self._deepest and filled.min() >= 0:
             return [Draft(token, self.parent, rule=rule) for token in filled]
-        keep = (filled >= 0) & (self._depth <= np.array(limits)[:, None])
-        return [
-            Draft(token, self.parent, rule=rule).subset(own) if any(own[1:]) else None
-            for token, own in zip(filled, keep.tolist(), strict=True)
-        ]
+        drafts: list[Draft | None] = []
+        for token, limit in zip(filled, limits, strict=True):
+            # As lists: a look at an array costs as much as one at a hundred numbers.
+            nodes = zip(token.tolist(), self._depths, strict=True)
+            own = [one >= 0 and depth <= limit for one, depth in nodes]
+            draft = Draft(token, self.parent, rule=rule)
+            drafts.append(draft.subset(own) if any(own[1:]) else None)
+        return drafts
