@@ -71,4 +71,7 @@ class Worth:
         return True
 
     def _of(self, batch: int) -> _Trial:
-        return self._trials.setdefault(batch.bit_length(), _Trial())
+        trial = self._trials.get(batch.bit_length())
+        if trial is None:
+            trial = self._trials[batch.bit_length()] = _Trial()
+        return trial

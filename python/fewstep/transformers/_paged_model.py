@@ -168,11 +168,11 @@ class PagedModel:
 
     def extend(self, sequence: int, n_tokens: int) -> None:
         """Make room for tokens behind those that a sequence has, for the next `forward`."""
-        needed = self.length(sequence) + n_tokens - self.pool.length(sequence)
+        needed = self.length(sequence) + n_tokens - self._core_pool.length(sequence)
         if needed <= 0:
             return
         try:
-            pages = self.pool.extend(sequence, needed)
+            pages = self._core_pool.extend(sequence, needed)
         except MemoryError:
             stats = self.pool.stats()
             raise MemoryError(
