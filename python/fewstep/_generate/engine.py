@@ -52,8 +52,8 @@ class Engine:
 
     def step(self) -> int:
         """Advance all requests by one call; return how many are running or waiting."""
-        began = perf_counter()
-        inside = self.stats.seconds["model"] + self.stats.seconds["draft"]
+        began, seconds = perf_counter(), self.stats.seconds
+        inside = seconds["model"] + seconds["draft"]
         if self._waiting:
             self._admit()
         if self._active:
@@ -61,8 +61,8 @@ class Engine:
             drafts = self._room(self._drafts())
             if self._active:
                 self._call(pack(self._active, drafts))
-        others = self.stats.seconds["model"] + self.stats.seconds["draft"] - inside
-        self.stats.seconds["fewstep"] += perf_counter() - began - others
+        others = seconds["model"] + seconds["draft"] - inside
+        seconds["fewstep"] += perf_counter() - began - others
         return len(self._active) + len(self._waiting)
 
     def _admit(self) -> None:

@@ -68,11 +68,13 @@ class Stats:
 
     def count_path(self, accepted: int, more: bool) -> None:
         """Count a draft of which so many tokens were accepted; `more` were drafted behind them."""
-        while len(self.drafted_by_depth) < accepted + more:
-            self.drafted_by_depth.append(0)
-            self.accepted_by_depth.append(0)
-        for depth in range(accepted + more):
-            self.drafted_by_depth[depth] += 1
+        drafted, all_accepted = self.drafted_by_depth, self.accepted_by_depth
+        while len(drafted) < accepted + more:
+            drafted.append(0)
+            all_accepted.append(0)
         for depth in range(accepted):
-            self.accepted_by_depth[depth] += 1
+            drafted[depth] += 1
+            all_accepted[depth] += 1
+        if more:
+            drafted[accepted] += 1
         self.accepted += accepted
