@@ -200,15 +200,13 @@ class Engine:
         self._commit(block, verdict)
 
     def _commit(self, block: Block, verdict: Verdict) -> None:
-        tokens, following = block.token.tolist(), verdict.next_token.tolist()
-        for b, request in enumerate(block.requests):
+        for b, (request, tokens) in enumerate(zip(block.requests, verdict.tokens, strict=True)):
             request.calls += 1
             before = len(request.tokens)
             if b in verdict.failed:
                 self._fail(request, verdict.failed[b])
                 continue
-            first = block.layout.begins[b]
-            request.commit([tokens[first + node] for node in verdict.paths[b]], following[b])
+            request.commit(tokens)
             full = self.longest is not None and len(request.tokens) >= self.longest
             if full and request.finish is None:
                 request.finish = "length"

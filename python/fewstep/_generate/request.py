@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fewstep._generate.sampling import Sampling
@@ -66,9 +65,9 @@ class Request:
         """How many tokens may follow."""
         return self.sampling.max_tokens - len(self.drafted)
 
-    def commit(self, drafted: Sequence[int], following: int) -> None:
+    def commit(self, tokens: list[int]) -> None:
         """Add accepted drafts and the token that follows them, up to where the request ends."""
-        tokens, room = [*drafted, following], self.remaining
+        room = self.remaining
         end = said = min(len(tokens), room)  # said: those that are text
         finish = None if end < room else "length"
         if not self.stop_tokens.isdisjoint(tokens):
@@ -80,7 +79,7 @@ class Request:
             if self.text.ended:
                 end, finish = taken, "stop"
         self.tokens += tokens[:end]
-        self.drafted += ([True] * len(drafted) + [False])[:end]
+        self.drafted += ([True] * (len(tokens) - 1) + [False])[:end]
         if self.sampling.penalises:
             self.counts.update(tokens[:end])
         self.finish = finish
