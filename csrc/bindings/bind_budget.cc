@@ -62,8 +62,8 @@ py::object attribute(py::handle object, PyObject* name) {
 // the arrays are converted to stays alive with this.
 class Given {
  public:
-  explicit Given(const py::list& drafts) {
-    for (size_t i = 0; i < drafts.size(); ++i) add(drafts[i], i);
+  explicit Given(const py::list& all) {
+    for (size_t i = 0; i < all.size(); ++i) add(all[i], i);
   }
 
   std::vector<fewstep_budget_draft> drafts;

@@ -93,13 +93,16 @@ class KvPool {
   py::object kept(const std::vector<int64_t>& sequences, const std::vector<int64_t>& lengths,
                   const Tokens& path, const Tokens& accepted, const Tokens& block) const {
     const size_t B = sequences.size();
-    const auto has_each = [B](const Tokens& one) { return one.ndim() == 1 && one.shape(0) == B; };
-    if (lengths.size() != B || path.ndim() != 2 || path.shape(0) != B || !has_each(accepted) ||
+    const auto count = py::ssize_t(B);
+    const auto has_each = [count](const Tokens& one) {
+      return one.ndim() == 1 && one.shape(0) == count;
+    };
+    if (lengths.size() != B || path.ndim() != 2 || path.shape(0) != count || !has_each(accepted) ||
         !has_each(block)) {
       return py::none();
     }
     bool moves = false;
-    Tokens base{py::ssize_t(B)};
+    Tokens base{count};
     std::vector<int64_t> after(B);
     for (size_t b = 0; b < B; ++b) {
       const int32_t n = accepted.data()[b], size = block.data()[b];
