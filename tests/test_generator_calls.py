@@ -88,15 +88,6 @@ def test_layout(sizes: list[int], chains: bool) -> None:
         np.testing.assert_array_equal(bits, built.bits)
 
 
-def test_verdicts() -> None:
-    token, indptr = ints(3, 1, 4, 1, 5, 9), ints(0, 4, 5, 6)
-    path = ints(1, 3, 0, 0, 0, 0).reshape(3, 2)
-    given = token, indptr, path, ints(2, 0, 0), ints(7, 8, -1)
-    expected = [[1, 3], [], []], [[1, 1, 7], [8], [-1]]
-    assert _core.read_verdicts(*given, ints(0, 0, 0)) == (*expected, [])
-    assert _core.read_verdicts(*given, ints(0, 0, 2)) == (*expected, [(2, 2)])
-
-
 def call(rng: np.random.Generator, rows: int, n_vocab: int = 50) -> dict[str, Any]:
     """Draw a call of two requests, the first of which accepted a node."""
     return {

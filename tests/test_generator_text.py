@@ -36,8 +36,7 @@ def read(text: str, stop: list[str]) -> tuple[str, list[str], bool]:
     """Push a text's tokens; return the text, the pieces and whether a string ended it."""
     stream, pieces, ended = TextStream(DECODE, stop), [], False
     for token in ENCODE(text):
-        stream.extend([token])
-        ended = stream.ended
+        ended = stream.push(token)
         pieces.append(stream.take())
         if ended:
             break
@@ -75,7 +74,7 @@ def test_nothing_of_a_stop_string_is_shown(text: str, stop: str) -> None:
     shown = ""
     stream = TextStream(DECODE, [stop])
     for token in ENCODE(text + stop):
-        stream.extend([token])
+        stream.push(token)
         shown += stream.take()
         assert stop not in shown
     assert shown == (text + stop)[: (text + stop).find(stop)]
@@ -86,16 +85,16 @@ def test_bytes_of_no_character_do_not_hold_the_text_up() -> None:
         TOKENIZER.token_to_id("\u00e2"),)  # fmt: skip
     stream = TextStream(DECODE)
     for _ in range(9):
-        stream.extend([broken])
+        stream.push(broken)
     for token in ENCODE("abc"):
-        stream.extend([token])
+        stream.push(token)
     assert stream.take().endswith("abc")
 
 
 def test_special_tokens_have_no_text() -> None:
     stream = TextStream(DECODE)
     for token in [*ENCODE("hat"), TOKENIZER.token_to_id("<|end|>")]:
-        stream.extend([token])
+        stream.push(token)
     assert stream.take() == "hat"
 
 
@@ -112,7 +111,7 @@ def test_tokenizers_of_any_kind() -> None:
     assert decode([2, 1]) == "xx x"
     stream = TextStream(decode)
     for token in (2, 1):
-        stream.extend([token])
+        stream.push(token)
         stream.take()
     assert stream.text == "xx x"  # the space belongs to the second word
     transformers = pytest.importorskip("transformers")

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "py_tensor.h"
@@ -106,36 +105,11 @@ py::tuple layout(const py::tuple& parents) {
                         is_tree ? py::object(bits) : none, inner, deepest);
 }
 
-// Verdicts as fewstep_tree_verify writes them, with the nodes of trees: (paths, tokens, bad) of
-// each request its accepted nodes and their tokens with the one that follows, as lists, and of
-// those whose status is not 0 (request, status).
-py::tuple read_verdicts(const Tokens& token, const Tokens& indptr, const Tokens& path,
-                        const Tokens& accepted, const Tokens& next_token, const Tokens& status) {
-  const py::ssize_t B = indptr.size() - 1;
-  py::list paths(B), tokens(B), bad;
-  for (py::ssize_t b = 0; b < B; ++b) {
-    const int32_t n = accepted.at(b), first = indptr.at(b);
-    py::list nodes(n), own(n + 1);
-    for (int32_t i = 0; i < n; ++i) {
-      const int32_t node = path.at(b, i);
-      nodes[size_t(i)] = node;
-      own[size_t(i)] = token.at(first + node);
-    }
-    own[size_t(n)] = next_token.at(b);
-    paths[size_t(b)] = std::move(nodes);
-    tokens[size_t(b)] = std::move(own);
-    if (status.at(b)) bad.append(py::make_tuple(b, status.at(b)));
-  }
-  return py::make_tuple(paths, tokens, bad);
-}
-
 }  // namespace
 
 void bind_batch(py::module_& m) {
   m.def("draft_fits", &draft_fits, py::arg("token"), py::arg("parent"), py::arg("score"),
         py::arg("index"), py::arg("root"), py::arg("n_vocab"), py::arg("most"));
-  m.def("read_verdicts", &read_verdicts, py::arg("token"), py::arg("indptr"), py::arg("path"),
-        py::arg("accepted"), py::arg("next_token"), py::arg("status"));
   m.def("tree_layout", &layout, py::arg("parents"));
 }
 

@@ -271,14 +271,6 @@ def tree_attention(
 def tree_attention_workspace_bytes(
     N: int, H: int, G: int, D: int, S: int, deterministic: int
 ) -> int: ...
-def read_verdicts(
-    token: NDArray[np.int32],
-    indptr: NDArray[np.int32],
-    path: NDArray[np.int32],
-    accepted: NDArray[np.int32],
-    next_token: NDArray[np.int32],
-    status: NDArray[np.int32],
-) -> tuple[list[list[int]], list[list[int]], list[tuple[int, int]]]: ...
 def tree_layout(
     parents: tuple[bytes, ...],
 ) -> tuple[

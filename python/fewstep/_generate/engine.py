@@ -200,13 +200,15 @@ class Engine:
         self._commit(block, verdict)
 
     def _commit(self, block: Block, verdict: Verdict) -> None:
-        for b, (request, tokens) in enumerate(zip(block.requests, verdict.tokens, strict=True)):
+        tokens, following = block.token.tolist(), verdict.next_token.tolist()
+        for b, request in enumerate(block.requests):
             request.calls += 1
             before = len(request.tokens)
             if b in verdict.failed:
                 self._fail(request, verdict.failed[b])
                 continue
-            request.commit(tokens)
+            first = block.layout.begins[b]
+            request.commit([tokens[first + node] for node in verdict.paths[b]], following[b])
             full = self.longest is not None and len(request.tokens) >= self.longest
             if full and request.finish is None:
                 request.finish = "length"

@@ -27,16 +27,15 @@ class Verdict(NamedTuple):
     """Accepted paths and next tokens of a batch; see `fewstep.tree.verify`.
 
     Arrays are valid until the next call, which writes over them.
-    `paths` are the accepted nodes as lists, `tokens` theirs with the one that follows. `failed` has
-    the errors of requests whose grammar failed or whose logits gave no law. `wrong` is what
-    verification said of drafts that it could not use, and did without.
+    `paths` are the accepted nodes as lists. `failed` has the errors of requests whose grammar
+    failed or whose logits gave no law. `wrong` is what verification said of drafts that it could
+    not use, and did without.
     """
 
     path: NDArray[np.int32]
     accepted: NDArray[np.int32]
     next_token: NDArray[np.int32]
     paths: list[list[int]]
-    tokens: list[list[int]]
     failed: dict[int, Exception]
     wrong: ValueError | None
 
@@ -78,12 +77,12 @@ class Judge:
             if len(groups) > 1:
                 given = _part(block, group, *given)
             wrong = _verify(block, group, *given) or wrong
-        paths, tokens, bad = _core.read_verdicts(
-            block.token, block.layout.indptr, path, accepted, following, status
-        )
-        for i, why in bad:
-            failed.setdefault(i, _reason(requests[i], why))
-        return Verdict(path, accepted, following, paths, tokens, failed, wrong)
+        for i, why in enumerate(status.tolist()):
+            if why:
+                failed.setdefault(i, _reason(requests[i], why))
+        counts = accepted.tolist()
+        paths = [own[:n] for own, n in zip(path.tolist(), counts, strict=True)]
+        return Verdict(path, accepted, following, paths, failed, wrong)
 
     def _read(self, requests: list[Request]) -> None:
         """Collect the parameters of the requests, and make room for what is found of them."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fewstep._generate.sampling import Sampling
@@ -65,24 +66,19 @@ class Request:
         """How many tokens may follow."""
         return self.sampling.max_tokens - len(self.drafted)
 
-    def commit(self, tokens: list[int]) -> None:
+    def commit(self, drafted: Sequence[int], following: int) -> None:
         """Add accepted drafts and the token that follows them, up to where the request ends."""
-        room = self.remaining
-        end = said = min(len(tokens), room)  # said: those that are text
-        finish = None if end < room else "length"
-        if not self.stop_tokens.isdisjoint(tokens):
-            at = [token in self.stop_tokens for token in tokens].index(True)
-            if at < end:
-                end, said, finish = at + 1, at, "stop"
-        if self.text is not None:
-            taken = self.text.extend(tokens[:said])
-            if self.text.ended:
-                end, finish = taken, "stop"
-        self.tokens += tokens[:end]
-        self.drafted += ([True] * (len(tokens) - 1) + [False])[:end]
-        if self.sampling.penalises:
-            self.counts.update(tokens[:end])
-        self.finish = finish
+        for i, token in enumerate((*drafted, following)):
+            self.tokens.append(token)
+            self.drafted.append(i < len(drafted))
+            if self.sampling.penalises:
+                self.counts[token] += 1
+            if token in self.stop_tokens or (self.text is not None and self.text.push(token)):
+                self.finish = "stop"
+            elif len(self.drafted) == self.sampling.max_tokens:
+                self.finish = "length"
+            if self.finish is not None:
+                break
 
 
 @dataclass(frozen=True)

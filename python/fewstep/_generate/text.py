@@ -62,22 +62,12 @@ class TextStream:
         self._taken = 0
         self._ended = False
 
-    @property
-    def ended(self) -> bool:
-        """Whether a stop string has ended it."""
-        return self._ended
-
-    def extend(self, tokens: Sequence[int]) -> int:
-        """Add tokens up to the one that ends the text; return how many they are."""
-        if not self._stop:
-            self._pending += tokens
-            return len(tokens)
-        for count, token in enumerate(tokens, 1):
-            self._pending.append(token)
+    def push(self, token: int) -> bool:
+        """Add a token; return whether a stop string has ended the text."""
+        self._pending.append(token)
+        if self._stop:
             self._read()
-            if self._ended:
-                return count
-        return len(tokens)
+        return self._ended
 
     def take(self) -> str:
         """Return the text that has become certain since the last call."""
