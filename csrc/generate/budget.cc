@@ -22,9 +22,9 @@ constexpr double kDearer = 1.5;   // what a call that explores may take more tha
 constexpr double kFade = 0.99;    // of a count after one more call
 constexpr double kDoubt = 8.0;    // how much less counts count after a pause
 constexpr double kMost = 1e100;   // of the unit of such counts
-constexpr double kPriorShare = 0.5, kPriorTrials = 1.0;  // of a node that was never verified, of
-                                                         // its parent's chance
-constexpr size_t kRecent = 8;                            // drafts whose seconds count
+// Of a node that was never verified: the share of its parent's chance, and trials.
+constexpr double kPriorShare = 0.5, kPriorTrials = 1.0;
+constexpr size_t kRecent = 8;  // drafts whose seconds count
 constexpr int64_t kEvery = 8;  // calls after which the chances of a tree are counted again
 // How far an error in scores moves their power: at first, and at last.
 constexpr double kTrust = 0.2, kWary = 0.02;

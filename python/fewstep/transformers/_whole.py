@@ -56,7 +56,8 @@ class Whole:
         self._decoder: Any = None
         self._fused: list[FusedLayer] = []
         self._config: Any = None
-        self._x: dict[int, torch.Tensor] = {}  # hidden states of a call, by its rows
+        self._flat = torch.empty(0, 0)  # hidden states of a call, and the next
+        self._x: dict[int, torch.Tensor] = {}  # its first rows, by their number
         self._looks_up = False  # whether the decoder has the embedding
 
     def ready(self) -> bool:
@@ -101,7 +102,7 @@ class Whole:
         sizes, first = self._fused[0].scratch.sizes, self._fused[0]
         head = self.model._modules["lm_head"]
         self._vocabulary = head.out_features
-        self._x = {}
+        self._flat, self._x = torch.empty(0, sizes.hidden, dtype=sizes.dtype), {}
         embedding = self._parameters[1]["weight"]
         packed = getattr(embedding, "packed", None)
         given: Any = None
@@ -165,9 +166,11 @@ class Whole:
 
     def _room(self, n: int, sizes: Sizes) -> torch.Tensor:
         """Return memory for the hidden states of n rows, kept where they are not many."""
-        x = torch.empty(n, sizes.hidden, dtype=sizes.dtype)
-        if n <= BLOCK:
-            self._x[n] = x
+        if n > BLOCK:
+            return torch.empty(n, sizes.hidden, dtype=sizes.dtype)
+        if n > self._flat.shape[0]:
+            self._flat, self._x = torch.empty(n, sizes.hidden, dtype=sizes.dtype), {}
+        x = self._x[n] = self._flat[:n]
         return x
 
     def chain(
