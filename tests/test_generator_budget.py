@@ -126,6 +126,36 @@ def test_the_only_call_of_its_size_tells_little() -> None:
     assert curve[1:10] == pytest.approx([1 + (rows - 1) / 4 for rows in range(1, 10)])
 
 
+def test_fewer_rows_than_were_ever_run_take_less() -> None:
+    cost = CallCost()  # of a batch of 16 whose requests end one by one
+    cost.add(16, 2.0)  # the only call of its size, and the one that tells what rows cost
+    for rows, seconds in ((32, 3.1), (33, 3.2), (34, 3.0)) * 2:
+        cost.add(rows, seconds)
+    curve = cost.curve(34)
+    assert curve is not None
+    assert curve[16] == 2.0
+    assert curve[32:] == [3.0, 3.0, 3.0]
+    assert curve[4] == pytest.approx(2.0 - 12 / 18)
+    steep = CallCost()
+    for rows in (8, 9):
+        steep.add(rows, rows - 7.0)
+    assert steep.curve(9) == pytest.approx([rows / 8 for rows in range(9)] + [2.0])
+
+
+def test_sizes_that_are_close_say_little_of_many_rows() -> None:
+    cost = CallCost()
+    for rows in (29, 30, 31, 32) * 2:
+        cost.add(rows, 3.2)
+    curve = cost.curve(320)
+    assert curve is not None
+    assert curve[320] == pytest.approx(3.2 + 0.1 * 0.1 * 288)
+    cost.add(64, 50.0)  # a slow one, of two times the rows
+    cost.add(30, 3.2)
+    curve = cost.curve(64)
+    assert curve is not None
+    assert curve[64] == pytest.approx(6.4)
+
+
 def drafted_calls(
     seconds: list[tuple[float, float]], temperature: float = 0.0, law: str = "deterministic"
 ) -> list[bool]:

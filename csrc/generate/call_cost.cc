@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/arguments.h"
 #include "fewstep/budget.h"
@@ -15,11 +14,9 @@ constexpr size_t kRecent = 8;    // calls of one size that count
 constexpr size_t kFew = 3;       // of a size after which the curve is drawn every so many calls
 constexpr int64_t kStale = 400;  // calls after which a size is forgotten
 
-// A point of the curve.
-struct Point {
-  int32_t rows;
-  double seconds;
-};
+// Beyond what was measured a row takes this share of what it took there, at least: sizes that are
+// close to each other say little of others.
+constexpr double kLeastSlope = 0.1;
 
 double slope(const Point& from, const Point& to) {
   return (to.seconds - from.seconds) / (to.rows - from.rows);
@@ -56,28 +53,48 @@ const std::vector<double>& CallCost::curve(int32_t most) {
   return curve_;
 }
 
-void CallCost::draw(int32_t most) {
-  // The only call of its size may have been one of the slow ones.
+// The seconds of the sizes that were measured. The only call of a size may have been one of the
+// slow ones: between sizes that are known better it is left out, and a row of a larger one takes no
+// longer than a row of the largest of those.
+std::vector<Point> CallCost::points() const {
   const auto is_sure = [](const auto& one) { return one.second.recent.size() > 1; };
-  const bool sure = std::count_if(sizes_.begin(), sizes_.end(), is_sure) > 1;
+  const auto high = std::find_if(sizes_.rbegin(), sizes_.rend(), is_sure);
+  Point sure = {0, 0.0};
   std::vector<Point> points;
-  double least = std::numeric_limits<double>::infinity();
-  for (auto one = sizes_.rbegin(); one != sizes_.rend(); ++one) {
-    if (sure && !is_sure(*one)) continue;
-    std::vector<double> recent = one->second.recent;
+  for (const auto& one : sizes_) {
+    const int32_t rows = one.first;
+    std::vector<double> recent = one.second.recent;
     std::sort(recent.begin(), recent.end());
-    // What took less with more rows was not slow for its rows.
-    least = std::min(least, recent[recent.size() / 4]);
-    points.push_back({one->first, least});
+    double seconds = recent[recent.size() / 4];
+    if (is_sure(one)) {
+      sure = {rows, seconds};
+    } else if (sure.rows > 0) {
+      if (rows < high->first) continue;
+      seconds = std::min(seconds, sure.seconds * rows / sure.rows);
+    }
+    points.push_back({rows, seconds});
   }
-  std::reverse(points.begin(), points.end());
-  const Point last = points.back();
+  // What took less with more rows was not slow for its rows.
+  for (size_t p = points.size() - 1; p > 0; --p) {
+    points[p - 1].seconds = std::min(points[p - 1].seconds, points[p].seconds);
+  }
+  return points;
+}
+
+void CallCost::draw(int32_t most) {
+  std::vector<Point> points = this->points();
+  const Point first = points[0], last = points.back();
+  const double all = slope(first, last);
   if (most > last.rows) {  // as steep as on the way to the largest one
+    const double each = last.seconds / last.rows;
     const double steepest =
-        std::max(slope(points[0], last), slope(points[points.size() - 2], last));
+        std::max({all, slope(points[points.size() - 2], last), kLeastSlope * each});
     points.push_back({most, last.seconds + steepest * (most - last.rows)});
   }
-  curve_.assign(size_t(most) + 1, points[0].seconds);
+  // Requests end one by one: fewer rows than were ever run take less, as steeply, than the fewest.
+  const double falls = std::min(all, first.seconds / first.rows);
+  points.insert(points.begin(), {0, first.seconds - falls * first.rows});
+  curve_.resize(size_t(most) + 1);
   for (size_t p = 0; p + 1 < points.size(); ++p) {
     const double each = slope(points[p], points[p + 1]);
     for (int32_t rows = points[p].rows; rows < points[p + 1].rows; ++rows) {

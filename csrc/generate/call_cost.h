@@ -10,6 +10,12 @@ namespace fewstep::generate {
 
 constexpr int32_t kMostRows = 1 << 24;  // of a call: a curve has a number for each
 
+// A point of the curve.
+struct Point {
+  int32_t rows;
+  double seconds;
+};
+
 // See fewstep_call_cost.
 class CallCost {
  public:
@@ -25,6 +31,7 @@ class CallCost {
     int64_t last = 0;  // the call that was measured last
   };
 
+  std::vector<Point> points() const;
   void draw(int32_t most);
 
   std::map<int32_t, Size> sizes_;  // by rows

@@ -43,15 +43,25 @@ class CallCost:
         return self.known or None
 
     def drawn(self, most: int) -> list[float]:
-        sizes = sorted(n for n, recent in self.recent.items() if len(recent) > 1)
-        if len(sizes) < 2:
-            sizes = sorted(self.recent)
-        quartiles = [sorted(self.recent[n])[len(self.recent[n]) // 4] for n in sizes]
-        seconds = np.minimum.accumulate(quartiles[::-1])[::-1].tolist()
+        sure = [size for size, recent in self.recent.items() if len(recent) > 1]
+        sizes, seconds = [], []
+        for size in sorted(self.recent):
+            own = sorted(self.recent[size])[len(self.recent[size]) // 4]
+            if sure and size not in sure and size > min(sure):
+                if size < max(sure):
+                    continue
+                own = min(own, seconds[sizes.index(max(sure))] * size / max(sure))
+            sizes.append(size)
+            seconds.append(own)
+        seconds = np.minimum.accumulate(seconds[::-1])[::-1].tolist()
         slopes = [(seconds[-1] - seconds[i]) / (sizes[-1] - sizes[i]) for i in (0, len(sizes) - 2)]
+        falls = min(slopes[0], seconds[0] / sizes[0])
         if most > sizes[-1]:
-            seconds.append(seconds[-1] + max(slopes) * (most - sizes[-1]))
+            rises = max(*slopes, 0.1 * (seconds[-1] / sizes[-1]))
+            seconds.append(seconds[-1] + rises * (most - sizes[-1]))
             sizes.append(most)
+        seconds.insert(0, seconds[0] - falls * sizes[0])
+        sizes.insert(0, 0)
         return np.interp(np.arange(most + 1), sizes, seconds).tolist()
 
 

@@ -198,6 +198,8 @@ class Engine:
             self.model.keep(sequences, verdict.path, verdict.accepted, layout.sizes)
             self.stats.spent("cache", began)
         self._commit(block, verdict)
+        if self._budget is not None:
+            self._learn(self._budget, block, verdict)
 
     def _commit(self, block: Block, verdict: Verdict) -> None:
         tokens, following = block.token.tolist(), verdict.next_token.tolist()
@@ -223,15 +225,16 @@ class Engine:
         stats.nodes += rows - len(block.requests)
         for first, path in zip(block.layout.begins, verdict.paths, strict=False):
             stats.count_path(len(path), block.layout.inner[first + (path[-1] if path else 0)])
-        if self._budget is not None:
-            # Verification counts too: a call costs it whatever it runs.
-            seconds = perf_counter() - self._call_began
-            self._budget.cost.add(rows, seconds - self._drafting)
-            if self._drafted:
-                self._budget.learn(block.drafts, verdict.paths, seconds)
-                for request, draft in zip(block.requests, block.drafts, strict=True):
-                    if len(draft.token) > 1:
-                        request.chosen = draft.law == "deterministic"
+
+    def _learn(self, budget: Budget, block: Block, verdict: Verdict) -> None:
+        """Take note of what a call took, verification and what the drafter learns included."""
+        seconds = perf_counter() - self._call_began
+        budget.cost.add(block.layout.begins[-1], seconds - self._drafting)
+        if self._drafted:
+            budget.learn(block.drafts, verdict.paths, seconds)
+            for request, draft in zip(block.requests, block.drafts, strict=True):
+                if len(draft.token) > 1:
+                    request.chosen = draft.law == "deterministic"
 
     def _leave(self, request: Request) -> None:
         """Free what a request that has ended has."""
