@@ -7,10 +7,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 import fewstep
 from harness import CUDA, Worker
+
+# A machine that others use stops a test for longer than an example takes.
+hypothesis.settings.register_profile("fewstep", deadline=None)
+hypothesis.settings.load_profile("fewstep")
 
 CUDA_FACTS = fewstep.info()["cuda"]
 HAS_CUDA = CUDA_FACTS["built"] and CUDA_FACTS["devices"] > 0

@@ -167,7 +167,7 @@ def test_strided_arrays(dtype: str) -> None:
     assert torch.equal(out, plain)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_problem_matches_float64(data: st.DataObject) -> None:
     draw = data.draw

@@ -83,7 +83,7 @@ def test_ngram_is_the_plain_search(seed: int, own: bool) -> None:
         check_tree(*found, max_nodes, max_tokens)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(TOKENS, st.integers(1, 3), st.integers(0, 2), st.integers(1, 5), st.integers(1, 6))
 def test_ngram_of_any_text(text: list[int], n: int, more: int, branches: int, size: int) -> None:
     store = Ngram(n, n + more)

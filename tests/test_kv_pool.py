@@ -128,7 +128,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert stats["sequences"] == len(self.tokens)
 
 
-PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50)
 TestPool = PoolMachine.TestCase
 
 

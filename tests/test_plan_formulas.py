@@ -152,7 +152,7 @@ def test_first_step_without_signal_and_last_without_noise() -> None:
     name=st.sampled_from(["dpmpp_3m", "unipc", "deis", "dpmpp_2m_sde", "heun", "ddim"]),
     zero=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_grid_validates(lam: list[float], process: Any, name: str, zero: bool) -> None:
     rho = np.exp(2.5 - np.cumsum(lam))
     values = (rho / (1 + rho) if process == "flow" else rho).tolist() + [0.0] * zero
@@ -162,7 +162,7 @@ def test_any_grid_validates(lam: list[float], process: Any, name: str, zero: boo
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_broken_json_is_refused_or_read(data: Any) -> None:
     """Cutting, repeating or replacing bytes never does more than raise ValueError."""
     text = plan("dpmpp_2m", schedule=NODES).to_json()

@@ -144,7 +144,7 @@ def test_one_node_of_linspace_is_the_noisiest() -> None:
     process=st.sampled_from(["vp", "ve"]),
     zero=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_decreasing_array(values: list[float], process: Any, zero: bool) -> None:
     array = sorted(values, reverse=True) + ([0.0] if zero else [])
     with np.errstate(divide="ignore"):

@@ -169,7 +169,7 @@ scores = st.sampled_from([-np.inf, np.nan, -3.0, -1.0, -0.5, 0.0, 1.0])
 nodes = st.lists(st.tuples(st.integers(0, 2**16), scores), max_size=40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(nodes, st.integers(0, 45)), min_size=1, max_size=4))
 def test_rerank_of_any_trees(batch: list[tuple[list[tuple[int, float]], int]]) -> None:
     """Also with scores that are not those of paths, ties and NaN: always a tree, the best one."""

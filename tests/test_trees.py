@@ -63,7 +63,7 @@ trees = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(trees, min_size=1, max_size=4), st.booleans())
 def test_build_of_any_trees(forest: list[list[int]], torch_kind: bool) -> None:
     """Bits are those of a brute-force walk, links lead back to the parents."""
