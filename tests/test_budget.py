@@ -105,19 +105,30 @@ def test_curves_are_those_of_the_reference() -> None:
         assert [ours.count(n) for n in range(13)] == [theirs.count(n) for n in range(13)]
 
 
-def test_counts_stay_finite() -> None:
+def test_a_size_of_400_calls_ago_is_forgotten() -> None:
+    cost = _core.CallCost()
+    for call in range(1, 801):
+        assert cost.count(9) == (call > 400)
+        cost.add(9 if call == 400 else 1, 1.0)
+    assert (cost.count(9), cost.count(1)) == (0, 8)
+
+
+@pytest.mark.parametrize("first", [None, 0, 5000])  # of the nodes' numbers, if any
+def test_counts_stay_finite(first: int | None) -> None:
     """The unit of counts is above 1e100 after 22,912 calls; shares are as before then."""
     budget, cost = _core.Budget(), _core.CallCost()
     for rows in (1, 2, 9):
         cost.add(rows, 1.0 + rows / 10)
     draft = Draft(np.arange(9, dtype=np.int32), np.arange(-1, 8, dtype=np.int32))
+    draft.index = None if first is None else draft.token + first
     sizes = []
-    for _ in range(24000):
+    for call in range(24400):
         kept = budget.cut(cost, [draft], 0.0, False)
         sizes.append(9 if kept is None else kept[0])
-        budget.learn(cost, [draft], [[1, 2, 3]])
-    assert set(sizes[22000:]) == set(sizes[23500:]) == {1, 4, 9}
+        budget.learn(cost, [draft], [[1, 2, 3] if call < 24000 else []])
+    assert set(sizes[22000:24000]) == set(sizes[23500:24000]) == {1, 4, 9}
     assert np.median(sizes[22900:22930]) == 4
+    assert np.median(sizes[24300:]) == 1  # counts that are no longer so are forgotten
 
 
 def draft(**changed: Any) -> Draft:

@@ -66,7 +66,7 @@ def some_tree(rng: np.random.Generator, nodes: int) -> np.ndarray:
     return ints(-1, *(int(rng.integers(0, i)) for i in range(1, nodes)))
 
 
-@pytest.mark.parametrize("sizes", [[1], [5], [40], [1, 1], [3, 70, 1, 12]])
+@pytest.mark.parametrize("sizes", [[1], [5], [32], [40], [1, 1], [64, 2], [3, 70, 1, 12]])
 @pytest.mark.parametrize("chains", [False, True])
 def test_layout(sizes: list[int], chains: bool) -> None:
     rng = np.random.default_rng(6)
@@ -153,9 +153,17 @@ def test_a_table_takes_the_best_of_logits() -> None:
         fewstep.draft.recycle(parts, tokens, fewstep.logits.top_k(logits, 6)[0])
     np.testing.assert_array_equal(whole, parts)
     assert (whole >= 0).any()
-    message = "fewstep_logits_top_k: 'ids' must have shape [R=7, K], got [3, 6]"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        _core.draft_recycle_best(whole, ints(1, 2, 3), logits)
+    width = "must have 1 to 1024 tokens in a row, got 0"
+    for table, tokens, message in (
+        (whole, ints(1, 2, 3), "must have shape [R=7, K], got [3, 6]"),
+        (whole, np.array(1, np.int32), "must have shape [R=7, K], got [0, 6]"),
+        (whole[0], ints(*range(7)), width),
+        (np.array(1, np.int32), ints(*range(7)), width),
+    ):
+        message = f"fewstep_logits_top_k: 'ids' {message}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            _core.draft_recycle_best(table, tokens, logits)
+    np.testing.assert_array_equal(whole, parts)
 
 
 def pool_of(*lengths: int) -> tuple[_core.KvPool, list[int]]:
@@ -178,6 +186,7 @@ def test_rows_of_sequences() -> None:
     for before, indptr in (
         ([6, 4], ints(0, 4)), ([6, 4], ints(0, 4, 4)), ([6, 4], ints(1, 3, 4)),
         ([6, 4], ints(0, 3, 5)), ([7, 4], ints(0, 3, 4)), ([6, 4], ints(0, 3, 4)[None]),
+        ([6], ints(0, 3, 4)), ([6, 4, 4], ints(0, 3, 4)),
     ):  # fmt: skip
         assert pool.rows(sequences, before, ints(1, 2, 3, 4), indptr) is None
 
@@ -190,14 +199,20 @@ def test_kept_paths() -> None:
     kept = pool.kept(sequences, [9, 5], [[1, 3], [0, 0]], [2, 0], [4, 5])
     assert kept is not None
     assert (kept[0], kept[1].tolist(), kept[2]) == (True, [5, 0], [8, 1])
+    kept = pool.kept(sequences, [9, 5], [[2], [1]], [1, 1], [4, 2])  # the first one's alone move
+    assert kept is not None
+    assert (kept[0], kept[1].tolist(), kept[2]) == (True, [5, 3], [7, 5])
     path = ints(1, 2, 1, 0).reshape(2, 2)
     for wrong in (
         (path[0], ints(2, 1), ints(4, 2)), (path, ints(2), ints(4, 2)), (path, ints(2, 1), ints(4)),
         (path, ints(3, 1), ints(4, 2)), (path, ints(-1, 1), ints(4, 2)),
         (path, ints(2, 1), ints(10, 2)), (path, ints(2, 1), ints(2, 2)),
-        (path, ints(2, 0), ints(4, 0)),
+        (path, ints(2, 0), ints(4, 0)), (path[:1], ints(2, 1), ints(4, 2)),
+        (path, ints(2, 1)[:, None], ints(4, 2)), (path, ints(2, 1), ints(4, 2)[:, None]),
     ):  # fmt: skip
         assert pool.kept(sequences, [9, 5], *wrong) is None
+    for lengths in ([9], [9, 5, 5]):
+        assert pool.kept(sequences, lengths, path, ints(2, 1), ints(4, 2)) is None
 
 
 def test_what_owners_have() -> None:
