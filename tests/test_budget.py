@@ -51,11 +51,12 @@ def cut_of(drafts: list[Draft], kept: list[int | bytes | None] | None) -> list[l
     return flags
 
 
+@pytest.mark.parametrize("row", [0.25, 2.0])  # what a row takes of a call's 3 seconds
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
     "kinds", [["scored"], ["numbered"], ["plain"], ["scored", "numbered", "plain", "drawn"]]
 )
-def test_calls_are_those_of_the_reference(kinds: list[str], batch: int) -> None:
+def test_calls_are_those_of_the_reference(kinds: list[str], batch: int, row: float) -> None:
     rng = np.random.default_rng(8)
     ours, cost = _core.Budget(), _core.CallCost()
     theirs, their_cost = reference.Budget(), reference.CallCost()
@@ -74,7 +75,7 @@ def test_calls_are_those_of_the_reference(kinds: list[str], batch: int) -> None:
         ]
         rows = sum(len(draft.token) for draft in drafts)
         cuts.add(rows)
-        seconds = 3 + rows / 4 + float(rng.random())
+        seconds = 3 + row * rows + float(rng.random())
         cost.add(rows, seconds)
         their_cost.add(rows, seconds)
         # The way to some node, the more likely the deeper.

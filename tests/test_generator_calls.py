@@ -49,6 +49,7 @@ def test_drafts_fit(changed: dict[str, Any]) -> None:
         {"parent": ints(0, 0, 0)},
         {"parent": ints(-1, 1, 0)},
         {"parent": ints(-1, 0, -1)},
+        {"parent": ints(-1, -1, 0)},
         {"token": ints(5, -1, 9)},
         {"n_vocab": 9},
         {"root": 6},
@@ -207,7 +208,8 @@ def test_kept_paths() -> None:
         (path[0], ints(2, 1), ints(4, 2)), (path, ints(2), ints(4, 2)), (path, ints(2, 1), ints(4)),
         (path, ints(3, 1), ints(4, 2)), (path, ints(-1, 1), ints(4, 2)),
         (path, ints(2, 1), ints(10, 2)), (path, ints(2, 1), ints(2, 2)),
-        (path, ints(2, 0), ints(4, 0)), (path[:1], ints(2, 1), ints(4, 2)),
+        (path, ints(2, 0), ints(4, 0)), (path + ints(3, 0), ints(1, 1), ints(4, 2)),
+        (path[:1], ints(2, 1), ints(4, 2)),
         (path, ints(2, 1)[:, None], ints(4, 2)), (path, ints(2, 1), ints(4, 2)[:, None]),
     ):  # fmt: skip
         assert pool.kept(sequences, [9, 5], *wrong) is None
