@@ -8,9 +8,9 @@
 // wait for: what packing would store is made in registers and used there, in the same order. A
 // token's heads lie side by side, and tokens are taken in groups with all heads of a task. What
 // comes is asked for in the order of its addresses, and a line of each token of a group is used
-// before the next line is: on Zen 5, 256 bytes from memory with products beside take 27 cycles so,
-// 29 to 37 with two or four lines of a token at a time. For more rows than one block has, see
-// attention_blocks.h.
+// before the next line is: on Zen 5, 256 bytes from memory with products beside take 26 to 28
+// cycles so, 27 to 36 with two or four lines of a token at a time. For more rows than one block
+// has, see attention_blocks.h.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
