@@ -110,6 +110,7 @@ inline F32 load_i8(const int8_t* p) {
 
 inline void stream_fence() { _mm_sfence(); }
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// Into the first.
 inline void prefetch_first(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 struct F64 {

@@ -120,6 +120,7 @@ inline void stream_fence() { _mm_sfence(); }
 // Into the second-level cache: asking the first for more than it holds costs a third of the
 // bandwidth on Zen 4.
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// Into the first.
 inline void prefetch_first(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 // kLanes doubles.

@@ -179,6 +179,7 @@ struct QueryRows {
 template <class Row, int kRows, From kFrom, int kTurns, class Query, Ask kAsk>
 inline void score_keys(const Query& q, const char* const* keys, int64_t offset, int D,
                        float* packed, float* scores, Lines<kAsk>& lines) {
+  static_assert(kTurns == 1 || kFrom == From::kCache, "what is kept is that of one turn");
   F32 sum[kTurns][kRows][kQuads][kParts];
 #pragma GCC unroll 2
   for (int t = 0; t < kTurns; ++t) {
