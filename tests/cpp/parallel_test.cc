@@ -13,7 +13,7 @@ namespace {
 
 struct Visits {
   std::vector<std::atomic<int>> count;
-  std::atomic<int64_t> smallest{1 << 30};
+  std::atomic<int64_t> smallest{1 << 30}, largest{0};
   explicit Visits(int64_t n) : count(static_cast<size_t>(n)) {}
 };
 
@@ -23,6 +23,7 @@ void visit(void* context, int64_t begin, int64_t end) {
   if (end < int64_t(visits.count.size()) && end - begin < visits.smallest) {
     visits.smallest = end - begin;
   }
+  if (end - begin > visits.largest) visits.largest = end - begin;
 }
 
 bool each_once(const Visits& visits) {
@@ -46,6 +47,21 @@ TEST_CASE("every item is done exactly once, by any number of threads") {
         CHECK(each_once(visits));
         CHECK((visits.smallest >= grain / 4 || count < 2 * grain));
       }
+    }
+  }
+}
+
+TEST_CASE("a range is as short as was asked for") {
+  for (int threads : {2, 3, 7}) {
+    for (int64_t count : {14, 84, 1000}) {
+      Visits each(count), few(count);
+      fewstep::parallel_for(threads, count, 1, visit, &each, fewstep::kRangeEach);
+      fewstep::parallel_for(threads, count, 1, visit, &few);
+      CAPTURE(threads);
+      CAPTURE(count);
+      CHECK(each_once(each));
+      CHECK(each.largest == (count % threads == 0 ? 1 : 2));
+      CHECK(few.smallest >= count / threads / fewstep::kFewRanges);
     }
   }
 }

@@ -149,10 +149,6 @@ int32_t explicit_threads() {
   return set > 0 ? set : settings().explicit_threads;
 }
 
-// Chunks per thread: enough for a thread that starts late to leave work to the others, few enough
-// that each stays one long stream for the prefetchers.
-constexpr int64_t kChunksPerThread = 4;
-
 // Grains per thread, each about 10 us and more, from which a job runs on our own pool even where
 // there is a team. A team's barrier waits for threads that the scheduler keeps away: on a machine
 // that was busy elsewhere DDIM over 64 MB tensors took 16 ms with the team and 8 with the pool,
@@ -259,7 +255,8 @@ const char* thread_source() { return lender() ? "borrow" : "own"; }
 
 int32_t threads_for(int32_t threads) { return crew_of(threads).threads; }
 
-void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, void* context) {
+void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, void* context,
+                  int64_t ranges) {
   if (count <= 0) return;
   if (led.team) grain = (grain + kGrainOfTeam - 1) / kGrainOfTeam;
   if (count < 2 * grain) return fn(context, 0, count);
@@ -268,8 +265,7 @@ void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, vo
   if (crew.threads <= 1) return fn(context, 0, count);
 
   const int64_t items = count / crew.threads;
-  Job job{fn, context, count, crew.threads,
-          int32_t(items < kChunksPerThread ? items : kChunksPerThread)};
+  Job job{fn, context, count, crew.threads, int32_t(items < ranges ? items : ranges)};
   if (led.team) return run_in_team(&job, led.team);
   const bool is_long = items / grain >= kLongJob && settings().source != Source::kBorrow;
   if (crew.api && !is_long) {

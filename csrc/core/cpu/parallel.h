@@ -10,9 +10,13 @@ using RangeFn = void(void* context, int64_t begin, int64_t end);
 
 // Calls fn on disjoint ranges that cover [0, count), on up to `threads` threads, and returns when
 // all are done. threads = 0: the process-wide count. There are at least `grain` items for each
-// thread, in up to 4 ranges; with count < 2 * grain the caller does all of it at once and no other
-// thread is touched. fn must not throw. Nested calls, and calls while another thread uses the pool,
-// run on the caller alone.
+// thread, in up to `ranges` ranges; with count < 2 * grain the caller does all of it at once and no
+// other thread is touched. fn must not throw. Nested calls, and calls while another thread uses the
+// pool, run on the caller alone.
+//
+// The default leaves work to others where a thread starts late, and each range one long stream for
+// the prefetchers. Where some items take longer than others, and each long, kRangeEach is better:
+// threads end within an item of each other.
 //
 // The threads are the host process' OpenMP team (torch's libgomp) where one is loaded, found by
 // dlsym and never linked: two pools that spin on the same cores slow each other down 500 times.
@@ -22,7 +26,9 @@ using RangeFn = void(void* context, int64_t begin, int64_t end);
 //
 // In an OpenMP team and with no count set by fewstep_set_num_threads, a context or
 // FEWSTEP_NUM_THREADS, the team's own size holds, so torch.set_num_threads counts too.
-void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, void* context);
+constexpr int64_t kFewRanges = 4, kRangeEach = INT32_MAX;
+void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, void* context,
+                  int64_t ranges = kFewRanges);
 
 // Up to how many threads a parallel_for has here and now.
 int32_t threads_for(int32_t threads);

@@ -209,13 +209,15 @@ void attention(const AttentionProblem& problem) {
   AttentionProblem p = problem;
   p.pieces = 1;
   int64_t tasks = 0;
-  bool split = false;
+  bool split = false, streams = false;
   double work = 0.0;  // nanoseconds, roughly
   for (int64_t b = 0; b < p.B; ++b) {
     tasks += tasks_in(p, b);
     split = split || (parts_of(p, b) > 1 && tokens_of(p, b) > 0);
-    const double rows = double(tokens_of(p, b) * p.ratio);
-    work += rows > 0 ? double(keys_of(p, b) * p.G * p.D) * (0.2 + 0.04 * rows) : 0.0;
+    const int64_t rows = tokens_of(p, b) * p.ratio;
+    if (rows == 0) continue;
+    streams = streams || is_stream(p, rows);
+    work += double(keys_of(p, b) * p.G * p.D) * (0.2 + 0.04 * double(rows));
   }
   if (tasks == 0) return;
   const int64_t threads = threads_for(p.threads);
@@ -226,7 +228,9 @@ void attention(const AttentionProblem& problem) {
   }
   constexpr double kShare = 2e4;  // what is worth a thread
   const int64_t grain = max_of(1, int64_t(kShare / (work + 1.0) * double(tasks)));
-  parallel_for(p.threads, tasks, grain, &do_tasks, &p);
+  // A stream joins a range's heads. The last part's tasks are short: with one task a range the
+  // threads still end together.
+  parallel_for(p.threads, tasks, grain, &do_tasks, &p, streams ? kFewRanges : kRangeEach);
   if (split) parallel_for(p.threads, p.N * p.H, 256, &join_parts, &p);
 }
 
