@@ -31,6 +31,7 @@ inline int rounded_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 // One float a word.
 struct Single {
   static constexpr int kDepth = 1, kBytes = 4;  // elements a word, bytes of one in memory
+  static constexpr int kHeldRows = 0;           // rows whose logits stay in registers
   static F32 dot(F32 sum, F32 a, F32 b) { return vec::fma(a, b, sum); }
   static F32 set(const char* p) {
     float x;
@@ -43,6 +44,7 @@ struct Single {
 // Two bfloat16 a word: consecutive dims of a key, or one dim of two consecutive keys.
 struct Pair {
   static constexpr int kDepth = 2, kBytes = 2;
+  static constexpr int kHeldRows = 3;
   static F32 dot(F32 sum, F32 a, F32 b) { return vec::dot_bf16(vec::bits(a), vec::bits(b), sum); }
   static F32 set(const char* p) { return vec::set_pair(p); }
 };
@@ -118,6 +120,8 @@ inline bool takes_pairs([[maybe_unused]] const AttentionProblem& p) {
 template <class Cell, int kRows>
 inline void score_panel(const char* const* q, int words, const float* panel, float* scores,
                         Ahead& ahead) {
+  constexpr bool kHeld = kRows <= Cell::kHeldRows;
+  F32 total[kRows][kRegisterVectors];
   for (int strand = 0; strand < kScoreStrands; ++strand) {
     F32 sum[kRows][kRegisterVectors];
 #pragma GCC unroll 8
@@ -126,13 +130,14 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
       for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = vec::set(0.0f);
     }
     for (int four = 4 * strand; four < words; four += 4 * kScoreStrands) {
+      ahead.step();
+#pragma GCC unroll 4
       for (int w = four; w < four + 4; ++w) {
         F32 key[kRegisterVectors];
 #pragma GCC unroll 4
         for (int i = 0; i < kRegisterVectors; ++i) {
           key[i] = vec::load(panel + w * kPanel + i * kLanes);
         }
-        ahead.step();
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           const F32 a = Cell::set(q[r] + 4 * w);
@@ -146,7 +151,9 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
 #pragma GCC unroll 4
       for (int i = 0; i < kRegisterVectors; ++i) {
         float* to = scores + r * kTileKeys + i * kLanes;
-        vec::store(to, strand == 0 ? sum[r][i] : vec::add(vec::load(to), sum[r][i]));
+        const F32 before = kHeld ? total[r][i] : vec::load(to);
+        total[r][i] = strand == 0 ? sum[r][i] : vec::add(before, sum[r][i]);
+        if (!kHeld || strand == kScoreStrands - 1) vec::store(to, total[r][i]);
       }
     }
   }
@@ -188,11 +195,17 @@ inline void add_values(const char* weights, int words, const Values& values, con
 }
 
 template <class Cell, int kRows>
-void score_rows(const Block& block, int words, int panels, const float* keys, float* scores,
+void score_rows(const char* const* q, int words, int panels, const float* keys, float* scores,
                 Ahead& ahead) {
+  constexpr int kHeld = Cell::kHeldRows;
+  constexpr int kNow = kHeld > 0 && kHeld < kRows ? kHeld : kRows;
   for (int i = 0; i < panels; ++i) {
-    score_panel<Cell, kRows>(block.q, words, keys + int64_t(i) * words * kPanel,
-                             scores + i * kPanel, ahead);
+    const float* panel = keys + int64_t(i) * words * kPanel;
+    float* to = scores + i * kPanel;
+    score_panel<Cell, kNow>(q, words, panel, to, ahead);
+    if constexpr (kRows > kNow) {
+      score_panel<Cell, kRows - kNow>(q + kNow, words, panel, to + kNow * kTileKeys, ahead);
+    }
   }
 }
 
@@ -220,12 +233,13 @@ void value_rows(const char* weights, int words, const char* const* values, const
 template <class Cell>
 void score(Block& block, int words, int panels, const float* keys, Ahead& ahead) {
   float* s = block.scores[0];
-  if (block.rows == 1) return score_rows<Cell, 1>(block, words, panels, keys, s, ahead);
-  if (block.rows == 2) return score_rows<Cell, 2>(block, words, panels, keys, s, ahead);
-  if (block.rows == 3) return score_rows<Cell, 3>(block, words, panels, keys, s, ahead);
-  if (block.rows == 4) return score_rows<Cell, 4>(block, words, panels, keys, s, ahead);
-  if (block.rows == 5) return score_rows<Cell, 5>(block, words, panels, keys, s, ahead);
-  return score_rows<Cell, 6>(block, words, panels, keys, s, ahead);
+  const char* const* q = block.q;
+  if (block.rows == 1) return score_rows<Cell, 1>(q, words, panels, keys, s, ahead);
+  if (block.rows == 2) return score_rows<Cell, 2>(q, words, panels, keys, s, ahead);
+  if (block.rows == 3) return score_rows<Cell, 3>(q, words, panels, keys, s, ahead);
+  if (block.rows == 4) return score_rows<Cell, 4>(q, words, panels, keys, s, ahead);
+  if (block.rows == 5) return score_rows<Cell, 5>(q, words, panels, keys, s, ahead);
+  return score_rows<Cell, 6>(q, words, panels, keys, s, ahead);
 }
 
 template <class Cell>
