@@ -86,6 +86,16 @@ def test_kinds_of_arrays() -> None:
     assert linear.pack(weight.float().numpy()).kind == "float32"
 
 
+def test_scratch_of_any_size() -> None:
+    """A thread's own, which grows with what is asked for, and a call's where it is large."""
+    generator = np.random.default_rng(5)
+    for rows, inputs in ((1, 8), (256, 4200), (3, 64), (200, 2000), (2, 9)):  # 4.3 and 1.6 MB
+        packed = linear.pack(generator.standard_normal((3, inputs), np.float32))
+        x = generator.standard_normal((rows, inputs), np.float32)
+        workspace = np.empty(8 + rows * inputs // 2 + 8, np.int64)
+        assert np.array_equal(linear.run(x, packed), linear.run(x, packed, workspace=workspace))
+
+
 def test_packed_is_frozen() -> None:
     packed = linear.pack(np.zeros((2, 2), np.float32))
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -64,6 +64,39 @@ def test_rows_have_the_same_bits_in_any_company() -> None:
         assert all(torch.equal(every[i], ours(x[:, i])) for i in (0, 255, 256, 299))
 
 
+LAYOUTS: dict[str, Any] = {
+    "folded": lambda: numbers(3, 4, 70),
+    "every other": lambda: numbers(3, 8, 70)[:, ::2],
+    "rows apart": lambda: numbers(5, 90)[:, :70],
+    "rows apart in a batch": lambda: numbers(1, 5, 90)[..., :70],
+    "transposed": lambda: numbers(4, 3, 70).transpose(0, 1),
+    "columns apart": lambda: numbers(5, 140)[:, ::2],
+    "one row for all": lambda: numbers(1, 70).expand(4, 70),
+    "many dimensions": lambda: numbers(*[1] * 9, 2, 70),
+    "a block and a row": lambda: numbers(257, 70),
+    "none": lambda: numbers(2, 0, 70),
+    "followed": lambda: numbers(2, 70).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_gradients_any_layout_gives_the_same(
+    layout: str, bias: bool, kind: str | None
+) -> None:
+    """Few rows are handed over as they lie, for which the layer's checks are left to the op."""
+    ours = fewstep.torch.Linear.from_linear(layer(bias=bias), kind)
+    x = LAYOUTS[layout]()
+    with torch.no_grad():
+        got = ours(x)
+    wanted = linear.run(x.detach().reshape(-1, 70).clone(), ours.weight.packed,
+                        bias=None if ours.bias is None else ours.bias.detach())  # fmt: skip
+    assert got.shape == (*x.shape[:-1], 40)
+    assert not got.requires_grad
+    assert torch.equal(got.reshape(-1, 40), wanted)
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_quantised_calls_stay_within_their_steps(kind: str) -> None:
     """As far from the unquantised layer as half a step of each weight allows."""

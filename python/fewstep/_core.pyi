@@ -99,6 +99,16 @@ def kv_commit(
 def have_same(
     owners: list[dict[str, Any]], name: str, attribute: str | None, objects: list[Any]
 ) -> bool: ...
+def linear_apply(
+    x: object,
+    packed: object,
+    kind: int,
+    group: int,
+    inputs: int,
+    outputs: int,
+    bias: object,
+    most: int,
+) -> Any: ...
 def linear_pack(weight: object, kind: int, group: int, out: object) -> None: ...
 def linear_packed_bytes(O: int, I: int, kind: int, group: int) -> int: ...
 def linear_run(

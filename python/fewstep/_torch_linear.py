@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from . import _core
 from ._torch_weight import PackedWeight, exchange, packed_parameter, unfit
-from .linear import Packed, kind_index, run, workspace_for
+from .linear import Packed, kind_index, run
 
 QUANTISED = ("int8", "int4")
 _BLOCK = 256  # rows of a call: more take longer a row, and more than unpacking saves
@@ -48,14 +48,6 @@ def _rows(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.T
     x = x.detach() if x.requires_grad else x  # ops take no tensor that wants a gradient
     bias = bias.detach() if bias is not None and bias.requires_grad else bias
     outputs, inputs = packed.shape
-    if x.ndim > 1 and x.numel() <= _BLOCK * inputs:
-        # `run` without its checks, which take as long as the rest of a small layer's call.
-        y = x.new_empty((*x.shape[:-1], outputs))
-        _core.linear_run(
-            x, packed.data, kind_index(packed), packed.group, bias, None, None, None, 0.0, y,
-            workspace_for(x.numel() // inputs, packed, x),
-        )  # fmt: skip
-        return y
     rows = x.view(-1, inputs) if x.ndim != 2 else x
     y = x.new_empty(len(rows), outputs)
     for first in range(0, len(rows), _BLOCK):
@@ -180,11 +172,18 @@ class Linear(torch.nn.Linear):
         is_packed = type(weight) is PackedWeight and "bias" in parameters
         if not is_packed or torch.is_autocast_enabled("cpu"):
             return functional.linear(input, plain(self.weight), self.bias)
-        bias = parameters["bias"]
+        bias, packed = parameters["bias"], weight.packed
+        outputs, inputs = packed.shape
+        if not torch.is_grad_enabled() and not _traced(input) and input.dtype is weight.dtype:
+            # Decoding: the checks below take longer than a small layer's product.
+            applied: torch.Tensor | None = _core.linear_apply(
+                input, packed.data, kind_index(packed), packed.group, inputs, outputs, bias, _BLOCK
+            )
+            if applied is not None:
+                return applied
         if not isinstance(input, torch.Tensor):
             _refuse(input, weight)
-        packed, shape = weight.packed, input.shape
-        outputs, inputs = packed.shape
+        shape = input.shape
         if input.dtype is not weight.dtype or not input.is_cpu or not shape or shape[-1] != inputs:
             _refuse(input, weight)
         if torch.is_grad_enabled() and (

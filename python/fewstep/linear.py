@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,6 @@ __all__ = ["KINDS", "Packed", "pack", "run", "unpack"]
 
 KINDS = ("float32", "float16", "bfloat16", "int8", "int4")
 _INDEX = {kind: index for index, kind in enumerate(KINDS)}
-_KEPT = 1 << 19  # elements of scratch that a thread keeps at most: 4 MiB
-_scratch = threading.local()
 
 
 @dataclass(frozen=True)
@@ -257,9 +253,6 @@ def run(
         out = x.new_empty(wanted) if is_torch(x) else np.empty(wanted, x.dtype)
     else:
         _check_out("fewstep.linear.run", out, wanted)
-    if workspace is None:
-        rows = shape[0] if len(shape) == 2 else prod(wanted[:-1])
-        workspace = workspace_for(rows, packed, x)
     _core.linear_run(
         x,
         packed.data,
@@ -274,22 +267,6 @@ def run(
         workspace,
     )
     return out
-
-
-def workspace_for(rows: int, packed: Packed, like: Any) -> Any:
-    """Return scratch, the thread's own where it is not large: decoding asks for it every time."""
-    index = _INDEX[packed.kind]
-    count = _core.linear_run_workspace_bytes(rows, packed.shape[1], index, packed.group) // 8
-    torch = is_torch(like)
-    if count > _KEPT or (torch and not like.is_cpu):
-        return empty((count,), "int64", like)
-    name = "torch" if torch else "numpy"
-    held, kept = getattr(_scratch, name, (-1, None))  # asking an array for its size costs more
-    if held < count:
-        held = max(count, _KEPT // 16)
-        kept = empty((held,), "int64", like)
-        setattr(_scratch, name, (held, kept))
-    return kept
 
 
 def _two(function: str, name: str, value: Any) -> tuple[int, int]:

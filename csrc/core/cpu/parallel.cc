@@ -199,16 +199,28 @@ struct Job {
   void* context;
   int64_t count;
   int32_t threads, chunks;  // chunks: of a thread
-  std::atomic<int32_t> next{0};
 };
 
+struct OpenMpJob {
+  const Job& job;
+  const OpenMp* api;
+  std::atomic<int32_t> begun[Team::kMaxThreads]{};  // chunks of each share
+};
+
+// As in a Team, each thread begins with a share of its own: one stretch of memory, where chunks in
+// turn are four, and the same one in the next job of this size.
 void run_in_open_mp(void* p) {
-  Job& job = *static_cast<Job*>(p);
+  OpenMpJob& shared = *static_cast<OpenMpJob*>(p);
+  const Job& job = shared.job;
   const int64_t all = int64_t(job.threads) * job.chunks;
-  for (;;) {
-    const int64_t chunk = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (chunk >= all) return;
-    job.fn(job.context, job.count * chunk / all, job.count * (chunk + 1) / all);
+  const int32_t index = shared.api->thread_num();
+  for (int32_t i = 0; i < job.threads; ++i) {
+    const int32_t share = (index + i) % job.threads;
+    for (int32_t n;
+         (n = shared.begun[share].fetch_add(1, std::memory_order_relaxed)) < job.chunks;) {
+      const int64_t chunk = int64_t(share) * job.chunks + n;
+      job.fn(job.context, job.count * chunk / all, job.count * (chunk + 1) / all);
+    }
   }
 }
 
@@ -269,7 +281,8 @@ void parallel_for(int32_t threads, int64_t count, int64_t grain, RangeFn* fn, vo
   if (led.team) return run_in_team(&job, led.team);
   const bool is_long = items / grain >= kLongJob && settings().source != Source::kBorrow;
   if (crew.api && !is_long) {
-    crew.api->parallel(&run_in_open_mp, &job, unsigned(crew.threads), 0);
+    OpenMpJob shared{job, crew.api};
+    crew.api->parallel(&run_in_open_mp, &shared, unsigned(crew.threads), 0);
   } else {
     ThreadPool::instance().lead(crew.threads, &run_in_team, &job);
   }
