@@ -45,6 +45,20 @@ def test_quantisation_error(kind: str, most: float) -> None:
     assert np.sqrt((error**2).mean()) < 0.33  # a uniform error has 0.29
 
 
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_quantised_weights_unpack_to_halves(kind: str) -> None:
+    """Rounded once, to the nearest even, at every place of a run of 16."""
+    torch = pytest.importorskip("torch")
+    for inputs in (1, 15, 16, 33):
+        weight = np.random.default_rng(inputs).normal(size=(37, inputs)).astype(np.float32)
+        packed = linear.pack(torch.from_numpy(weight), kind=kind)
+        plain = linear.unpack(packed)
+        for dtype in (torch.bfloat16, torch.float16):
+            out = torch.empty(37, inputs, dtype=dtype)
+            assert linear.unpack(packed, out=out) is out
+            assert torch.equal(out, plain.to(dtype))
+
+
 def test_every_bit_survives() -> None:
     """All 65536 halves, NaN's payloads and subnormal numbers too."""
     torch = pytest.importorskip("torch")

@@ -88,10 +88,17 @@ def test_tied_heads_look_tokens_up_in_packed_rows(dtype: Any, kind: str | None) 
     model = model_of("Llama", dtype, tie_word_embeddings=True)
     fuse(model, kind)
     want = logits(model, text(1, 9))[0]
-    rows = run_paged(PagedModel(model, pages=4), text(1, 9)[0])
+    paged = PagedModel(model, pages=4)
+    rows = run_paged(paged, text(1, 9)[0])
     share = 1e-5 if dtype == torch.float32 else 2e-2
     assert (rows - want).abs().max() <= share * want.abs().max()
-    with pytest.raises((IndexError, ValueError), match=r"index out of range in self|tokens\[0\]"):
+    sequence, _ = paged.add([5])
+    paged.extend(sequence, 3)
+    ends, levels = np.array([0, 1], np.int32), np.array([3], np.int32)
+    chain = paged.chain([sequence], np.array([5], np.int32), ends, levels)
+    assert chain is not None  # from tokens to tokens in one call
+    assert chain[0][0, 0] == logits(model, torch.tensor([[5]]))[0, -1].argmax()
+    with pytest.raises(ValueError, match=r"tokens\[0\]"):
         run_paged(PagedModel(model, pages=4), [97])
 
 

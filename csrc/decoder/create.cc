@@ -165,7 +165,7 @@ void read_embedding(const Args& args, ArgCheck& check, fewstep_decoder* d) {
   Reader read{check, -1};
   read.kind("embedding", w);
   const linear::Kind kind = linear::Kind(w.kind);
-  if (linear::dtype_of(kind) != d->type) {
+  if (!contains(linear::unpacked_types(kind), d->type)) {
     check.fail("embedding",
                format("must unpack to %s, the type of layers[0].norm", name_of(d->type)),
                name_of(linear::dtype_of(kind)));

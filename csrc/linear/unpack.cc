@@ -18,7 +18,7 @@ void run_unpack(const fewstep_context* ctx, const fewstep_linear_unpack_args* ar
   check_kind(check, args->kind, args->group);
   UnpackProblem p{};
   p.kind = Kind(args->kind);
-  const View out = check.out("out", args->out, only(dtype_of(p.kind)), "O I");
+  const View out = check.out("out", args->out, unpacked_types(p.kind), "O I");
   check_sizes(check, "out");
   const View packed = check.in("packed", args->packed, only(DType::kU8), "P");
   p.packed = packed_memory(check, "packed", packed, args->kind, args->group);

@@ -118,7 +118,8 @@ def unpack(packed: Packed, *, out: Any = None) -> Any:
     packed : Packed
         What `pack` returned.
     out : array, shape (O, I), optional
-        Of the kind's dtype, or float32 for int8 and int4. Written in place and returned.
+        Of the kind's dtype; of int8 and int4 float32, float16 or bfloat16. Written in place and
+        returned.
 
     Returns
     -------

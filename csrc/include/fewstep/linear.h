@@ -73,7 +73,7 @@ typedef struct fewstep_linear_unpack_args {
 /* The weight that was packed, or what stands for it where the kind is quantised.
  *
  * Shapes   packed [P]  out [O, I];  1 <= O, I;  P = fewstep_linear_packed_bytes(O, I, kind, group)
- * Types    packed: u8; out: the kind's type, f32 for quantised kinds
+ * Types    packed: u8; out: the kind's type; of quantised kinds f32 f16 bf16, rounded once
  * Layout   packed contiguous; rows of out contiguous, the rest strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads packed once

@@ -305,8 +305,6 @@ class PagedModel:
             np.ascontiguousarray(tokens, np.int64), indptr, np.array(length, np.int32),
             self.pool.page_table(sequences), levels, least, self.d2t, longest,
         )  # fmt: skip
-        if found is None:
-            return None
         ids = found[0].tolist()
         for sequence, before, count, own in zip(sequences, length, counts, ids, strict=True):
             self._lengths[sequence] = before + count + max(len(own) - own.count(-1) - 1, 0)

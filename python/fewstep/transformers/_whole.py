@@ -58,7 +58,6 @@ class Whole:
         self._config: Any = None
         self._flat = torch.empty(0, 0)  # hidden states of a call, and the next
         self._x: dict[int, torch.Tensor] = {}  # its first rows, by their number
-        self._looks_up = False  # whether the decoder has the embedding
 
     def ready(self) -> bool:
         """Prepare the model for `run`; False where it has to run as transformers has it."""
@@ -105,12 +104,9 @@ class Whole:
         self._flat, self._x = torch.empty(0, sizes.hidden, dtype=sizes.dtype), {}
         embedding = self._parameters[1]["weight"]
         packed = getattr(embedding, "packed", None)
-        given: Any = None
-        if packed is None:
-            given = (embedding.detach(), 0, 0, None)
-        elif not packed.kind.startswith("int") or sizes.dtype == torch.float32:
+        given: Any = (embedding.detach(), 0, 0, None)
+        if packed is not None:
             given = (packed.data, kind_index(packed), packed.group, None)
-        self._looks_up = given is not None
         return _core.Decoder(
             [layer.fields(self.store) for layer in self._fused],
             heads=sizes.heads,
@@ -145,17 +141,13 @@ class Whole:
         sizes = scratch.sizes
         n = len(tokens)
         count = n if rows is None else len(rows)
-        if not self._looks_up:
-            x = self._parameters[1]["weight"].rows(torch.from_numpy(tokens))
-        else:
-            x = self._x.get(n)
-            if x is None:
-                x = self._room(n, sizes)
+        x = self._x.get(n)
+        if x is None:
+            x = self._room(n, sizes)
         logits = torch.empty(count, self._vocabulary, dtype=sizes.dtype)
         self._decoder.run(
             (
-                tokens if self._looks_up else None, indptr, length, table, scratch.cos,
-                scratch.sin, bits, depth, block, rows,
+                tokens, indptr, length, table, scratch.cos, scratch.sin, bits, depth, block, rows,
             ),
             (x, logits, None),
         )  # fmt: skip
@@ -183,10 +175,8 @@ class Whole:
         least: float,
         d2t: NDArray[np.int32] | None,
         longest: int,
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-        """Draft the likeliest chains behind rows; None of a model whose tokens torch looks up."""
-        if not self._looks_up:
-            return None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Draft the likeliest chains behind rows."""
         scratch = self._turning(longest)
         shape = len(levels), max(levels.tolist())
         ids, logp = np.empty(shape, np.int32), np.empty(shape, np.float32)
