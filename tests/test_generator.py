@@ -72,6 +72,7 @@ def drafters() -> dict[str, Any]:
         "recycling": TokenRecycling(),
         "contexts": fewstep.drafters.ContextRecycling(order=3, max_nodes=12),
         "trigram": TriGram(corpus=corpus),
+        "cascade": fewstep.drafters.Cascade(model(), max_nodes=12),
         "oracle": Oracle(model(), 4),
     }
 

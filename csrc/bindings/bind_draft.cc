@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "py_recycler.h"
 #include "py_tensor.h"
 
 namespace py = pybind11;
@@ -87,24 +88,6 @@ struct PyRecycler {
     check(fewstep_recycler_create(order, width, capacity, &made));
     owner.reset(made);
   }
-};
-
-// Tokens of an array as they lie, or those of a list.
-class Given {
- public:
-  explicit Given(const py::object& tokens) {
-    if (Tokens::check_(tokens)) {
-      array_ = py::reinterpret_borrow<Tokens>(tokens);
-    } else {
-      list_ = tokens.cast<std::vector<int32_t>>();
-    }
-  }
-  const int32_t* data() const { return array_ ? array_.data() : list_.data(); }
-  int64_t size() const { return array_ ? array_.size() : int64_t(list_.size()); }
-
- private:
-  Tokens array_{py::reinterpret_borrow<Tokens>(py::handle())};
-  std::vector<int32_t> list_;
 };
 
 void recycle(py::handle table, py::handle tokens, py::handle top_ids) {
@@ -292,6 +275,19 @@ void observe_call(PyRecycler& self, const py::list& texts, const Tokens& token,
 }
 
 }  // namespace
+
+Given::Given(const py::object& tokens) {
+  if (Tokens::check_(tokens)) {
+    const auto array = py::reinterpret_borrow<Tokens>(tokens);
+    begin_ = array.data();
+    size_ = array.size();
+    array_ = tokens;
+  } else {
+    list_ = tokens.cast<std::vector<int32_t>>();
+  }
+}
+
+fewstep_recycler* recycler_of(py::handle object) { return object.cast<PyRecycler&>().owner.get(); }
 
 void bind_draft(py::module_& m) {
   m.def("draft_recycle", &recycle, py::arg("table"), py::arg("tokens"), py::arg("top_ids"));

@@ -38,6 +38,7 @@ PYBIND11_MODULE(_core, m) {
   bind_batch(m);
   bind_budget(m);
   bind_draft(m);
+  bind_cascade(m);
   bind_kv(m);
   bind_linear(m);
   bind_head(m);

@@ -132,6 +132,7 @@ void run_op(const Op& op, const fewstep_context* ctx, const Args& args) {
 void bind_batch(pybind11::module_& m);  // trees of a generator's calls
 void bind_budget(pybind11::module_& m);
 void bind_decoder(pybind11::module_& m);
+void bind_cascade(pybind11::module_& m);
 void bind_draft(pybind11::module_& m);
 void bind_kv(pybind11::module_& m);
 void bind_head(pybind11::module_& m);

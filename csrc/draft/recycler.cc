@@ -1,42 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "draft/recycler.h"
+
 #include <algorithm>
 #include <cmath>
-#include <vector>
-
-#include "draft/contexts.h"
-#include "draft/proposal.h"
-#include "fewstep/draft.h"
-
-namespace fewstep::draft {
-
-// A node that may come into the tree.
-struct Candidate {
-  int32_t token, parent, depth;
-};
-// A candidate in the heap: the likeliest on top, of equal ones the one made first.
-struct Ranked {
-  float chance;
-  int32_t candidate;
-  bool operator<(const Ranked& other) const {
-    return chance != other.chance ? chance < other.chance : candidate > other.candidate;
-  }
-};
-
-}  // namespace fewstep::draft
-
-struct fewstep_recycler {
-  fewstep_recycler(int32_t longest, int32_t kept, int64_t capacity)
-      : order(longest), width(kept), table(kept, capacity) {}
-
-  const int32_t order, width;
-  fewstep::draft::ContextTable table;
-  fewstep::draft::Calibration calibration;
-  // Scratch of calls.
-  std::vector<fewstep::draft::Candidate> candidates;
-  std::vector<fewstep::draft::Ranked> heap;
-  std::vector<fewstep::draft::Context> contexts;  // of nodes
-  std::vector<int32_t> following;                 // the token that came after a row, or -1
-};
+#include <span>
+#include <string>
 
 namespace fewstep::draft {
 namespace {
@@ -254,8 +222,10 @@ void expand(fewstep_recycler& r, const Context& context, int32_t node, int32_t d
   }
 }
 
-void grow(fewstep_recycler& r, const Context& root, const fewstep_recycler_propose_params& params,
-          Proposal* tree, float* score) {
+}  // namespace
+
+void grow(fewstep_recycler& r, const Context& root, int32_t depth, float least, Proposal* tree,
+          float* score) {
   r.contexts.clear();
   r.candidates.assign(1, {root.token[0], -1, 0});
   r.heap.assign(1, {1.0f, 0});
@@ -268,13 +238,12 @@ void grow(fewstep_recycler& r, const Context& root, const fewstep_recycler_propo
     score[node] = chance;
     if (tree->is_full()) break;
     r.contexts.push_back(c.parent < 0 ? root : r.contexts[size_t(c.parent)].then(c.token, r.order));
-    if (c.depth < params.depth) {
-      expand(r, r.contexts.back(), node, c.depth, chance, params.least);
+    if (c.depth < depth) {
+      expand(r, r.contexts.back(), node, c.depth, chance, least);
     }
   }
 }
 
-}  // namespace
 }  // namespace fewstep::draft
 
 using namespace fewstep;
@@ -329,22 +298,12 @@ fewstep_status fewstep_recycler_propose(fewstep_recycler* recycler, const int32_
   return guard([&] {
     constexpr char kFunction[] = "fewstep_recycler_propose";
     not_null(kFunction, "recycler", recycler);
-    not_null(kFunction, "params", params);
-    sized(kFunction, "params", sizeof *params, "FEWSTEP_RECYCLER_PROPOSE_PARAMS_INIT",
-          params->size);
-    at_least(kFunction, "depth", 1, params->depth);
-    if (!(params->least >= 0.0f && params->least <= 1.0f)) {
-      throw Error(FEWSTEP_INVALID_ARGUMENT, format("%s: 'least' must lie in [0, 1], got %s",
-                                                   kFunction, number(params->least).c_str()));
-    }
+    check_params(kFunction, params);
     const auto given = tokens_of(kFunction, "context", context, count);
     Proposal tree = proposal_of(kFunction, token, parent, capacity, nodes);
     not_null(kFunction, "score", score);
     if (!given.empty()) {
-      const size_t used = std::min(given.size(), size_t(recycler->order));
-      Context root;
-      for (const int32_t t : given.last(used)) root = root.then(t, recycler->order);
-      grow(*recycler, root, *params, &tree, score);
+      grow(*recycler, end_of(*recycler, given), params->depth, params->least, &tree, score);
     }
     *nodes = tree.size();
   });

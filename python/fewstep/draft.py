@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep import _core
+from fewstep._cascade import Cascade as Cascade
 from fewstep._recycler import Recycler as Recycler
 from fewstep._tokens import tokens_of
 
-__all__ = ["Ngram", "Recycler", "Trigram", "recycle"]
+__all__ = ["Cascade", "Ngram", "Recycler", "Trigram", "recycle"]
 
 Tree = tuple[NDArray[np.int32], NDArray[np.int32]]
 

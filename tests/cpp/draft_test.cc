@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <fewstep/draft.hpp>
 #include <string>
 #include <vector>
@@ -101,6 +102,64 @@ TEST_CASE("a recycler's missing arguments are errors") {
         FEWSTEP_INVALID_ARGUMENT);
   fewstep_recycler_destroy(made);
   fewstep_recycler_destroy(nullptr);
+}
+
+TEST_CASE("a model is asked where a recycler does not know") {
+  draft::Recycler table(1, 2);
+  table.read(std::vector<int32_t>{5, 6, 7});
+  draft::Cascade tree(table, 6);
+  tree.begin(std::vector<int32_t>{9, 5});
+  fewstep_cascade_question question = tree.ask(1);
+  const auto list = [](const int32_t* first, int32_t count) {
+    return std::vector<int32_t>(first, first + count);
+  };
+  // 6 has a chance of 0.7, 7 of 0.49; nothing is known behind 7.
+  CHECK(list(question.run, question.runs) == std::vector<int32_t>{0, 1, 2});
+  CHECK(list(question.token, question.runs) == std::vector<int32_t>{5, 6, 7});
+  CHECK(list(question.parent, question.runs) == std::vector<int32_t>{-1, 0, 1});
+  CHECK(list(question.asked, question.asks) == std::vector<int32_t>{2});
+  CHECK(question.chance == 0.7f * 0.7f);
+  const std::vector<int32_t> ids{5, 8, -1};
+  const std::vector<float> logp{std::log(0.5f), std::log(0.25f), 0.0f};
+  const float chance = 0.49f;
+  // 5 with half of it, and 6 and 7 behind that; 8 with a quarter finds no room.
+  CHECK(tree.answer(2, ids, logp) == doctest::Approx(chance * 0.5f * (1 + 0.7f + 0.49f)));
+  CHECK(tree.take().token == std::vector<int32_t>{5, 6, 7, 5, 6, 7});
+  CHECK(tree.take(4).parent == std::vector<int32_t>{-1, 0, 1, 2});
+  CHECK_THROWS_WITH_AS(
+      tree.answer(2, ids, logp),
+      "fewstep_cascade_answer: 'node' must be one that was asked and not answered, got 2", error);
+  question = tree.ask(8);  // 6 and 5 have the rest of what they lost to their children
+  CHECK(question.asked[0] == 0);
+}
+
+TEST_CASE("a cascade's missing arguments are errors") {
+  fewstep_cascade* made = nullptr;
+  CHECK(fewstep_cascade_create(nullptr, 1, &made) == FEWSTEP_INVALID_ARGUMENT);
+  const draft::Recycler table(1, 1);
+  CHECK(fewstep_cascade_create(table.get(), 1, nullptr) == FEWSTEP_INVALID_ARGUMENT);
+  REQUIRE(fewstep_cascade_create(table.get(), 1, &made) == FEWSTEP_OK);
+  CHECK(fewstep_cascade_begin(made, nullptr, 0, nullptr) == FEWSTEP_INVALID_ARGUMENT);
+  fewstep_cascade_question question = FEWSTEP_CASCADE_QUESTION_INIT;
+  CHECK(fewstep_cascade_ask(made, 1, 0.0f, nullptr) == FEWSTEP_INVALID_ARGUMENT);
+  question.size = 8;
+  CHECK(fewstep_cascade_ask(made, 1, 0.0f, &question) == FEWSTEP_INVALID_ARGUMENT);
+  CHECK(std::string(fewstep_last_error()) ==
+        "fewstep_cascade_ask: 'out' must have its size set by FEWSTEP_CASCADE_QUESTION_INIT, got "
+        "8");
+  const int32_t id = 0;
+  const float logp = 0.0f;
+  float gained = 0.0f;
+  CHECK(fewstep_cascade_answer(made, 0, &id, &logp, 1, &gained) == FEWSTEP_INVALID_ARGUMENT);
+  CHECK(fewstep_cascade_answer(made, 0, &id, &logp, 0, &gained) == FEWSTEP_INVALID_ARGUMENT);
+  CHECK(fewstep_cascade_answer(made, 0, nullptr, &logp, 1, &gained) == FEWSTEP_INVALID_ARGUMENT);
+  int32_t token = 0, parent = 0, nodes = 0;
+  CHECK(fewstep_cascade_take(made, &token, &parent, nullptr, 1, &nodes) ==
+        FEWSTEP_INVALID_ARGUMENT);
+  CHECK(fewstep_cascade_take(nullptr, &token, &parent, &gained, 1, &nodes) ==
+        FEWSTEP_INVALID_ARGUMENT);
+  fewstep_cascade_destroy(made);
+  fewstep_cascade_destroy(nullptr);
 }
 
 TEST_CASE("missing arguments are errors") {

@@ -180,6 +180,63 @@ FEWSTEP_API fewstep_status fewstep_recycler_propose(fewstep_recycler* recycler,
                                                     int32_t* token, int32_t* parent, float* score,
                                                     int32_t capacity, int32_t* nodes);
 
+/* A tree that a recycler grows for nothing, and a draft model where the recycler does not know how
+ * the text goes on. A node's rest is the chance that the text gets to it and then leaves the tree:
+ * its score less those of its children. The model is asked at the nodes of greatest rest; each of
+ * its likeliest tokens gets its share of the rest, and what the recycler knows behind it grows on.
+ * Sources: Chen et al. 2023, "Cascade Speculative Drafting", arXiv 2312.11462, section 3.1 (a
+ * statistical draft below a draft model); Hu et al. 2024, "SAM Decoding", arXiv 2411.10666 (the
+ * model drafts where retrieval finds little); the rule of the rest is ours. Not for use by two
+ * threads at once. */
+typedef struct fewstep_cascade fewstep_cascade;
+
+/* Nodes to run a draft model on; valid until the cascade is used again. */
+typedef struct fewstep_cascade_question {
+  uint32_t size;         /* sizeof(fewstep_cascade_question) */
+  int32_t runs, asks;    /* how many */
+  const int32_t* run;    /* [runs] ascending: those that are asked, also where they ran as others'
+                            ancestors, and ancestors that did not run yet */
+  const int32_t* token;  /* [runs] of the tree's nodes to run */
+  const int32_t* parent; /* [runs] their parents; -1 of the root */
+  const int32_t* asked;  /* [asks] nodes whose logits are wanted, ascending */
+  float chance;          /* the sum of their rests */
+} fewstep_cascade_question;
+
+#define FEWSTEP_CASCADE_QUESTION_INIT \
+  {sizeof(fewstep_cascade_question), 0, 0, NULL, NULL, NULL, NULL, 0.0f}
+
+/* The recycler must live longer. room: nodes of the growing tree at most, 1 or more; what comes
+ * when it is full is left out. */
+FEWSTEP_API fewstep_status fewstep_cascade_create(fewstep_recycler* recycler, int32_t room,
+                                                  fewstep_cascade** out);
+FEWSTEP_API void fewstep_cascade_destroy(fewstep_cascade* cascade);
+
+/* Begins anew with what the recycler proposes from the context's last tokens; no node has run. An
+ * empty context has no tree. depth and least of `params` hold for all that grows. */
+FEWSTEP_API fewstep_status fewstep_cascade_begin(fewstep_cascade* cascade, const int32_t* context,
+                                                 int64_t count,
+                                                 const fewstep_recycler_propose_params* params);
+
+/* Chooses up to `most` nodes, 1 or more, that were not asked, lie above the greatest depth, and
+ * have a rest of more than `least`, in [0, 1]: of greatest rest, of equal ones the earlier. They
+ * count as asked, and all of `run` as run. */
+FEWSTEP_API fewstep_status fewstep_cascade_ask(fewstep_cascade* cascade, int32_t most, float least,
+                                               fewstep_cascade_question* out);
+
+/* Adds what the model answered at a node that was asked: different tokens ids[width], likeliest
+ * first, -1 for none, and their log-probabilities logp[width], not above 0. A token that is no
+ * child yet gets the rest times its probability among such tokens, p / (1 - those of children),
+ * where that is `least` or more; below it grows what the recycler proposes. *gained: the scores of
+ * all new nodes, the accepted tokens to expect of them. */
+FEWSTEP_API fewstep_status fewstep_cascade_answer(fewstep_cascade* cascade, int32_t node,
+                                                  const int32_t* ids, const float* logp,
+                                                  int32_t width, float* gained);
+
+/* Writes the likeliest `capacity` nodes as fewstep_recycler_propose does. */
+FEWSTEP_API fewstep_status fewstep_cascade_take(fewstep_cascade* cascade, int32_t* token,
+                                                int32_t* parent, float* score, int32_t capacity,
+                                                int32_t* nodes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -111,6 +111,20 @@ struct ScoredTree : Tree {
   std::vector<float> score;
 };
 
+namespace detail {
+
+template <class Propose>
+ScoredTree scored_tree_of(int32_t max_nodes, Propose&& propose) {
+  std::vector<float> score(max_nodes > 0 ? size_t(max_nodes) : 1);
+  Tree tree = tree_of(max_nodes, [&](int32_t* token, int32_t* parent, auto... size) {
+    return propose(token, parent, score.data(), size...);
+  });
+  score.resize(tree.token.size());
+  return {std::move(tree), std::move(score)};
+}
+
+}  // namespace detail
+
 inline fewstep_recycler_propose_params recycler_params() {
   return FEWSTEP_RECYCLER_PROPOSE_PARAMS_INIT;
 }
@@ -132,20 +146,56 @@ class Recycler {
   int64_t contexts() const { return fewstep_recycler_contexts(owner_.get()); }
   ScoredTree propose(std::span<const int32_t> context, int32_t max_nodes = 32,
                      const fewstep_recycler_propose_params& params = recycler_params()) {
-    std::vector<float> score(max_nodes > 0 ? size_t(max_nodes) : 1);
-    Tree tree = detail::tree_of(max_nodes, [&](int32_t* token, int32_t* parent, auto... size) {
+    return detail::scored_tree_of(max_nodes, [&](auto... out) {
       return fewstep_recycler_propose(owner_.get(), context.data(), int64_t(context.size()),
-                                      &params, token, parent, score.data(), size...);
+                                      &params, out...);
     });
-    score.resize(tree.token.size());
-    return {std::move(tree), std::move(score)};
   }
+  fewstep_recycler* get() const { return owner_.get(); }
 
  private:
   struct Destroy {
     void operator()(fewstep_recycler* recycler) const { fewstep_recycler_destroy(recycler); }
   };
   std::unique_ptr<fewstep_recycler, Destroy> owner_;
+};
+
+// Grows trees by a recycler, which has to live longer, and where that does not know how the text
+// goes on, by what a draft model answers.
+class Cascade {
+ public:
+  explicit Cascade(const Recycler& recycler, int32_t room = 128) {
+    fewstep_cascade* made = nullptr;
+    check(fewstep_cascade_create(recycler.get(), room, &made));
+    owner_.reset(made);
+  }
+  void begin(std::span<const int32_t> context,
+             const fewstep_recycler_propose_params& params = recycler_params()) {
+    check(fewstep_cascade_begin(owner_.get(), context.data(), int64_t(context.size()), &params));
+  }
+  // What to run; valid until the next call.
+  fewstep_cascade_question ask(int32_t most = 2, float least = 0.05f) {
+    fewstep_cascade_question question = FEWSTEP_CASCADE_QUESTION_INIT;
+    check(fewstep_cascade_ask(owner_.get(), most, least, &question));
+    return question;
+  }
+  // What the model held likely after a node that was asked; returns the accepted tokens to expect.
+  float answer(int32_t node, std::span<const int32_t> ids, std::span<const float> logp) {
+    float gained = 0.0f;
+    const auto width = int32_t(ids.size() < logp.size() ? ids.size() : logp.size());
+    check(fewstep_cascade_answer(owner_.get(), node, ids.data(), logp.data(), width, &gained));
+    return gained;
+  }
+  ScoredTree take(int32_t max_nodes = 32) {
+    return detail::scored_tree_of(
+        max_nodes, [&](auto... out) { return fewstep_cascade_take(owner_.get(), out...); });
+  }
+
+ private:
+  struct Destroy {
+    void operator()(fewstep_cascade* cascade) const { fewstep_cascade_destroy(cascade); }
+  };
+  std::unique_ptr<fewstep_cascade, Destroy> owner_;
 };
 
 }  // namespace fewstep::draft

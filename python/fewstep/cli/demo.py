@@ -94,7 +94,7 @@ def text(
         str | None, typer.Option(help="Beginning of the text; held-out text by default.")
     ] = None,
     drafter: Annotated[
-        str, typer.Option(help="model, contexts, recycling, lookup, trigram or none.")
+        str, typer.Option(help="model, cascade, contexts, recycling, lookup, trigram or none.")
     ] = "contexts",
     temperature: Annotated[float, typer.Option(help="0 for greedy decoding.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the text.")] = 0,

@@ -28,7 +28,7 @@ from fewstep.transformers import PagedModel, fuse
 
 from . import corpus
 
-DRAFTERS = ("model", "contexts", "recycling", "lookup", "trigram", "none")
+DRAFTERS = ("model", "cascade", "contexts", "recycling", "lookup", "trigram", "none")
 LOOKUP_TOKENS = 10  # of transformers' prompt look-up, as in its documentation
 PROMPT_PIECE, PROMPT_CHARACTERS = 9, 400  # of the held-out text
 ROUNDS = 5
@@ -174,17 +174,17 @@ def drafter_of(name: str, models: Models) -> fewstep.drafters.Drafter | None:
     ValueError
         The name is none of them, or needs a draft model and there is none.
     """
-    if name == "model":
-        if models.draft is None:
-            raise ValueError(
-                "fewstep.demo.text: 'drafter' must not be model with a model of your own, which "
-                "has no draft model beside it"
-            )
-        return fewstep.drafters.DraftModel(PagedModel(models.fused_draft), width=1)
-    made: dict[str, Callable[[], fewstep.drafters.Drafter | None]] = {
-        "recycling": partial(fewstep.drafters.TokenRecycling, TEMPLATE),
-        "contexts": fewstep.drafters.ContextRecycling, "lookup": fewstep.drafters.PromptLookup,
-        "trigram": fewstep.drafters.TriGram, "none": lambda: None,
+    if name in ("model", "cascade") and models.draft is None:
+        raise ValueError(
+            f"fewstep.demo.text: 'drafter' must not be {name} with a model of your own, which has "
+            "no draft model beside it"
+        )
+    ours = fewstep.drafters
+    made: dict[str, Callable[[], ours.Drafter | None]] = {
+        "model": lambda: ours.DraftModel(PagedModel(models.fused_draft), width=1),
+        "cascade": lambda: ours.Cascade(PagedModel(models.fused_draft)),
+        "recycling": partial(ours.TokenRecycling, TEMPLATE), "contexts": ours.ContextRecycling,
+        "lookup": ours.PromptLookup, "trigram": ours.TriGram, "none": lambda: None,
     }  # fmt: skip
     if name not in made:
         raise ValueError(

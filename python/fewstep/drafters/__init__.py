@@ -7,6 +7,7 @@ A drafter is anything with the four methods of `Drafter`.
 from __future__ import annotations
 
 from fewstep._generate.request import Request
+from fewstep.drafters._cascade import Cascade
 from fewstep.drafters._contexts import ContextRecycling
 from fewstep.drafters._heads import Template
 from fewstep.drafters._lookup import PromptLookup, TriGram
@@ -16,6 +17,7 @@ from fewstep.drafters._recycling import TokenRecycling
 
 __all__ = [
     "RULES",
+    "Cascade",
     "ContextRecycling",
     "Draft",
     "DraftModel",

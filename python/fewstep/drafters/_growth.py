@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 from math import exp
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,14 @@ class Rows:
                 break
         return path
 
+    def drop(self, rows: int) -> None:
+        """Begin the block behind its first rows, which are a chain of text."""
+        self.base += rows
+        del self.token[:rows], self.parent[:rows], self.sees[:rows], self.depth[:rows]
+        self.parent = [max(parent - rows, -1) for parent in self.parent]
+        self.sees = [mask >> rows for mask in self.sees]
+        self.depth = [depth - rows for depth in self.depth]
+
     def add(self, token: int, parent: int) -> int:
         """Add a row below another."""
         row = len(self.token)
@@ -87,6 +95,45 @@ class Growing:
         self.token, self.parent = [root], [-1]
         self.row = {0: 0}
         self.frontier = [0]
+
+
+@dataclass
+class Run:
+    """Nodes of a request's tree that are to run.
+
+    Attributes
+    ----------
+    node, token, parent : list of int
+        Parents before children, the root's -1.
+    wanted : list of int
+        The nodes, some of these, whose logits are wanted, ascending.
+    row : dict of int to int
+        Rows in the block of all nodes that ran; empty at first.
+    """
+
+    node: list[int] = field(default_factory=list)
+    token: list[int] = field(default_factory=list)
+    parent: list[int] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+    row: dict[int, int] = field(default_factory=dict)
+
+
+class Answers(NamedTuple):
+    """What `Cache.answers` found.
+
+    Attributes
+    ----------
+    ran : list of bool
+        Which requests there was room for.
+    logits : array
+        After all their wanted nodes; None where there are none.
+    alike : bool
+        Whether it took the time that such calls take: no long text was read before.
+    """
+
+    ran: list[bool]
+    logits: Any
+    alike: bool
 
 
 class Cache:
@@ -202,8 +249,82 @@ class Cache:
         for rows, one in zip(blocks, trees, strict=True):
             for node in one.frontier:
                 one.row[node] = rows.add(one.token[node], one.row[one.parent[node]])
+        return self._run(blocks, [len(one.frontier) for one in trees])
+
+    def answers(self, requests: Sequence[Request], runs: Sequence[Run]) -> Answers:
+        """Run nodes of trees, at first behind what is new of their texts."""
+        blocks: list[Rows] = []
+        counts: list[int] = []
+        wanted: list[int] = []
+        fresh = [request for request, run in zip(requests, runs, strict=True) if not run.row]
+        self.settle(fresh)
+        alike = not self._read(fresh)
+        is_run = [self._room_for(request, run) for request, run in zip(requests, runs, strict=True)]
+        for request, run, ready in zip(requests, runs, is_run, strict=True):
+            if not ready:
+                continue
+            rows = self._rows[request.number]
+            before, first = len(rows.token), sum(counts)
+            text = [] if run.row else request.tokens[rows.base : -1]
+            for token in text:
+                rows.add(token, len(rows.token) - 1)
+            for node, token, parent in zip(run.node, run.token, run.parent, strict=True):
+                up = len(text) - 1 if parent < 0 else run.row[parent]
+                run.row[node] = rows.add(token, up)
+            blocks.append(rows)
+            counts.append(len(rows.token) - before)
+            wanted += [first + run.row[node] - before for node in run.wanted]
+        if not blocks:
+            return Answers(is_run, None, alike)
+        try:
+            logits = self._run(blocks, counts, np.array(wanted, np.int64))
+        except BaseException:
+            for request in requests:  # what ran of these rows is not known
+                self.forget(request)
+            raise
+        ran = compress(zip(requests, runs, strict=True), is_run)
+        for (request, run), rows in zip(ran, blocks, strict=True):
+            read = len(request.tokens) - 1 - rows.base
+            if read:
+                rows.drop(read)
+                run.row = {node: row - read for node, row in run.row.items()}
+        return Answers(is_run, logits, alike)
+
+    def _read(self, requests: Sequence[Request]) -> bool:
+        """Run all but the end of texts that are long, such as prompts; tell whether there were."""
+        long: list[tuple[Request, Rows]] = []
+        for request in requests:
+            rows = self._rows.get(request.number)
+            if rows is None or len(request.tokens) - rows.base > 2 * _FEW:
+                rows = self._begin(request)
+            if rows is not None and len(request.tokens) - rows.base > 2 * _FEW:
+                long.append((request, rows))
+        if not long:
+            return False
+        tokens, ends = _new_rows(long, -_FEW)
+        sequences = [rows.sequence for _, rows in long]
+        self.model.forward(sequences, tokens, ends, rows=np.zeros(0, np.int64))
+        for request, rows in long:
+            rows.base = len(request.tokens) - _FEW
+        return True
+
+    def _room_for(self, request: Request, run: Run) -> bool:
+        """Make room for nodes and, where none of a draft has run, for the text before them."""
+        rows = self._rows.get(request.number)
+        if rows is None:
+            return False
+        text = 0 if run.row else len(request.tokens) - 1 - rows.base
+        try:
+            self.model.extend(rows.sequence, text + len(run.node))
+        except MemoryError:
+            if not run.row:
+                self.forget(request)
+            return False
+        return True
+
+    def _run(self, blocks: Sequence[Rows], counts: Sequence[int], wanted: Any = None) -> Any:
+        """Run the last rows of blocks; return the logits of all or of those that are wanted."""
         sizes = [len(rows.token) for rows in blocks]
-        counts = [len(one.frontier) for one in trees]
         width = 4 * ((max(sizes) + 31) // 32)
         token: list[int] = []
         depth: list[int] = []
@@ -220,6 +341,7 @@ class Cache:
             bits=np.frombuffer(bits, np.uint32).reshape(len(token), width // 4),
             depth=np.array(depth, np.int32),
             block=np.array(sizes, np.int32),
+            rows=wanted,
         )
 
 
@@ -232,8 +354,10 @@ def chain_draft(tokens: Sequence[int], logp: Sequence[float]) -> Draft:
     )
 
 
-def _new_rows(pairs: Sequence[tuple[Request, Rows]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _new_rows(
+    pairs: Sequence[tuple[Request, Rows]], until: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return the tokens of texts that the model has not run, and where each text's begin."""
-    parts = [request.tokens[rows.base :] for request, rows in pairs]
+    parts = [request.tokens[rows.base : until] for request, rows in pairs]
     ends = np.array(ends_of(map(len, parts)), np.int32)
     return np.array(list(chain.from_iterable(parts)), np.int32), ends
