@@ -113,6 +113,21 @@ void begin_rows(const AttentionProblem& p, int rows, Scratch& s) {
   s.run.softcap = p.softcap;
 }
 
+// Finds the rows that are asked for while the tile that ends at `behind` is worked on: those of the
+// tile behind it, which a stream's next part may begin with; for other rows, after a task's last
+// tile, what the next task begins with.
+void find_next(const AttentionProblem& p, const Task& task, int64_t behind, bool stream,
+               TileRows* next) {
+  int g = task.g;
+  if (!stream && behind == task.end) {
+    const bool is_last = task.first + task.rows == tokens_of(p, task.b) * p.ratio;
+    if (is_last) g = (g + 1) % p.G;
+    if (!is_last || g > 0) behind = task.begin;
+  }
+  next->count = int(min_of(int64_t(kTileKeys), keys_of(p, task.b) - behind));
+  if (next->count > 0) find_rows(p, task.b, g, behind, next);
+}
+
 void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, Scratch& s) {
   begin_rows(p, task.heads * task.rows, s);
   find_queries(p, task, s);
@@ -120,8 +135,6 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
   const Window window = window_of(p, task);
   const bool stream = is_stream(p, task.rows);
   if (stream) find_blocks(p, task, s);
-  // A stream asks for what its next part begins with.
-  const int64_t known = stream ? keys_of(p, task.b) : task.end;
   int64_t begin = task.begin;
   // Tiles keep their places, so a row's bits do not depend on which rows skip one.
   while (begin < task.end && begin + kTileKeys - 1 <= min_of(window.every, drafted - 1)) {
@@ -132,8 +145,7 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
   if (tile->count > 0) find_rows(p, task.b, task.g, begin, tile);
   for (; begin < task.end; begin += kTileKeys) {
     const int64_t behind = begin + tile->count;
-    next->count = int(min_of(int64_t(kTileKeys), known - behind));
-    if (next->count > 0) find_rows(p, task.b, task.g, behind, next);
+    find_next(p, task, behind, stream, next);
     s.run.masked = behind > drafted || begin <= window.some;
     if (stream) {
       append_rows(tile, *next);

@@ -132,7 +132,8 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
     for (int four = 4 * strand; four < words; four += 4 * kScoreStrands) {
       ahead.step();
 #pragma GCC unroll 4
-      for (int w = four; w < four + 4; ++w) {
+      for (int next = 0; next < 4; ++next) {
+        const int w = four + next;
         F32 key[kRegisterVectors];
 #pragma GCC unroll 4
         for (int i = 0; i < kRegisterVectors; ++i) {
