@@ -69,7 +69,8 @@ struct AttentionProblem {
   int64_t part;          // keys of a part, a multiple of kTileKeys
   float* partial;        // parts of rows of D accumulated values, largest logit and sum
   int32_t threads;
-  int32_t pieces;  // of a block of rows, for threads that would have none; the kernel's own
+  bool large_first_cache;  // more than 32 KiB
+  int32_t pieces;          // of a block of rows, for threads that would have none; the kernel's own
 };
 using AttentionFn = void(const AttentionProblem&);
 FEWSTEP_DECLARE_KERNELS(AttentionFn, attention)

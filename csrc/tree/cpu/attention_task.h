@@ -58,6 +58,7 @@ void find_blocks(const AttentionProblem& p, const Task& task, Scratch& s) {
   stream.heads = task.heads;
   stream.blocks = blocks_in(task.rows);
   stream.bytes = int(task.heads * p.D * bytes_of(p.kv_type));
+  stream.into_first = p.large_first_cache;
   for (int h = 0; h < task.heads; ++h) {
     int first = 0;
     for (int i = 0; i < stream.blocks; ++i) {
