@@ -207,8 +207,8 @@ struct OpenMpJob {
   std::atomic<int32_t> begun[Team::kMaxThreads]{};  // chunks of each share
 };
 
-// As in a Team, each thread begins with a share of its own: one stretch of memory, where chunks in
-// turn are four, and the same one in the next job of this size.
+// As in a Team, each thread begins with a share of its own: one stretch of memory, where chunks
+// taken in turn are as many as there are, and the same one in the next job of this size.
 void run_in_open_mp(void* p) {
   OpenMpJob& shared = *static_cast<OpenMpJob*>(p);
   const Job& job = shared.job;
