@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -240,14 +241,29 @@ def test_accepted_rows_are_not_run_again() -> None:
     assert draft.rows <= len(prompt) + len(result.tokens)
 
 
+class Slow(Counting):
+    """Takes some time, and at one call more."""
+
+    seconds, once, extra = 0.02, -1, 0.0
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        time.sleep(self.seconds + (self.extra if self.calls == self.once else 0.0))
+        return super().forward(*args, **options)
+
+
+def test_a_call_that_was_kept_waiting_is_not_the_last() -> None:
+    """Where its time is taken for that of all calls, none seems to pay from then on."""
+    rng = np.random.default_rng(3)
+    table = rng.normal(size=(16, 16)).astype(np.float32) * 3
+    target, draft = Slow(table), Slow(table)
+    target.seconds, draft.seconds, draft.once, draft.extra = 0.01, 0.0, 12, 0.5
+    drafter = fewstep.drafters.Cascade(draft, order=1)
+    generator = fewstep.Generator(target, drafter=drafter, adapt=False)
+    generator.generate([[1]], fewstep.Sampling(temperature=1.0, seed=2, max_tokens=400))
+    assert draft.calls > 20
+
+
 def test_nothing_is_asked_that_takes_longer_than_it_brings() -> None:
-    class Slow(Counting):
-        def forward(self, *args: Any, **options: Any) -> Any:
-            import time
-
-            time.sleep(0.02)
-            return super().forward(*args, **options)
-
     rng = np.random.default_rng(3)
     target = Markov(rng.normal(size=(16, 16, 16)).astype(np.float32) * 3)
     slow = Slow(rng.normal(size=(16, 16)).astype(np.float32))

@@ -22,6 +22,7 @@ _ROOM = 4  # times the nodes of a draft that a growing tree may have,
 _MOST = 240  # and at most, so that it runs with the end of a text in one call
 _OPEN = 0.05  # the chance that a text leaves the tree at a node, from which on that may be asked
 _MEMORY = 0.95  # of what calls of the model gained
+_PATIENCE = 32  # drafts without a call of the model that says what one takes before one is tried
 
 
 @dataclass
@@ -125,6 +126,7 @@ class Cascade(ContextRecycling):
         self._cache = Cache(self.model)
         self._pace = Pace() if adapt else None
         self._gain = 1.0  # tokens to expect of a call of the model, by the chance that it is for
+        self._skipped = 0  # drafts in a row for which no call of the model was timed
         self._grown: list[Any] = []  # trees to grow in, kept from call to call
 
     def stop(self, request: Request) -> None:
@@ -167,10 +169,11 @@ class Cascade(ContextRecycling):
         longest = getattr(self.model, "max_length", None)
         if longest is not None:
             trees = [x for x in trees if len(x.request.tokens) + self._depth <= longest]
+        self._skipped += 1
         for _ in range(self._calls):
             trees = [one for one in trees if one.ask(self._asks)]
             chance = sum(one.chance for one in trees)
-            if not trees or (self._pace and self._gain * chance <= self._pace.least()):
+            if not trees or not self._pays(chance):
                 break
             began = perf_counter()
             found = self._cache.answers([x.request for x in trees], [x.run for x in trees])
@@ -181,6 +184,13 @@ class Cascade(ContextRecycling):
             self._gain += (gained / chance - self._gain) * (1 - _MEMORY)
             if self._pace and found.alike:
                 self._pace.level(perf_counter() - began)
+                self._skipped = 0
+
+    def _pays(self, chance: float) -> bool:
+        """Tell whether to call the model, by the chance that texts leave their trees."""
+        if self._pace is None or self._gain * chance > self._pace.least():
+            return True
+        return self._skipped > _PATIENCE  # what it takes and gains is known of calls alone
 
     def _answer(self, trees: Sequence[_Tree], logits: Any) -> float:
         """Let trees grow by what the model found likely; return the tokens to expect of it."""

@@ -25,7 +25,8 @@ class Pace:
 
     def level(self, seconds: float) -> None:
         """Take note of the time of a level."""
-        self._level += (seconds - self._level) * ((1 - _MEMORY) if self._level else 1)
+        # Down at once, up slowly: a level that others kept waiting says little of the next one.
+        self._level += (seconds - self._level) * ((1 - _MEMORY) if seconds > self._level > 0 else 1)
 
     def drafted(self, seconds: float) -> None:
         """Take note of the time of a draft, its levels included."""
