@@ -122,6 +122,11 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
                         Ahead& ahead) {
   constexpr bool kHeld = kRows <= Cell::kHeldRows;
   F32 total[kRows][kRegisterVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRegisterVectors; ++i) total[r][i] = vec::set(-0.0f);  // adds nothing
+  }
   for (int strand = 0; strand < kScoreStrands; ++strand) {
     F32 sum[kRows][kRegisterVectors];
 #pragma GCC unroll 8
@@ -152,8 +157,8 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
 #pragma GCC unroll 4
       for (int i = 0; i < kRegisterVectors; ++i) {
         float* to = scores + r * kTileKeys + i * kLanes;
-        const F32 before = kHeld ? total[r][i] : vec::load(to);
-        total[r][i] = strand == 0 ? sum[r][i] : vec::add(before, sum[r][i]);
+        const F32 before = kHeld || strand == 0 ? total[r][i] : vec::load(to);
+        total[r][i] = vec::add(before, sum[r][i]);
         if (!kHeld || strand == kScoreStrands - 1) vec::store(to, total[r][i]);
       }
     }
