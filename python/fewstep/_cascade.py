@@ -143,12 +143,13 @@ class Cascade:
         Returns
         -------
         float
-            The accepted tokens to expect of all that is new: the sum of its scores.
+            The accepted tokens to expect of all that is new: the sum of its scores; 0 where nothing
+            was asked.
 
         Raises
         ------
         ValueError
-            A shape or value that is not as described; or there was no question.
+            A shape or value that is not as described.
         """
         given = [np.asarray(one.detach().cpu() if is_torch(one) else one) for one in (ids, logp)]
         return self._core.answer(
