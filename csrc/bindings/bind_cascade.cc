@@ -2,14 +2,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "py_recycler.h"
-#include "py_tensor.h"
 
 namespace py = pybind11;
 
@@ -19,14 +17,11 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
-struct Destroy {
-  void operator()(fewstep_cascade* cascade) const { fewstep_cascade_destroy(cascade); }
-};
-
 struct PyCascade {
   py::object recycler;  // which has to live as long
-  std::unique_ptr<fewstep_cascade, Destroy> owner;
+  std::unique_ptr<fewstep_cascade, Destroy<fewstep_cascade, fewstep_cascade_destroy>> owner;
   std::vector<int32_t> asked;  // by the last question
+  Scored scored;
   PyCascade(py::object known, int32_t room) : recycler(std::move(known)) {
     fewstep_cascade* made = nullptr;
     check(fewstep_cascade_create(recycler_of(recycler), room, &made));
@@ -72,16 +67,8 @@ float answer(PyCascade& self, const Array<int32_t>& ids, const Array<float>& log
 }
 
 py::tuple take(PyCascade& self, int32_t max_nodes) {
-  const auto room = py::ssize_t(std::max(max_nodes, 1));
-  Array<int32_t> token(room), parent(room);
-  Array<float> score(room);
-  int32_t nodes = 0;
-  check(fewstep_cascade_take(self.owner.get(), token.mutable_data(), parent.mutable_data(),
-                             score.mutable_data(), max_nodes, &nodes));
-  token.resize({py::ssize_t(nodes)});
-  parent.resize({py::ssize_t(nodes)});
-  score.resize({py::ssize_t(nodes)});
-  return py::make_tuple(std::move(token), std::move(parent), std::move(score));
+  return self.scored.of(
+      max_nodes, [&](auto... out) { return fewstep_cascade_take(self.owner.get(), out...); });
 }
 
 }  // namespace

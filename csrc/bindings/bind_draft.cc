@@ -21,10 +21,6 @@ namespace {
 using Tokens = py::array_t<int32_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
 
-template <class T, void (*destroy)(T*)>
-struct Destroy {
-  void operator()(T* object) const { destroy(object); }
-};
 using NgramOwner = std::unique_ptr<fewstep_ngram, Destroy<fewstep_ngram, fewstep_ngram_destroy>>;
 using TrigramOwner =
     std::unique_ptr<fewstep_trigram, Destroy<fewstep_trigram, fewstep_trigram_destroy>>;
@@ -79,9 +75,8 @@ struct Best {
 struct PyRecycler {
   RecyclerOwner owner;
   int32_t order, width;
-  std::vector<int32_t> token, parent;  // scratch of proposals
-  std::vector<float> score;
-  Best best;  // scratch of calls that are observed
+  Scored scored;  // scratch of proposals
+  Best best;      // and of calls that are observed
   std::vector<int32_t> context;
   PyRecycler(int32_t longest, int32_t kept, int64_t capacity) : order(longest), width(kept) {
     fewstep_recycler* made = nullptr;
@@ -154,27 +149,13 @@ py::tuple propose_trigram(const PyTrigram& self, const Tokens& context, int32_t 
   });
 }
 
-template <class T>
-py::array_t<T> copy_of(const std::vector<T>& values, int32_t count) {
-  return py::array_t<T>(py::ssize_t(count), values.data());
-}
-
 py::tuple propose_recycler(PyRecycler& self, const py::object& context, int32_t depth, float least,
                            int32_t max_nodes) {
   const Given given(context);
   const fewstep_recycler_propose_params params = {sizeof params, depth, least};
-  const size_t room = size_t(std::max(max_nodes, 1));
-  if (self.token.size() < room) {
-    self.token.resize(room);
-    self.parent.resize(room);
-    self.score.resize(room);
-  }
-  int32_t nodes = 0;
-  check(fewstep_recycler_propose(self.owner.get(), given.data(), given.size(), &params,
-                                 self.token.data(), self.parent.data(), self.score.data(),
-                                 max_nodes, &nodes));
-  return py::make_tuple(copy_of(self.token, nodes), copy_of(self.parent, nodes),
-                        copy_of(self.score, nodes));
+  return self.scored.of(max_nodes, [&](auto... out) {
+    return fewstep_recycler_propose(self.owner.get(), given.data(), given.size(), &params, out...);
+  });
 }
 
 // Throws unless an array has the shape.

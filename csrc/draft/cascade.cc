@@ -14,8 +14,8 @@ struct Node {
   int32_t token, parent, depth;
   float score;
   float rest;  // the chance that the text gets here and then goes another way than the children
-  bool ran = false, asked = false, answered = false;
   Context context;
+  bool ran = false, asked = false, answered = false;
 };
 
 }  // namespace
@@ -50,8 +50,8 @@ bool is_full(const fewstep_cascade& c) { return c.nodes.size() == size_t(c.room)
 int32_t add(fewstep_cascade& c, int32_t token, int32_t parent, float score) {
   Node& up = c.nodes[size_t(parent)];
   up.rest -= score;
-  c.nodes.push_back({token, parent, up.depth + 1, score, score, false, false, false,
-                     up.context.then(token, c.recycler.order)});
+  c.nodes.push_back(
+      {token, parent, up.depth + 1, score, score, up.context.then(token, c.recycler.order)});
   return int32_t(c.nodes.size()) - 1;
 }
 
@@ -80,6 +80,13 @@ float follow(fewstep_cascade& c, int32_t node) {
   return sum;
 }
 
+// Puts the nodes of c.order that have the greatest of a number first, of equal ones the earlier.
+void sort_by(fewstep_cascade& c, float Node::* number) {
+  std::stable_sort(c.order.begin(), c.order.end(), [&](int32_t a, int32_t b) {
+    return c.nodes[size_t(a)].*number > c.nodes[size_t(b)].*number;
+  });
+}
+
 // Nodes that may be asked, those of greatest rest first.
 void rank_open(fewstep_cascade& c, float least) {
   c.order.clear();
@@ -87,9 +94,7 @@ void rank_open(fewstep_cascade& c, float least) {
     const Node& one = c.nodes[i];
     if (!one.asked && one.depth < c.depth && one.rest > least) c.order.push_back(int32_t(i));
   }
-  std::stable_sort(c.order.begin(), c.order.end(), [&](int32_t a, int32_t b) {
-    return c.nodes[size_t(a)].rest > c.nodes[size_t(b)].rest;
-  });
+  sort_by(c, &Node::rest);
 }
 
 float choose(fewstep_cascade& c, size_t most, float least) {
@@ -192,8 +197,7 @@ fewstep_status fewstep_cascade_begin(fewstep_cascade* cascade, const int32_t* co
     cascade->nodes.clear();
     if (given.empty()) return;
     const int32_t root = given.back();
-    cascade->nodes.push_back(
-        {root, -1, 0, 1.0f, 1.0f, false, false, false, end_of(cascade->recycler, given)});
+    cascade->nodes.push_back({root, -1, 0, 1.0f, 1.0f, end_of(cascade->recycler, given)});
     follow(*cascade, 0);
   });
 }
@@ -244,9 +248,7 @@ fewstep_status fewstep_cascade_take(fewstep_cascade* cascade, int32_t* token, in
     cascade->order.resize(all.size());
     std::iota(cascade->order.begin(), cascade->order.end(), 0);
     // No child is likelier than its parent, which comes first of equal ones.
-    std::stable_sort(cascade->order.begin(), cascade->order.end(), [&](int32_t a, int32_t b) {
-      return all[size_t(a)].score > all[size_t(b)].score;
-    });
+    sort_by(*cascade, &Node::score);
     for (const int32_t node : cascade->order) {
       if (tree.is_full()) break;
       const Node& one = all[size_t(node)];

@@ -13,6 +13,7 @@ import numpy as np
 from fewstep import _core, tree
 from fewstep._generate.request import Request
 from fewstep.drafters._contexts import ContextRecycling
+from fewstep.drafters._counts import check_counts
 from fewstep.drafters._growth import Cache, Run
 from fewstep.drafters._pace import Pace
 from fewstep.drafters._protocol import Draft, Seen
@@ -112,15 +113,7 @@ class Cascade(ContextRecycling):
         super().__init__(
             order, width=width, capacity=capacity, max_nodes=max_nodes, depth=depth, least=least
         )
-        for name, value, most in (
-            ("asks", asks, 64),
-            ("children", children, 64),
-            ("calls", calls, 64),
-        ):
-            if not 1 <= value <= most:
-                raise ValueError(
-                    f"fewstep.drafters.Cascade: '{name}' must be from 1 to {most}, got {value}"
-                )
+        check_counts("Cascade", asks=(asks, 64), children=(children, 64), calls=(calls, 64))
         self.model = as_language_model("fewstep.drafters.Cascade", model)
         self._asks, self._children, self._calls = asks, children, calls
         self._cache = Cache(self.model)

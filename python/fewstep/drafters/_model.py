@@ -8,6 +8,7 @@ from typing import Any
 
 from fewstep._generate.request import Request
 from fewstep.drafters._beam import best_trees
+from fewstep.drafters._counts import check_counts
 from fewstep.drafters._drawn import LAWS, drawn_trees
 from fewstep.drafters._growth import Cache, Rows
 from fewstep.drafters._pace import Pace
@@ -86,15 +87,7 @@ class DraftModel:
                 f"got {mode!r}"
             )
         width = (1 if mode == "chain" else 4) if width is None else width
-        for name, value, most in (
-            ("depth", depth, 64),
-            ("width", width, 64),
-            ("nodes", nodes, 255),
-        ):
-            if not 1 <= value <= most:
-                raise ValueError(
-                    f"fewstep.drafters.DraftModel: '{name}' must be from 1 to {most}, got {value}"
-                )
+        check_counts("DraftModel", depth=(depth, 64), width=(width, 64), nodes=(nodes, 255))
         if mode == "chain" and width != 1:
             raise ValueError(
                 f"fewstep.drafters.DraftModel: 'width' must be 1 with mode chain, got {width}"
