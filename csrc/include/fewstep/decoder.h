@@ -79,7 +79,8 @@ typedef struct fewstep_decoder_create_args {
   fewstep_decoder_norm norm;           /* [E], of what the head reads */
   int64_t n_tokens;                    /* rows of embedding; 0 without one */
   fewstep_decoder_weight embedding;    /* packed [n_tokens, E], or a tensor [n_tokens, E]; NULL for
-                                          none. The type that it unpacks to is that of x */
+                                          none. A kind that is not quantised unpacks to
+                                          the type of x */
 } fewstep_decoder_create_args;
 
 #define FEWSTEP_DECODER_CREATE_ARGS_INIT \
