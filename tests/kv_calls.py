@@ -189,4 +189,4 @@ def commit(
         for i, m in enumerate(made):
             names = {"k_cache": "k", "v_cache": "v"}
             m.views = {names.get(n, n): tensor[i] for n, tensor in given.items()}
-    return {"layers": [m.read() for m in made], "length": length.numpy().copy()}
+    return {"layers": [m.read() for m in made], "length": length.cpu().numpy().copy()}

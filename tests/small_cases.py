@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 import harness
-from cases import noise, solver, sums
+import kv_calls
+from cases import kv, noise, solver, sums, tree
 
 LARGEST = 4500  # elements of a sample
 
@@ -95,6 +96,54 @@ def error_norm_cases(few: bool) -> Iterator[dict[str, Any]]:
         yield {"arrays": arrays, "dtypes": list(noise.DTYPES), **place}
 
 
+def append_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Every layout of a cache, float32 to each type, with and without rotation."""
+    for index, case in enumerate(kv.CASES[:: 3 if few else 1]):
+        target = ("float32", "bfloat16", "int8")[index % 3]
+        given = {
+            "rows": case.new_rows("float32"),
+            "cache": case.cache(target),
+            "dtypes": ("float32", target),
+            "indptr": np.cumsum([0, *case.rows]).astype(np.int32),
+            "length": np.array(case.lengths, np.int32),
+            "page_table": case.table(),
+            "layout": case.layout,
+        }
+        yield given
+        if case.D >= 4:
+            angles = np.linspace(0, 1, 64 * 2).reshape(64, 2).astype(np.float32)
+            yield given | {"rope": "neox", "cos": np.cos(angles), "sin": np.sin(angles)}
+
+
+def commit_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Every layout; the last two rows of each request move to where its rows began."""
+    for case in kv.CASES[:: 3 if few else 1]:
+        rows = np.array(case.rows, np.int32)
+        path = np.stack([np.maximum(rows - 2, 0), np.maximum(rows - 1, 1)], 1).astype(np.int32)
+        yield {
+            "layers": [case.cache("bfloat16", seed) for seed in range(3)],
+            "dtype": "bfloat16",
+            "layout": case.layout,
+            "path": path,
+            "accepted": np.minimum(rows, 2).astype(np.int32),
+            "base": np.array(case.lengths, np.int32),
+            "page_table": case.table(),
+        }
+
+
+def build_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Forests of all kinds."""
+    for forest in list(tree.forests().values())[:: 3 if few else 1]:
+        parent, indptr = tree.flat(forest)
+        count = len(parent)
+        outputs = {n: ((count,), "int32") for n in ("depth", "first_child", "next_sibling")}
+        yield {
+            "op": "tree.build",
+            "inputs": {"parent": (parent, "int32"), "indptr": (indptr, "int32")},
+            "outputs": outputs | {"bits": ((count, tree.words(forest)), "int32")},
+        }
+
+
 OPS = {
     harness.step: step_cases,
     harness.normal: normal_cases,
@@ -102,6 +151,9 @@ OPS = {
     harness.gram: sum_cases,
     harness.quantile: quantile_cases,
     harness.error_norm: error_norm_cases,
+    kv_calls.append: append_cases,
+    kv_calls.commit: commit_cases,
+    harness.run: build_cases,
 }
 
 

@@ -44,11 +44,11 @@ def same(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_append_writes_the_rows_and_nothing_else(
-    cpu_worker: Worker, case: Case, source: str, target: str
+    worker: Worker, case: Case, source: str, target: str
 ) -> None:
     rows, cache = case.new_rows(source), case.cache(target)
     table = case.table()
-    got = cpu_worker.kv(
+    got = worker.kv(
         verb="append", rows=rows, cache=cache, dtypes=(source, target), page_table=table,
         **batch(case), **place(case),
     )  # fmt: skip
@@ -64,7 +64,7 @@ def tables(pairs: int, positions: int = 64) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("source", DTYPES)
 @pytest.mark.parametrize("case", CASES[:9], ids=lambda c: c.name)
 def test_append_rotates_keys(
-    workers: dict[str, Worker], cpu_worker: Worker, case: Case, source: str, rope: str
+    workers: dict[str, Worker], worker: Worker, case: Case, source: str, rope: str
 ) -> None:
     """Within twice the error of float32 NumPy, and the scalar kernel's bits."""
     cos, sin = tables(case.D // 2 if case.D != 80 else 12)
@@ -74,7 +74,7 @@ def test_append_rotates_keys(
     given = {"cos": cos, "sin": sin, "positions": positions, **batch(case)}
     call = {"verb": "append", "rows": rows, "cache": cache, "dtypes": (source, source)}
     call |= {"page_table": case.table(), "rope": rope, **given, **place(case)}
-    got = cpu_worker.kv(**call)
+    got = worker.kv(**call)
     plain, exact = (
         reference.append(rows, cache, (source, source), table=case.table(), rope=rope, wide=w,
                          **given)
@@ -92,12 +92,12 @@ def test_append_rotates_keys(
     same(got, workers["scalar"].kv(**call))
 
 
-def test_append_quantises_rotated_keys(cpu_worker: Worker) -> None:
+def test_append_quantises_rotated_keys(worker: Worker) -> None:
     """The scale is that of the row as it is stored."""
     case = Case((5, 2), (3, 9), G=2, D=32, T=4)
     cos, sin = tables(16)
     rows, cache = case.new_rows("bfloat16"), case.cache("int8")
-    got = cpu_worker.kv(
+    got = worker.kv(
         verb="append", rows=rows, cache=cache, dtypes=("bfloat16", "int8"), rope="neox", cos=cos,
         sin=sin, page_table=case.table(), **batch(case),
     )  # fmt: skip
@@ -111,7 +111,7 @@ def test_append_quantises_rotated_keys(cpu_worker: Worker) -> None:
         assert (np.abs(x - scale[:, None] * got["k"][at]) <= 0.501 * scale[:, None]).all()
 
 
-def test_append_of_special_rows_to_int8(cpu_worker: Worker) -> None:
+def test_append_of_special_rows_to_int8(worker: Worker) -> None:
     """Zeros, subnormals, NaN and infinities: no element is made up."""
     case = Case((7,), (0,), G=1, D=20, T=8)
     rows = {name: np.zeros((7, 1, 20), np.float32) for name in ("k", "v")}
@@ -120,7 +120,7 @@ def test_append_of_special_rows_to_int8(cpu_worker: Worker) -> None:
         rows["k"][n, 0, 4] = value / 2
     given = {name: values.view(np.uint32) for name, values in rows.items()}
     cache = case.cache("int8")
-    got = cpu_worker.kv(
+    got = worker.kv(
         verb="append", rows=given, cache=cache, dtypes=("float32", "int8"),
         page_table=case.table(), **batch(case),
     )  # fmt: skip
@@ -130,12 +130,12 @@ def test_append_of_special_rows_to_int8(cpu_worker: Worker) -> None:
     assert sorted(np.abs(got["k"][case.table()[0, 0]][4:7, 0, 3]).tolist()) == [127] * 3
 
 
-def test_append_does_not_depend_on_the_threads(cpu_worker: Worker) -> None:
+def test_append_does_not_depend_on_the_threads(worker: Worker) -> None:
     case = Case((300, 0, 41), (0, 9, 100), G=4, D=64, T=16)
     rows, cache = case.new_rows("float32"), case.cache("bfloat16")
     given = {"rows": rows, "cache": cache, "dtypes": ("float32", "bfloat16"), **batch(case)}
     given["page_table"] = case.table()
-    one, two, seven = (cpu_worker.kv(verb="append", threads=t, **given) for t in (1, 2, 7))
+    one, two, seven = (worker.kv(verb="append", threads=t, **given) for t in (1, 2, 7))
     same(two, one)
     same(seven, one)
     same(one, reference.append(rows, cache, given["dtypes"], **batch(case), table=case.table()))
@@ -155,7 +155,7 @@ PATHS: tuple[tuple[tuple[int, ...], int], ...] = (
 @pytest.mark.parametrize("dtype", [*DTYPES, "int8"])
 @pytest.mark.parametrize("T", [1, 3, 16, 0])
 def test_commit_moves_the_rows_and_nothing_else(
-    cpu_worker: Worker, layout: str, dtype: str, T: int
+    worker: Worker, layout: str, dtype: str, T: int
 ) -> None:
     """Ragged, overlapping, none accepted, across pages, in 3 layers; T = 0 is not paged."""
     bases = (0, 5, 14, 2, 9)
@@ -166,7 +166,7 @@ def test_commit_moves_the_rows_and_nothing_else(
         "accepted": np.array([n for _, n in PATHS], np.int32),
         "base": np.array(bases, np.int32),
     }
-    got = cpu_worker.kv(
+    got = worker.kv(
         verb="commit", layers=layers, dtype=dtype, page_table=case.table(), **arrays, **place(case)
     )
     for after, before in zip(got["layers"], layers, strict=True):
@@ -175,7 +175,7 @@ def test_commit_moves_the_rows_and_nothing_else(
 
 
 @pytest.mark.parametrize(("threads", "layout"), [(1, "heads"), (2, "tokens"), (7, "heads")])
-def test_commit_of_many_layers_with_a_root(cpu_worker: Worker, threads: int, layout: str) -> None:
+def test_commit_of_many_layers_with_a_root(worker: Worker, threads: int, layout: str) -> None:
     """A root that stays, rows of whole lines and more than are looked up at once, one tensor."""
     case = Case((300, 300), (5, 0), G=2, D=32, T=16, layout=layout)
     layers = [case.cache("bfloat16", seed) for seed in range(6)]
@@ -186,7 +186,7 @@ def test_commit_of_many_layers_with_a_root(cpu_worker: Worker, threads: int, lay
         "accepted": np.array([150, 71], np.int32),
         "base": np.array([5, 0], np.int32),
     }
-    got = cpu_worker.kv(
+    got = worker.kv(
         verb="commit", layers=layers, dtype="bfloat16", page_table=case.table(),
         stacked=layout == "tokens", layout=layout, first=1, threads=threads, **arrays,
     )  # fmt: skip

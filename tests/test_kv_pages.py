@@ -28,7 +28,7 @@ def kept(rng: np.random.Generator, slots: int, M: int) -> tuple[np.ndarray, int]
 @pytest.mark.parametrize("by_layer", [False, True])
 @pytest.mark.parametrize("T", [1, 3, 0])
 def test_gather_keeps_the_listed_tokens(
-    cpu_worker: Worker, layout: str, dtype: str, by_layer: bool, T: int
+    worker: Worker, layout: str, dtype: str, by_layer: bool, T: int
 ) -> None:
     case = Case((20, 3, 0, 70), (0,) * 4, G=2, D=24, T=T or 70, paged=T > 0, layout=layout)
     layers = [case.cache(dtype, seed) for seed in range(3)]
@@ -38,7 +38,7 @@ def test_gather_keeps_the_listed_tokens(
     count = np.array([[n for _, n in layer] for layer in lists], np.int32)
     if not by_layer:
         index, count = index[0], count[0]
-    got = cpu_worker.kv(
+    got = worker.kv(
         verb="layers_of", op="gather", layers=layers, dtype=dtype, index=index, count=count,
         page_table=case.table(), layout=layout, threads=2,
     )  # fmt: skip
@@ -49,13 +49,13 @@ def test_gather_keeps_the_listed_tokens(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_copy_pages(cpu_worker: Worker, layout: str, dtype: str) -> None:
+def test_copy_pages(worker: Worker, layout: str, dtype: str) -> None:
     """In order, so that a page may be copied on; -1 is no page."""
     case = Case((20, 3), (0, 0), G=3, D=17, T=5, layout=layout, gap=3, offset=1)
     layers = [case.cache(dtype, seed) for seed in range(2)]
     pairs = np.array([[3, 1], [1, 0], [-1, 99], [7, 3]], np.int32)
     given = {"source": pairs[:, 0].copy(), "target": pairs[:, 1].copy()}
-    got = cpu_worker.kv(
+    got = worker.kv(
         verb="layers_of", op="copy_pages", layers=layers, dtype=dtype, layout=layout, gap=3,
         offset=1, **given,
     )  # fmt: skip

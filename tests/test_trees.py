@@ -39,19 +39,19 @@ def built(worker: Worker, forest: list[list[int]], threads: int = 1, **layout: i
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS, ids=str)
 @pytest.mark.parametrize("name", FORESTS)
-def test_build_matches_reference(cpu_worker: Worker, name: str, layout: dict[str, int]) -> None:
+def test_build_matches_reference(worker: Worker, name: str, layout: dict[str, int]) -> None:
     forest = FORESTS[name]
     wanted = reference.build(forest, [100 * b for b in range(len(forest))], cases.words(forest))
-    got = built(cpu_worker, forest, **layout)
+    got = built(worker, forest, **layout)
     for key, values in wanted.items():
         assert np.array_equal(got[key], values), key
 
 
 @pytest.mark.parametrize("name", ["many", "large"])
-def test_build_on_any_number_of_threads(cpu_worker: Worker, name: str) -> None:
-    one = built(cpu_worker, FORESTS[name])
+def test_build_on_any_number_of_threads(worker: Worker, name: str) -> None:
+    one = built(worker, FORESTS[name])
     for threads in (2, 5):
-        other = built(cpu_worker, FORESTS[name], threads=threads)
+        other = built(worker, FORESTS[name], threads=threads)
         assert all(np.array_equal(one[key], other[key]) for key in one)
 
 

@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/kv.h"
 #include "kv/checks.h"
 
 namespace fewstep::kv {
 namespace {
 
-constexpr KernelSet<AppendFn> kAppend = FEWSTEP_CPU_KERNELS(append);
+constexpr KernelSet<AppendFn> kAppend = FEWSTEP_KERNELS(append);
 constexpr const char* kFunction = "fewstep_kv_append";
 
 using Args = fewstep_kv_append_args;
@@ -52,6 +53,7 @@ void read_rope(const Args& args, ArgCheck& check, AppendProblem* p) {
   const View cos = check.in("cos", args.cos, only(DType::kF32), "S R");
   const View sin = check.in("sin", args.sin, only(DType::kF32), "S R");
   p->pairs = check.dim('R');
+  p->S = check.dim('S');
   if (2 * p->pairs > p->D) {
     check.fail("cos",
                format("must have at most D/2=%lld columns", static_cast<long long>(p->D / 2)),
@@ -99,6 +101,18 @@ void check_positions(const ArgCheck& check, const AppendProblem& p, int64_t b) {
   }
 }
 
+// Where rows go, and that there is room.
+void check_slots(const ArgCheck& check, const SlotCheck& slots, const AppendProblem& p) {
+  check_indptr(check, p.indptr, p.B, p.N);
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int64_t length = at(p.length, b), rows = at(p.indptr, b + 1) - at(p.indptr, b);
+    if (length < 0) check.fail({"length", int(b)}, "must be 0 or more", std::to_string(length));
+    if (rows == 0) continue;
+    slots.range("k", b, length, length + rows);
+    if (p.rope) check_positions(check, p, b);
+  }
+}
+
 void run_append(const fewstep_context* ctx, const Args* args) {
   ArgCheck check(kFunction, ctx);
   check_args(check, args);
@@ -113,6 +127,7 @@ void run_append(const fewstep_context* ctx, const Args* args) {
   if (args->page_table) table = check.in("page_table", args->page_table, only(DType::kI32), "B C");
   const SlotCheck slots = slot_check(check, table);
   p.pages = slots.pages;
+  p.room = slots.room();
   check.no_overlap_with_inputs();
   check_apart(check, -1,
               {{"k_cache", args->k_cache},
@@ -121,16 +136,12 @@ void run_append(const fewstep_context* ctx, const Args* args) {
                {"v_scale", args->v_scale}});
   check_thread_settings();
   AppendFn& kernel = append_kernel(check.device(), kFunction);
-  check_indptr(check, p.indptr, p.B, p.N);
-  for (int64_t b = 0; b < p.B; ++b) {
-    const int64_t length = at(p.length, b), rows = at(p.indptr, b + 1) - at(p.indptr, b);
-    if (length < 0) check.fail({"length", int(b)}, "must be 0 or more", std::to_string(length));
-    if (rows == 0) continue;
-    slots.range("k", b, length, length + rows);
-    if (p.rope) check_positions(check, p, b);
-  }
+  if (can_read(check)) check_slots(check, slots, p);
   if (p.N == 0 || p.G == 0 || p.D == 0) return;
-  p.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(p);
 }
 

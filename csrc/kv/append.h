@@ -42,12 +42,14 @@ struct AppendProblem {
   Queries q;  // of type `in`
   Ints indptr, length;
   Pages pages;
-  int32_t rope;  // fewstep_rope
-  int64_t pairs;
+  Room room;
+  int32_t rope;      // fewstep_rope
+  int64_t pairs, S;  // S: rows of cos and sin
   const float *cos, *sin;
   int64_t cos_stride, sin_stride;
   Ints positions;  // data is null: a row's slot
   int32_t threads;
+  void* cuda_stream;
 };
 using AppendFn = void(const AppendProblem&);
 FEWSTEP_DECLARE_KERNELS(AppendFn, append)

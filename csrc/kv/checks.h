@@ -19,6 +19,9 @@ inline Ints ints_of(const View& v) { return {v.as<const int32_t>(), v.stride}; }
 // What an op without a CUDA kernel needs before it reads indices.
 void check_on_cpu(const ArgCheck& check);
 
+// Whether the host can read what tensors hold.
+inline bool can_read(const ArgCheck& check) { return check.device().type == kCpu; }
+
 // Throws when two of a layer's caches share memory, or one with itself. nulls are passed over.
 struct NamedTensor {
   const char* name;
@@ -32,6 +35,7 @@ struct SlotCheck {
   Pages pages;
   int64_t P, columns;  // columns of the page table; 1 without one
   int64_t capacity() const { return columns * pages.T; }
+  Room room() const { return {P, capacity()}; }
   // Slots [begin, end) of request b, which `name` asks for.
   void range(const char* name, int64_t b, int64_t begin, int64_t end) const;
   void page_of(int64_t b, int64_t slot) const;

@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/kv.h"
 #include "kv/layers.h"
 
 namespace fewstep::kv {
 namespace {
 
-constexpr KernelSet<CommitFn> kCommit = FEWSTEP_CPU_KERNELS(commit);
+constexpr KernelSet<CommitFn> kCommit = FEWSTEP_KERNELS(commit);
 constexpr const char* kFunction = "fewstep_kv_commit";
 
 // Every path increases and stays within its request's slots.
@@ -50,16 +51,14 @@ void run_commit(const fewstep_context* ctx, const fewstep_kv_commit_args* args) 
   if (args->page_table) table = check.in("page_table", args->page_table, i32, "B C");
   const SlotCheck slots = slot_check(check, table);
   p.pages = slots.pages;
+  p.room = slots.room();
   check.no_overlap();
   check_thread_settings();
   CommitFn& kernel = kCommit.pick(check.device(), kFunction);
-  check_paths(check, slots, p);
-  p.threads = execution_of(ctx).threads;
-  if (p.M > 0 && p.B > 0 && p.G > 0 && p.bytes[0] > 0) kernel(p);
-  if (!length.data) return;
-  for (int64_t b = 0; b < p.B; ++b) {
-    length.as<int32_t>()[b * length.stride] = int32_t(at(p.base, b) + p.first + at(p.count, b));
-  }
+  if (can_read(check)) check_paths(check, slots, p);
+  p.length = length.as<int32_t>();
+  p.length_stride = length.stride;
+  run_moves(ctx, check, kernel, &p);
 }
 
 }  // namespace

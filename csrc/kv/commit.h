@@ -21,6 +21,7 @@ struct MoveProblem {
   int64_t bytes[4];  // of one head's row, by part
   const Layer* layers;
   Pages pages;
+  Room room;
   Ints base;  // data is null: 0
   int64_t first;
   Ints source;           // [B, M] of layer 0
@@ -28,7 +29,11 @@ struct MoveProblem {
   Ints count;
   int64_t count_layer;
   int64_t M;
+  int32_t* length;  // [B], becomes base + first + count; or null
+  int64_t length_stride;
+  const char* function;  // of the C ABI
   int32_t threads;
+  void* cuda_stream;
 };
 using CommitFn = void(const MoveProblem&);
 FEWSTEP_DECLARE_KERNELS(CommitFn, commit)

@@ -3,24 +3,26 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/kv.h"
 #include "kv/layers.h"
 
 namespace fewstep::kv {
 namespace {
 
-constexpr KernelSet<CopyPagesFn> kCopyPages = FEWSTEP_CPU_KERNELS(copy_pages);
+constexpr KernelSet<CopyPagesFn> kCopyPages = FEWSTEP_KERNELS(copy_pages);
 constexpr const char* kFunction = "fewstep_kv_copy_pages";
 
-void check_pages(const ArgCheck& check, const CopyPagesProblem& p, int64_t P) {
-  const std::string must = format("must lie in [0, P=%lld)", static_cast<long long>(P));
+void check_pages(const ArgCheck& check, const CopyPagesProblem& p) {
+  if (!can_read(check)) return;
+  const std::string must = format("must lie in [0, P=%lld)", static_cast<long long>(p.P));
   for (int64_t n = 0; n < p.N; ++n) {
     const int32_t source = at(p.source, n), target = at(p.target, n);
     if (source == -1) continue;
-    if (source < 0 || source >= P) {
+    if (source < 0 || source >= p.P) {
       check.fail({"source", int(n)}, must + " or be -1", std::to_string(source));
     }
-    if (target < 0 || target >= P) check.fail({"target", int(n)}, must, std::to_string(target));
+    if (target < 0 || target >= p.P) check.fail({"target", int(n)}, must, std::to_string(target));
     if (target == source) {
       check.fail({"target", int(n)}, "must be another page than its source",
                  std::to_string(target));
@@ -38,6 +40,7 @@ void run_copy_pages(const fewstep_context* ctx, const fewstep_kv_copy_pages_args
   read_layers(check, args->caches, true, &layers);
   p.L = layers.L;
   p.N = check.dim('N');
+  p.P = check.dim('P');
   p.T = check.dim('T');
   p.G = check.dim('G');
   p.parts = layers.parts;
@@ -45,8 +48,11 @@ void run_copy_pages(const fewstep_context* ctx, const fewstep_kv_copy_pages_args
   row_bytes(check, layers, p.bytes);
   check_thread_settings();
   CopyPagesFn& kernel = kCopyPages.pick(check.device(), kFunction);
-  check_pages(check, p, check.dim('P'));
-  p.threads = execution_of(ctx).threads;
+  check_pages(check, p);
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   if (p.N > 0 && p.T > 0 && p.G > 0 && p.bytes[0] > 0) kernel(p);
 }
 

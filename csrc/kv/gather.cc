@@ -9,7 +9,7 @@
 namespace fewstep::kv {
 namespace {
 
-constexpr KernelSet<CommitFn> kGather = FEWSTEP_CPU_KERNELS(commit);
+constexpr KernelSet<CommitFn> kGather = FEWSTEP_KERNELS(commit);
 constexpr const char* kFunction = "fewstep_kv_gather";
 
 using Args = fewstep_kv_gather_args;
@@ -65,11 +65,11 @@ void run_gather(const fewstep_context* ctx, const Args* args) {
   }
   const SlotCheck slots = slot_check(check, table);
   p.pages = slots.pages;
+  p.room = slots.room();
   check_thread_settings();
   CommitFn& kernel = kGather.pick(check.device(), kFunction);
-  check_index(check, slots, p, by_layer ? p.L : 1);
-  p.threads = execution_of(ctx).threads;
-  if (p.M > 0 && p.B > 0 && p.G > 0 && p.bytes[0] > 0) kernel(p);
+  if (can_read(check)) check_index(check, slots, p, by_layer ? p.L : 1);
+  run_moves(ctx, check, kernel, &p);
 }
 
 }  // namespace

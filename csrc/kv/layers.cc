@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kv/layers.h"
 
+#include "core/cuda/device.h"
+
 namespace fewstep::kv {
 namespace {
 
@@ -114,6 +116,16 @@ void set_rows(const ArgCheck& check, const Layers& layers, MoveProblem* p) {
   p->parts = layers.parts;
   p->layers = layers.layer;
   row_bytes(check, layers, p->bytes);
+}
+
+void run_moves(const fewstep_context* ctx, const ArgCheck& check, CommitFn& kernel,
+               MoveProblem* p) {
+  const Execution run = execution_of(ctx);
+  p->function = check.function();
+  p->threads = run.threads;
+  p->cuda_stream = run.stream;
+  const DeviceScope scope(check.function(), check.device());
+  if (p->B > 0) kernel(*p);
 }
 
 void row_bytes(const ArgCheck& check, const Layers& layers, int64_t (&bytes)[4]) {

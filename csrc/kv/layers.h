@@ -25,4 +25,7 @@ void row_bytes(const ArgCheck& check, const Layers& layers, int64_t (&bytes)[4])
 // Bytes and parts of the rows that a kernel moves.
 void set_rows(const ArgCheck& check, const Layers& layers, MoveProblem* p);
 
+// Runs the kernel where the caches are.
+void run_moves(const fewstep_context* ctx, const ArgCheck& check, CommitFn& kernel, MoveProblem* p);
+
 }  // namespace fewstep::kv

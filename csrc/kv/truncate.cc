@@ -1,27 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kv/truncate.h"
+
 #include "core/check.h"
+#include "core/cuda/device.h"
 #include "fewstep/kv.h"
 #include "kv/checks.h"
 
 namespace fewstep::kv {
 namespace {
 
+constexpr KernelSet<TruncateFn> kTruncate = FEWSTEP_KERNELS(truncate);
+constexpr const char* kFunction = "fewstep_kv_truncate";
+
+void check_kept(const ArgCheck& check, const TruncateProblem& p) {
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int32_t length = p.length[b * p.length_stride], kept = at(p.kept, b);
+    if (kept >= 0 && kept <= length) continue;
+    check.fail({"kept", int(b)}, format("must lie in [0, %d], the length", int(length)),
+               std::to_string(kept));
+  }
+}
+
 void run_truncate(const fewstep_context* ctx, const fewstep_tensor* length,
                   const fewstep_tensor* kept) {
-  ArgCheck check("fewstep_kv_truncate", ctx);
+  ArgCheck check(kFunction, ctx);
   const View out = check.out("length", length, only(DType::kI32), "B");
   const Ints keep = ints_of(check.in("kept", kept, only(DType::kI32), "B"));
   check.no_overlap();
-  check_on_cpu(check);
-  const int64_t B = check.dim('B');
-  int32_t* lengths = out.as<int32_t>();
-  for (int64_t b = 0; b < B; ++b) {
-    if (at(keep, b) >= 0 && at(keep, b) <= lengths[b * out.stride]) continue;
-    check.fail({"kept", int(b)},
-               format("must lie in [0, %d], the length", int(lengths[b * out.stride])),
-               std::to_string(at(keep, b)));
-  }
-  for (int64_t b = 0; b < B; ++b) lengths[b * out.stride] = at(keep, b);
+  TruncateFn& kernel = kTruncate.pick(check.device(), kFunction);
+  const TruncateProblem p{check.dim('B'), out.as<int32_t>(), out.stride, keep,
+                          execution_of(ctx).stream};
+  if (can_read(check)) check_kept(check, p);
+  const DeviceScope scope(kFunction, check.device());
+  kernel(p);
 }
 
 }  // namespace

@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/tree.h"
 #include "tree/trees.h"
 
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<BuildFn> kBuild = FEWSTEP_CPU_KERNELS(build);
+constexpr KernelSet<BuildFn> kBuild = FEWSTEP_KERNELS(build);
 constexpr const char* kFunction = "fewstep_tree_build";
 
 // The depths are written by the kernel; a tree that is too deep must be found before.
@@ -32,6 +33,19 @@ void check_depth(const ArgCheck& check, Indices parent, Indices indptr, int64_t 
       }
     }
   }
+}
+
+void check_trees(const ArgCheck& check, Indices parent, Indices indptr, const BuildProblem& p,
+                 int32_t max_depth) {
+  const int64_t largest = check_indptr(check, "indptr", indptr, p.B, p.N, 'N');
+  if (p.bits && largest > 32 * p.W) {
+    check.fail("bits",
+               format("must have %lld words per node or more, a bit for each node of a request",
+                      static_cast<long long>((largest + 31) / 32)),
+               std::to_string(p.W));
+  }
+  check_parents(check, parent, indptr, p.B);
+  check_depth(check, parent, indptr, p.B, max_depth);
 }
 
 int32_t* output(const View& v, int64_t* stride) {
@@ -75,21 +89,16 @@ void run_build(const fewstep_context* ctx, const fewstep_tree_build_args* args) 
   p.B = check.dim('B');
   p.N = check.dim('N');
   BuildFn& kernel = kBuild.pick(check.device(), kFunction);
-  const int64_t largest = check_indptr(check, "indptr", indptr, p.B, p.N, 'N');
-  if (args->bits && largest > 32 * p.W) {
-    check.fail("bits",
-               format("must have %lld words per node or more, a bit for each node of a request",
-                      static_cast<long long>((largest + 31) / 32)),
-               std::to_string(p.W));
-  }
-  check_parents(check, parent, indptr, p.B);
-  check_depth(check, parent, indptr, p.B, args->max_depth);
+  if (check.device().type == kCpu) check_trees(check, parent, indptr, p, args->max_depth);
   if (p.N == 0) return;
   p.parent = parent.data;
   p.parent_stride = parent.stride;
   p.indptr = indptr.data;
   p.indptr_stride = indptr.stride;
-  p.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(p);
 }
 

@@ -22,6 +22,7 @@ struct BuildProblem {
   int64_t depth_stride, first_child_stride, next_sibling_stride, positions_stride, bits_stride;
   int64_t W;
   int32_t threads;
+  void* cuda_stream;
 };
 using BuildFn = void(const BuildProblem&);
 FEWSTEP_DECLARE_KERNELS(BuildFn, build)

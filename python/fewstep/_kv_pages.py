@@ -28,12 +28,12 @@ def truncate(length: Any, kept: Any) -> None:
         A shape or dtype that is not as described, or ``kept[b]`` outside of ``[0, length[b]]``;
         nothing has been written.
     NotImplementedError
-        The arrays are not on the CPU.
+        This build has no kernel for the device.
 
     Notes
     -----
     The rows stay in the cache until others are written over them. Of a `Pool`, `Pool.truncate`
-    gives up pages too.
+    gives up pages too. On CUDA nobody reads `kept` before: a length stays that it would break.
 
     Examples
     --------
@@ -87,7 +87,8 @@ def gather(
 
     Notes
     -----
-    Pruning as LazyLLM [1]_ has it, layer by layer. Rows before the first gap are not touched.
+    Pruning as LazyLLM [1]_ has it, layer by layer. Rows before the first gap are not touched. On
+    CUDA nobody reads the indices before: a row without a slot is passed over.
 
     References
     ----------
@@ -142,7 +143,8 @@ def copy_pages(
 
     Notes
     -----
-    Copy-on-write [1]_: sequences share pages until one of them writes.
+    Copy-on-write [1]_: sequences share pages until one of them writes. On CUDA nobody reads the
+    indices before: a pair without such pages is passed over.
 
     References
     ----------

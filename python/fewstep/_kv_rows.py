@@ -71,7 +71,8 @@ def append(
     -----
     One pass. Arithmetic in float32, rounded once; the same bits on any number of threads and with
     every kernel variant. int8 is symmetric per token and head, ``scale = max|x| / 127``. Requests
-    must not append to the same slots.
+    must not append to the same slots. On CUDA nobody reads the indices before: a row without a slot
+    or a position is passed over.
 
     References
     ----------
@@ -155,7 +156,8 @@ def commit(
     Notes
     -----
     Ids increase along a path, because a child comes after its parent; so no row is overwritten
-    before it is read. Only rows that move are touched, each once.
+    before it is read. Only rows that move are touched, each once. On CUDA nobody reads the indices
+    before: a row without a slot is passed over, and `accepted` is cut to [0, M].
 
     References
     ----------

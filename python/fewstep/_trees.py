@@ -91,7 +91,8 @@ def build(
     Notes
     -----
     Grammar libraries walk a tree by first child and next sibling; `fewstep.tree.attention` reads
-    ``bits`` and ``depth``. Allocates nothing with all outputs given.
+    ``bits`` and ``depth``. Allocates nothing with all outputs given. On CUDA nobody reads `parent`
+    before: one that is no earlier node is taken for none, and `max_depth` is not looked at.
 
     References
     ----------

@@ -266,3 +266,45 @@ TEST_CASE("a launch on the CPU runs every thread of every block once") {
   gpu::launch("f", CountingKernel{&runs}, 3, nullptr);
   CHECK(runs == std::vector<int>(runs.size(), 1));
 }
+
+namespace {
+
+using Block = gpu::Block<64>;
+
+struct Reversed {
+  static constexpr int kThreads = 64, kBlocks = 1;
+  struct Shared {
+    double scratch[64];
+    int order[64], count;
+  };
+  double* sums;
+  int* first;
+
+  void run(const Block& block, Shared& s) const {
+    Block::Per<double> x;
+    s.count = 0;
+    block.each([&](int t) {
+      x[t] = 1.0 / (t + 1);
+      s.order[s.count++] = t;
+    });
+    first[block.index] = s.order[0];
+    const auto add = [](double a, double b) { return a + b; };
+    sums[block.index] = block.reduce(x, s.scratch, add);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("threads of a block are called once each, from either end, and reduce as a tree") {
+  double sums[2], tree[64];
+  int first[2];
+  gpu::launch("f", Reversed{sums, first}, 2, nullptr);
+  CHECK(first[0] == 0);
+  CHECK(first[1] == 63);
+  for (int i = 0; i < 64; ++i) tree[i] = 1.0 / (i + 1);
+  for (int half = 32; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) tree[i] += tree[i + half];
+  }
+  CHECK(sums[0] == tree[0]);
+  CHECK(sums[1] == tree[0]);
+}

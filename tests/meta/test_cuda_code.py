@@ -29,6 +29,9 @@ KERNELS |= {f"PieceKernel<GramTerms<{k}>>" for k in GRAM_SUMS}
 KERNELS |= {f"PieceKernel<ErrorTerms<{m}, {x}>>" for m in (0, 1) for x in (0, 1)}
 KERNELS |= {f"SampleKernel<{sums}>" for sums in (1, *GRAM_SUMS.values())}
 KERNELS |= {"StartKernel", "FindKernel", *(f"CountKernel<{level}>" for level in (0, 1, 2))}
+KERNELS |= {"AppendKernel<0>", "AppendKernel<1>", "CommitKernel", "CopyPagesKernel"}
+KERNELS |= {"TruncateKernel", "BuildKernel"}
+COPIES = {"CommitKernel": 4, "CopyPagesKernel": 1}  # accesses of 16 bytes that are in flight
 STREAM_SOURCES = [source for source in SOURCES if source.stem in ("normal", "step")]
 # Folds guidance weights into a row's coefficients with one thread per block, in float64: arrays
 # that are indexed at run time. Its packs are in registers like the others'.
@@ -100,6 +103,14 @@ def test_four_terms_are_read_before_the_first_is_used(folder: Path) -> None:
         letters = {"LDG.E.128": "L", "FFMA": "f", "FFMA2": "f"}
         order = "".join(letters.get(op, "") for op in operations)
         assert len(re.findall(r"L{8,}f+", order)) == groups.get(name, 1), (name, order)
+
+
+def test_copies_read_16_bytes_at_once_and_several_rows_before_they_write(folder: Path) -> None:
+    found = {name: operations for name, operations in code(folder) if name in COPIES}
+    for name, loads in COPIES.items():
+        letters = {"LDG.E.128": "L", "STG.E.128": "S"}
+        order = "".join(letters.get(op, "") for op in found[name])
+        assert re.search("L" * loads + "S", order), (name, order)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=relative)

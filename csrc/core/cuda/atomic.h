@@ -26,5 +26,13 @@ FEWSTEP_HOST_DEVICE inline void atomic_min(uint32_t* p, uint32_t x) {
 #endif
 }
 
+FEWSTEP_HOST_DEVICE inline void atomic_max(uint32_t* p, uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  atomicMax(p, x);
+#else
+  *p = x > *p ? x : *p;
+#endif
+}
+
 }  // namespace
 }  // namespace fewstep::gpu

@@ -3,9 +3,11 @@
 
 #include <stdint.h>
 
+#include "core/cuda/block.h"
 #include "core/host_device.h"
 
-// How a kernel runs. A kernel is a functor that is copied to the device as its parameter:
+// How a kernel runs. A kernel is a functor that is copied to the device as its parameter. One whose
+// threads meet often is in block.h; others are:
 //
 //   struct Kernel {
 //     static constexpr int kThreads, kBlocks;      // per block; blocks that share a multiprocessor
@@ -37,6 +39,11 @@ concept Finishes = requires(const Kernel& kernel, typename Kernel::Shared& share
   kernel.finish(Thread{}, shared);
 };
 
+template <class Kernel>
+concept IsForBlocks = requires(const Kernel& kernel, typename Kernel::Shared& shared) {
+  kernel.run(Block<Kernel::kThreads>{}, shared);
+};
+
 #if defined(__CUDACC__)
 
 namespace {
@@ -45,13 +52,17 @@ template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
     run_kernel(const __grid_constant__ Kernel kernel) {
   __shared__ typename Kernel::Shared shared;
-  const Thread thread{blockIdx.x, (int32_t)threadIdx.x};
-  kernel.prepare(thread, &shared);
-  if constexpr (Kernel::kPrepares) __syncthreads();
-  kernel.run(thread, shared);
-  if constexpr (Finishes<Kernel>) {
-    __syncthreads();
-    kernel.finish(thread, shared);
+  if constexpr (IsForBlocks<Kernel>) {
+    kernel.run(Block<Kernel::kThreads>{blockIdx.x}, shared);
+  } else {
+    const Thread thread{blockIdx.x, (int32_t)threadIdx.x};
+    kernel.prepare(thread, &shared);
+    if constexpr (Kernel::kPrepares) __syncthreads();
+    kernel.run(thread, shared);
+    if constexpr (Finishes<Kernel>) {
+      __syncthreads();
+      kernel.finish(thread, shared);
+    }
   }
 }
 
@@ -72,14 +83,23 @@ void launch(const char* function, const Kernel& kernel, int64_t blocks, void* st
 namespace {
 
 template <class Kernel>
+void walk(const Kernel& kernel, int64_t block, typename Kernel::Shared& shared) {
+  for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.prepare({block, i}, &shared);
+  for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.run({block, i}, shared);
+  if constexpr (Finishes<Kernel>) {
+    for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.finish({block, i}, shared);
+  }
+}
+
+template <class Kernel>
 void launch(const char* function, const Kernel& kernel, int64_t blocks, void*) {
   check_blocks(function, blocks);
   for (int64_t block = 0; block < blocks; ++block) {
     typename Kernel::Shared shared;
-    for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.prepare({block, i}, &shared);
-    for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.run({block, i}, shared);
-    if constexpr (Finishes<Kernel>) {
-      for (int32_t i = 0; i < Kernel::kThreads; ++i) kernel.finish({block, i}, shared);
+    if constexpr (IsForBlocks<Kernel>) {
+      kernel.run(Block<Kernel::kThreads>{block}, shared);
+    } else {
+      walk(kernel, block, shared);
     }
   }
 }

@@ -154,6 +154,14 @@ FEWSTEP_HOST_DEVICE inline float widen_f16(uint32_t half) {
 #endif
 }
 
+// Element i of a quad.
+FEWSTEP_HOST_DEVICE inline float element_of(const uint32_t w[kQuad], DType dtype, int i) {
+  if (dtype == DType::kF32) return vec::float_of_bits({w[i]}).v;
+  const uint32_t half = w[i / 2] >> (i % 2 * 16) & 0xffffu;
+  if (dtype == DType::kF16) return widen_f16(half);
+  return vec::float_of_bits({half << 16}).v;
+}
+
 // The word with elements i and i + 1 of a 16-bit type.
 constexpr FEWSTEP_HOST_DEVICE inline int pair_word(int i) {
   return i / kQuad * kQuad + i % kQuad / 2;

@@ -83,10 +83,12 @@ typedef struct fewstep_kv_append_args {
  *          rows strided
  * Alias    any overlap with what is written is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads k and v once, writes their rows once
- * Order    CUDA: no kernel yet; CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a slot beyond the cache, a
- *          page that is not in the table, a position outside of the tables; FEWSTEP_UNSUPPORTED
+ *          page that is not in the table, a position outside of the tables; FEWSTEP_UNSUPPORTED,
+ *          FEWSTEP_BACKEND_ERROR; on CUDA nobody reads the indices before: a row without a slot
+ *          or a position is passed over
  * Source   Su et al. 2021, "RoFormer", arXiv 2104.09864, eq. 34; pages: Kwon et al. 2023,
  *          "Efficient memory management for large language model serving with PagedAttention",
  *          arXiv 2309.06180
@@ -138,10 +140,12 @@ typedef struct fewstep_kv_commit_args {
  *          strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads and writes the rows that move, each once
- * Order    CUDA: no kernel yet; CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a path that does not
- *          increase, a slot beyond the cache, a page that is not in the table; FEWSTEP_UNSUPPORTED
+ *          increase, a slot beyond the cache, a page that is not in the table; FEWSTEP_UNSUPPORTED,
+ *          FEWSTEP_BACKEND_ERROR; on CUDA nobody reads the indices before: a row without a slot
+ *          is passed over, and `accepted` is cut to [0, M]
  * Source   the rows that tree verification accepts: Miao et al. 2023, "SpecInfer", arXiv
  *          2305.09781, sec. 4.3
  */
@@ -157,10 +161,11 @@ FEWSTEP_API fewstep_status fewstep_kv_commit(const fewstep_context* ctx,
  * Layout   strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing
- * Order    CUDA: no kernel yet; CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   exact
  * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also kept[b] < 0 or > length[b];
- *          FEWSTEP_UNSUPPORTED
+ *          FEWSTEP_UNSUPPORTED,
+ *          FEWSTEP_BACKEND_ERROR; on CUDA nobody reads the indices before: such a length stays
  * Source   llama.cpp's llama_memory_seq_rm, transformers' Cache.crop
  */
 FEWSTEP_API fewstep_status fewstep_kv_truncate(const fewstep_context* ctx,
@@ -193,10 +198,12 @@ typedef struct fewstep_kv_gather_args {
  *          the last dimension; table with rows strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads and writes the rows that move, each once
- * Order    CUDA: no kernel yet; CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also entries that do not increase,
- *          a slot beyond the cache, a page that is not in the table; FEWSTEP_UNSUPPORTED
+ *          a slot beyond the cache, a page that is not in the table; FEWSTEP_UNSUPPORTED,
+ *          FEWSTEP_BACKEND_ERROR; on CUDA nobody reads the indices before: a row without a slot
+ *          is passed over, and `count` is cut to [0, M]
  * Source   token pruning: Fu et al. 2024, "LazyLLM", arXiv 2407.14057
  */
 FEWSTEP_API fewstep_status fewstep_kv_gather(const fewstep_context* ctx,
@@ -224,10 +231,12 @@ typedef struct fewstep_kv_copy_pages_args {
  * Layout   caches and scales strided but for the last dimension; vectors strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads and writes each page once
- * Order    CUDA: no kernel yet; CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs and thread counts, bit for bit
  * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a page outside of [0, P), a
- *          page copied onto itself; FEWSTEP_UNSUPPORTED
+ *          page copied onto itself; FEWSTEP_UNSUPPORTED,
+ *          FEWSTEP_BACKEND_ERROR; on CUDA nobody reads the indices before: a pair without such
+ *          pages is passed over
  * Source   copy-on-write: Kwon et al. 2023, arXiv 2309.06180, sec. 4.4
  */
 FEWSTEP_API fewstep_status fewstep_kv_copy_pages(const fewstep_context* ctx,

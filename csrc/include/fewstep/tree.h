@@ -44,11 +44,13 @@ typedef struct fewstep_tree_build_args {
  * Layout   first dimension strided, bits' words contiguous
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads parent once to check it and once for each kind of output
- * Order    CPU: done on return; no CUDA kernel yet
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written the first node
- *          is named whose parent is no earlier node (so cycles), that is a second root, or that
- *          lies deeper than max_depth; and an indptr that does not ascend from 0 to N
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; before anything is
+ *          written the first node is named whose parent is no earlier node (so cycles), that is a
+ *          second root, or that lies deeper than max_depth; and an indptr that does not ascend from
+ *          0 to N. On CUDA nobody reads them before: such a parent is taken for none, and max_depth
+ *          is not looked at
  * Source   tree attention: Miao et al. 2023, "SpecInfer", arXiv 2305.09781, section 4; links as in
  *          XGrammar's draft trees
  */

@@ -102,8 +102,13 @@ void move_items(void* context, int64_t begin, int64_t end) {
 
 void commit(const MoveProblem& p) {
   const int64_t bytes = p.M * p.G * p.bytes[0];
-  const int64_t grain = bytes < kGrainBytes ? kGrainBytes / bytes : 1;
-  parallel_for(p.threads, p.L * p.parts * p.B, grain, &move_items, (void*)&p);
+  if (bytes > 0) {
+    const int64_t grain = bytes < kGrainBytes ? kGrainBytes / bytes : 1;
+    parallel_for(p.threads, p.L * p.parts * p.B, grain, &move_items, (void*)&p);
+  }
+  for (int64_t b = 0; p.length && b < p.B; ++b) {
+    p.length[b * p.length_stride] = (int32_t)(at(p.base, b) + p.first + at(p.count, b));
+  }
 }
 
 }  // namespace fewstep::kv::FEWSTEP_ISA

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// What CUDA kernels make of indices that nobody could check before: they lie on the device. Here
+// their code runs on the CPU, past the checks of the C functions.
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#define FEWSTEP_ISA cuda_on_host
+#include "kv/cuda/append.cu"
+#include "kv/cuda/commit.cu"
+#include "kv/cuda/copy_pages.cu"
+#include "kv/cuda/truncate.cu"
+#include "tree/cuda/build.cu"
+
+namespace kv = fewstep::kv;
+namespace tree = fewstep::tree;
+
+namespace {
+
+constexpr int32_t kFar = std::numeric_limits<int32_t>::max();
+
+// Keys and values of one layer: 3 pages of 2 slots for one head of one float, which tells its slot.
+struct Cache {
+  std::vector<float> keys = std::vector<float>(6), values = std::vector<float>(6);
+  kv::Layer layer{};
+
+  Cache() {
+    std::iota(keys.begin(), keys.end(), 0.0f);
+    std::iota(values.begin(), values.end(), 100.0f);
+    layer.part[0] = {reinterpret_cast<char*>(keys.data()), 8, 4, 4};
+    layer.part[1] = {reinterpret_cast<char*>(values.data()), 8, 4, 4};
+  }
+  static constexpr kv::Room kRoom{3, 4};  // two pages a request
+};
+
+struct Commit : Cache {
+  std::vector<int32_t> table{2, 0, 1, 7}, base{0, 0}, path{1, 2, 3, 1, 2, 3}, count{2, 2};
+  std::vector<int32_t> length{-5, -5};
+
+  void run() {
+    kv::MoveProblem p{};
+    p.L = 1;
+    p.B = 2;
+    p.G = 1;
+    p.parts = 2;
+    p.bytes[0] = p.bytes[1] = 4;
+    p.layers = &layer;
+    p.pages = {{table.data(), 2}, 2};
+    p.room = kRoom;
+    p.base = {base.data(), 1};
+    p.source = {path.data(), 3};
+    p.count = {count.data(), 1};
+    p.M = 3;
+    p.length = length.data();
+    p.length_stride = 1;
+    p.function = "f";
+    kv::cuda_on_host::commit(p);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("commit passes over rows of pages that the cache has not") {
+  Commit c;
+  c.run();
+  // Request 0: its slots are 4, 5, 0, 1. Request 1: 2, 3 and a page that there is not.
+  CHECK(c.keys == std::vector<float>{0, 1, 3, 3, 5, 0});
+  CHECK(c.values == std::vector<float>{100, 101, 103, 103, 105, 100});
+  CHECK(c.length == std::vector<int32_t>{2, 2});
+}
+
+TEST_CASE("commit passes over slots outside of the cache, and cuts counts") {
+  for (const int32_t far : {4, kFar, -1, -kFar}) {
+    Commit c;
+    c.table = {2, 0, 1, 1};
+    c.path = {far, 2, 3, 0, 1, 2};
+    c.count = {3, kFar};
+    c.run();
+    CHECK(c.keys == std::vector<float>{1, 1, 2, 3, 4, 0});
+    CHECK(c.length == std::vector<int32_t>{3, 3});
+  }
+  Commit negative;
+  negative.count = {-1, -kFar};
+  negative.run();
+  CHECK(negative.keys == std::vector<float>{0, 1, 2, 3, 4, 5});
+  CHECK(negative.length == std::vector<int32_t>{0, 0});
+}
+
+TEST_CASE("append passes over rows without a slot or a position") {
+  const std::vector<float> rows{7, 8, 9};
+  const std::vector<int32_t> table{2, 0, 1, 7}, indptr{0, 1, 3};
+  const std::vector<float> ones(4, 1.0f), zeros(4, 0.0f);
+  const auto append = [&](std::vector<int32_t> length, std::vector<int32_t> positions, Cache* c) {
+    kv::AppendProblem p{};
+    p.B = 2;
+    p.N = 3;
+    p.G = p.D = 1;
+    p.in = p.out = fewstep::DType::kF32;
+    p.in_bytes = p.out_bytes = 4;
+    p.k = {reinterpret_cast<const char*>(rows.data()), 4, 4, c->layer.part[0], {}};
+    p.v = {reinterpret_cast<const char*>(rows.data()), 4, 4, c->layer.part[1], {}};
+    p.indptr = {indptr.data(), 1};
+    p.length = {length.data(), 1};
+    p.pages = {{table.data(), 2}, 2};
+    p.room = Cache::kRoom;
+    if (!positions.empty()) {
+      p.rope = 1;
+      p.S = 4;
+      p.cos = ones.data();
+      p.sin = zeros.data();
+      p.positions = {positions.data(), 1};
+    }
+    kv::cuda_on_host::append(p);
+  };
+  Cache beyond;  // row 2 would lie in slot 2 of request 1, on page 7
+  append({3, 1}, {}, &beyond);
+  CHECK(beyond.keys == std::vector<float>{0, 7, 2, 8, 4, 5});
+  CHECK(beyond.values == std::vector<float>{100, 7, 102, 8, 104, 105});
+  for (const int32_t far : {4, kFar, -1, -kFar}) {
+    Cache slots, positions;
+    append({far, 0}, {}, &slots);
+    CHECK(slots.keys == std::vector<float>{0, 1, 8, 9, 4, 5});
+    append({0, 0}, {3, far, 0}, &positions);
+    CHECK(positions.keys == std::vector<float>{0, 1, 2, 9, 7, 5});
+    CHECK(positions.values == std::vector<float>{100, 101, 102, 9, 7, 105});
+  }
+}
+
+TEST_CASE("copy_pages passes over pairs outside of the cache") {
+  Cache c;
+  const std::vector<int32_t> source{0, 3, kFar, -1, 1}, target{1, 0, 2, 0, -kFar};
+  kv::CopyPagesProblem p{};
+  p.L = 1;
+  p.N = 5;
+  p.P = 3;
+  p.T = 2;
+  p.G = 1;
+  p.parts = 2;
+  p.bytes[0] = p.bytes[1] = 4;
+  p.layers = &c.layer;
+  p.source = {source.data(), 1};
+  p.target = {target.data(), 1};
+  kv::cuda_on_host::copy_pages(p);
+  CHECK(c.keys == std::vector<float>{0, 1, 0, 1, 4, 5});
+}
+
+TEST_CASE("truncate keeps lengths that would grow or be negative") {
+  std::vector<int32_t> length{5, 5, 5, 5};
+  const std::vector<int32_t> kept{6, -1, 0, 5};
+  kv::cuda_on_host::truncate({4, length.data(), 1, {kept.data(), 1}, nullptr});
+  CHECK(length == std::vector<int32_t>{5, 5, 0, 5});
+}
+
+TEST_CASE("build ends at parents that are no earlier nodes") {
+  const std::vector<int32_t> parent{-1, 1, 0, 9, -7}, indptr{0, 5};
+  std::vector<int32_t> depth(5), first(5), next(5);
+  std::vector<uint32_t> bits(5);
+  tree::BuildProblem p{};
+  p.B = 1;
+  p.N = 5;
+  p.W = 1;
+  p.indptr = indptr.data();
+  p.parent = parent.data();
+  p.depth = depth.data();
+  p.first_child = first.data();
+  p.next_sibling = next.data();
+  p.bits = bits.data();
+  p.indptr_stride = p.parent_stride = p.depth_stride = p.bits_stride = 1;
+  p.first_child_stride = p.next_sibling_stride = 1;
+  tree::cuda_on_host::build(p);
+  CHECK(depth == std::vector<int32_t>{0, 0, 1, 0, 0});
+  CHECK(bits == std::vector<uint32_t>{1, 2, 5, 8, 16});
+  CHECK(first == std::vector<int32_t>{2, -1, -1, -1, -1});
+  CHECK(next == std::vector<int32_t>{-1, -1, -1, -1, -1});
+  for (const auto& wrong : {std::vector<int32_t>{-3, 2}, {0, 6}, {3, 1}}) {
+    p.indptr = wrong.data();
+    depth.assign(5, 7);
+    tree::cuda_on_host::build(p);
+    CHECK(depth == std::vector<int32_t>(5, 7));
+  }
+}
