@@ -131,16 +131,36 @@ def commit_cases(few: bool) -> Iterator[dict[str, Any]]:
         }
 
 
-def build_cases(few: bool) -> Iterator[dict[str, Any]]:
-    """Forests of all kinds."""
+def tree_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Forests of all kinds, built and ranked, and templates."""
     for forest in list(tree.forests().values())[:: 3 if few else 1]:
         parent, indptr = tree.flat(forest)
         count = len(parent)
         outputs = {n: ((count,), "int32") for n in ("depth", "first_child", "next_sibling")}
+        given = {"parent": (parent, "int32"), "indptr": (indptr, "int32")}
         yield {
             "op": "tree.build",
-            "inputs": {"parent": (parent, "int32"), "indptr": (indptr, "int32")},
+            "inputs": given,
             "outputs": outputs | {"bits": ((count, tree.words(forest)), "int32")},
+        }
+        budget = np.full(len(forest), 5, np.int32)
+        scores = -np.arange(count, dtype=np.float32)
+        yield {
+            "op": "tree.rerank",
+            "inputs": given | {"budget": (budget, "int32"), "cum_logp": (scores, "float32")},
+            "outputs": {
+                "kept": ((count,), "int32"),
+                "kept_parent": ((count,), "int32"),
+                "kept_indptr": ((len(forest) + 1,), "int32"),
+            },
+        }
+    for seed in range(2 if few else 6):
+        case = tree.template_case(seed)
+        source = ("table", "heads")[seed % 2]
+        yield {
+            "op": "tree.from_template",
+            "inputs": {n: (case[n], "int32") for n in ("parent", "rank", "root", source)},
+            "outputs": {"tokens": ((len(case["root"]), len(case["parent"])), "int32")},
         }
 
 
@@ -153,7 +173,7 @@ OPS = {
     harness.error_norm: error_norm_cases,
     kv_calls.append: append_cases,
     kv_calls.commit: commit_cases,
-    harness.run: build_cases,
+    harness.run: tree_cases,
 }
 
 

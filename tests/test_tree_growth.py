@@ -187,14 +187,14 @@ def test_rerank_of_any_trees(batch: list[tuple[list[tuple[int, float]], int]]) -
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS, ids=str)
 @pytest.mark.parametrize("threads", [1, 3])
-def test_rerank_matches_reference(cpu_worker: Worker, threads: int, layout: dict[str, int]) -> None:
+def test_rerank_matches_reference(worker: Worker, threads: int, layout: dict[str, int]) -> None:
     """Large trees, in memory of any layout; -1 behind what is kept."""
     rng = np.random.default_rng(12)
     forest = [cases.random_tree(rng, n) for n in (900, 1, 64, 2000)] + [[]]
     parent, indptr = cases.flat(forest)
     cum_logp = np.round(-rng.exponential(size=len(parent)), 2).astype(np.float32)
     budget = np.array([60, 1, 100, 0, 3], np.int32)
-    result = cpu_worker.run(
+    result = worker.run(
         op="tree.rerank",
         inputs={
             "cum_logp": (cum_logp, "float32"),

@@ -120,12 +120,12 @@ def test_build_with_few_outputs() -> None:
 @pytest.mark.parametrize("source", ["table", "heads"])
 @pytest.mark.parametrize("seed", range(12))
 def test_from_template_matches_reference(
-    cpu_worker: Worker, seed: int, source: str, layout: dict[str, int]
+    worker: Worker, seed: int, source: str, layout: dict[str, int]
 ) -> None:
     case = cases.template_case(seed)
     inputs = {name: case[name] for name in ("parent", "rank", "root", source)}
     shape = (len(case["root"]), len(case["parent"]))
-    result = cpu_worker.run(
+    result = worker.run(
         op="tree.from_template",
         inputs={name: (values, "int32") for name, values in inputs.items()},
         outputs={"tokens": (shape, "int32")},

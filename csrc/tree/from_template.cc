@@ -3,17 +3,18 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/tree.h"
 #include "tree/trees.h"
 
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<FromTemplateFn> kFromTemplate = FEWSTEP_CPU_KERNELS(from_template);
+constexpr KernelSet<FromTemplateFn> kFromTemplate = FEWSTEP_KERNELS(from_template);
 constexpr const char* kFunction = "fewstep_tree_from_template";
 
 // The template is one tree whose ranks choose among K candidates and whose nodes have a head each.
-void check_template(const ArgCheck& check, const FromTemplateProblem& p, int64_t heads) {
+void check_template(const ArgCheck& check, const FromTemplateProblem& p) {
   const int32_t ends[2] = {0, int32_t(p.Q)};
   Indices parent, rank, indptr;
   parent.data = p.parent;
@@ -30,10 +31,10 @@ void check_template(const ArgCheck& check, const FromTemplateProblem& p, int64_t
     }
     int64_t depth = 0;
     for (int64_t at = i; p.heads && at > 0; at = parent[at]) ++depth;
-    if (p.heads && depth > heads) {
+    if (p.heads && depth > p.H) {
       check.fail("parent",
                  format("must give depths of at most H=%lld at node %d",
-                        static_cast<long long>(heads), int(i)),
+                        static_cast<long long>(p.H), int(i)),
                  std::to_string(depth));
     }
   }
@@ -63,7 +64,6 @@ void run_from_template(const fewstep_context* ctx, const fewstep_tree_from_templ
   const Indices parent(check.in("parent", args->parent, index, "Q"));
   const Indices rank(check.in("rank", args->rank, index, "Q"));
   const Indices root(check.in("root", args->root, index, "B"));
-  int64_t heads = 0;
   if (args->table) {
     const View table = check.in("table", args->table, index, "V K");
     p.table = table.as<int32_t>();
@@ -73,7 +73,7 @@ void run_from_template(const fewstep_context* ctx, const fewstep_tree_from_templ
     const View candidates = check.in("heads", args->heads, index, "B H K");
     p.heads = candidates.as<int32_t>();
     p.heads_stride = candidates.stride;
-    heads = check.dim('H');
+    p.H = check.dim('H');
   }
   const View tokens = check.out("tokens", args->tokens, index, "B Q");
   check.no_overlap();
@@ -89,12 +89,17 @@ void run_from_template(const fewstep_context* ctx, const fewstep_tree_from_templ
   p.root = root.data;
   p.root_stride = root.stride;
   FromTemplateFn& kernel = kFromTemplate.pick(check.device(), kFunction);
-  check_template(check, p, heads);
-  check_roots(check, p);
+  if (check.device().type == kCpu) {
+    check_template(check, p);
+    check_roots(check, p);
+  }
   if (p.B == 0) return;
   p.tokens = tokens.as<int32_t>();
   p.tokens_stride = tokens.stride;
-  p.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(p);
 }
 

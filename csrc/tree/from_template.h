@@ -18,8 +18,9 @@ struct FromTemplateProblem {
   const int32_t* heads;   // [B, H, K]
   int32_t* tokens;        // [B, Q]
   int64_t parent_stride, rank_stride, root_stride, table_stride, heads_stride, tokens_stride;
-  int64_t K;
+  int64_t H, K;
   int32_t threads;
+  void* cuda_stream;
 };
 using FromTemplateFn = void(const FromTemplateProblem&);
 FEWSTEP_DECLARE_KERNELS(FromTemplateFn, from_template)

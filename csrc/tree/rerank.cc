@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/tree.h"
 #include "tree/trees.h"
 
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<RerankFn> kRerank = FEWSTEP_CPU_KERNELS(rerank);
+constexpr KernelSet<RerankFn> kRerank = FEWSTEP_KERNELS(rerank);
 constexpr const char* kFunction = "fewstep_tree_rerank";
 
 // What the budgets allow at most.
@@ -24,6 +25,19 @@ int64_t check_budgets(const ArgCheck& check, Indices budget, Indices indptr, int
     most += budget[b] < size ? budget[b] : size;
   }
   return most;
+}
+
+void check_candidates(const ArgCheck& check, Indices parent, Indices indptr, Indices budget,
+                      const RerankProblem& p) {
+  check_indptr(check, "indptr", indptr, p.B, p.M, 'M');
+  check_parents(check, parent, indptr, p.B);
+  const int64_t most = check_budgets(check, budget, indptr, p.B);
+  if (p.N < most) {
+    check.fail("kept",
+               format("must have room for the %lld nodes that the budgets allow",
+                      static_cast<long long>(most)),
+               std::to_string(p.N));
+  }
 }
 
 void run_rerank(const fewstep_context* ctx, const fewstep_tree_rerank_args* args) {
@@ -53,15 +67,7 @@ void run_rerank(const fewstep_context* ctx, const fewstep_tree_rerank_args* args
     check.fail("workspace", "must be contiguous", "a strided layout");
   }
   RerankFn& kernel = kRerank.pick(check.device(), kFunction);
-  check_indptr(check, "indptr", indptr, p.B, p.M, 'M');
-  check_parents(check, parent, indptr, p.B);
-  const int64_t most = check_budgets(check, budget, indptr, p.B);
-  if (p.N < most) {
-    check.fail("kept",
-               format("must have room for the %lld nodes that the budgets allow",
-                      static_cast<long long>(most)),
-               std::to_string(p.N));
-  }
+  if (check.device().type == kCpu) check_candidates(check, parent, indptr, budget, p);
   p.indptr = indptr.data;
   p.indptr_stride = indptr.stride;
   p.parent = parent.data;
@@ -77,7 +83,10 @@ void run_rerank(const fewstep_context* ctx, const fewstep_tree_rerank_args* args
   p.kept_indptr = kept_indptr.as<int32_t>();
   p.kept_indptr_stride = kept_indptr.stride;
   p.keys = workspace.as<uint64_t>();
-  p.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(p);
 }
 

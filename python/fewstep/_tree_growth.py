@@ -178,7 +178,8 @@ def rerank(
     -----
     Ties go to the lower index. A node counts as no better than its parent, so the result is a tree
     even where log-probabilities are not those of paths. Allocates nothing with `indptr`, `budget`,
-    all outputs and `workspace` given as arrays.
+    all outputs and `workspace` given as arrays. On CUDA nobody reads the tree before: a parent that
+    is no earlier node is taken for none.
 
     References
     ----------

@@ -14,6 +14,8 @@
 #include "kv/cuda/copy_pages.cu"
 #include "kv/cuda/truncate.cu"
 #include "tree/cuda/build.cu"
+#include "tree/cuda/from_template.cu"
+#include "tree/cuda/rerank.cu"
 
 namespace kv = fewstep::kv;
 namespace tree = fewstep::tree;
@@ -181,4 +183,66 @@ TEST_CASE("build ends at parents that are no earlier nodes") {
     tree::cuda_on_host::build(p);
     CHECK(depth == std::vector<int32_t>(5, 7));
   }
+}
+
+TEST_CASE("from_template gives no token where there is no root, rank, head or entry") {
+  const std::vector<int32_t> parent{-1, 0, 7, 1, -9}, rank{0, 1, 0, 2, -1};
+  const std::vector<int32_t> root{0, 5, -1, kFar}, table{1, 2, 0, 9, 3, 4};  // [3, 2]
+  std::vector<int32_t> tokens(20, 7);
+  tree::FromTemplateProblem p{};
+  p.B = 4;
+  p.Q = 5;
+  p.V = 3;
+  p.K = 2;
+  p.parent = parent.data();
+  p.rank = rank.data();
+  p.root = root.data();
+  p.tokens = tokens.data();
+  p.parent_stride = p.rank_stride = p.root_stride = 1;
+  p.tokens_stride = 5;
+  p.table = table.data();
+  p.table_stride = 2;
+  tree::cuda_on_host::from_template(p);
+  std::vector<int32_t> wanted(20, -1);
+  wanted[0] = 0;
+  wanted[1] = 2;  // rank 1 of the root's
+  wanted[2] = 1;  // its parent is no earlier node: the root
+  CHECK(tokens == wanted);
+  p.table = nullptr;
+  p.heads = table.data();  // [1, 2] a request
+  p.heads_stride = 0;
+  p.H = 1;
+  tree::cuda_on_host::from_template(p);
+  CHECK(tokens == std::vector<int32_t>{0,  2,  1,  -1, -1, 5,    2, 1, -1, -1,
+                                       -1, -1, -1, -1, -1, kFar, 2, 1, -1, -1});
+}
+
+TEST_CASE("rerank keeps what has room") {
+  const std::vector<int32_t> parent{-1, 5, 0, -1, 0}, indptr{0, 3, 5}, budget{kFar, 2};
+  const std::vector<float> scores{0, -2, -1, 0, -1};
+  std::vector<int32_t> kept(4, 7), kept_parent(4, 7), kept_indptr(3, 7);
+  std::vector<uint64_t> keys(10);
+  tree::RerankProblem p{};
+  p.B = 2;
+  p.M = 5;
+  p.N = 4;
+  p.indptr = indptr.data();
+  p.parent = parent.data();
+  p.cum_logp = scores.data();
+  p.budget = budget.data();
+  p.kept = kept.data();
+  p.kept_parent = kept_parent.data();
+  p.kept_indptr = kept_indptr.data();
+  p.keys = keys.data();
+  p.indptr_stride = p.parent_stride = p.cum_logp_stride = p.budget_stride = 1;
+  p.kept_stride = p.kept_parent_stride = p.kept_indptr_stride = 1;
+  tree::cuda_on_host::rerank(p);
+  CHECK(kept == std::vector<int32_t>{0, 1, 2, 3});
+  CHECK(kept_parent == std::vector<int32_t>{-1, -1, 0, -1});
+  CHECK(kept_indptr == std::vector<int32_t>{0, 3, 5});
+  const std::vector<int32_t> negative{-1, -kFar};
+  p.budget = negative.data();
+  tree::cuda_on_host::rerank(p);
+  CHECK(kept == std::vector<int32_t>(4, -1));
+  CHECK(kept_indptr == std::vector<int32_t>{0, 0, 0});
 }

@@ -248,11 +248,13 @@ struct CountingKernel {
   static constexpr int kThreads = 64, kBlocks = 1;
   static constexpr bool kPrepares = true;
   struct Shared {
-    int prepared = 0;
+    int prepared;
   };
   std::vector<int>* runs;
 
-  void prepare(gpu::Thread, Shared* s) const { ++s->prepared; }
+  void prepare(gpu::Thread thread, Shared* s) const {
+    s->prepared = thread.index == 0 ? 1 : s->prepared + 1;
+  }
   void run(gpu::Thread thread, const Shared& s) const {
     CHECK(s.prepared == kThreads);
     ++runs->at(size_t(thread.block * kThreads + thread.index));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #include "core/cuda/block.h"
 #include "core/host_device.h"
@@ -96,6 +97,7 @@ void launch(const char* function, const Kernel& kernel, int64_t blocks, void*) {
   check_blocks(function, blocks);
   for (int64_t block = 0; block < blocks; ++block) {
     typename Kernel::Shared shared;
+    memset((void*)&shared, 0xa5, sizeof shared);  // as little use as what a GPU has there
     if constexpr (IsForBlocks<Kernel>) {
       kernel.run(Block<Kernel::kThreads>{block}, shared);
     } else {

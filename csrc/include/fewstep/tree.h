@@ -89,11 +89,12 @@ typedef struct fewstep_tree_from_template_args {
  * Layout   first dimension strided, others contiguous
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads one entry of table or heads per node
- * Order    CPU: done on return; no CUDA kernel yet
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written: a template
- *          that is no tree, a rank outside [0, K) (the root's is not read), a node deeper than
- *          there are heads, a root outside [0, V)
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; before anything is
+ *          written: a template that is no tree, a rank outside [0, K) (the root's is not read), a
+ *          node deeper than there are heads, a root outside [0, V). On CUDA nobody reads them
+ *          before: such nodes have no token, and a parent that is no earlier node is the root
  * Source   Luo et al. 2024, "Turning trash into treasure", arXiv 2408.08696, section 3.2; Cai et
  * al. 2024, "Medusa", arXiv 2401.10774, section 2.1
  */
@@ -184,10 +185,12 @@ FEWSTEP_API int64_t fewstep_tree_rerank_workspace_bytes(int64_t M);
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads cum_logp once, parent three times; workspace holds two keys per
  *          node, fewstep_tree_rerank_workspace_bytes
- * Order    CPU: done on return; no CUDA kernel yet
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written: trees and
- *          indptr as fewstep_tree_build has them, a budget below 0
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; before anything is
+ *          written: trees and indptr as fewstep_tree_build has them, a budget below 0. On CUDA
+ *          nobody reads them before: a parent that is no earlier node is taken for none, a budget
+ *          below 0 for 0, and what has no room in `kept` is left out
  * Source   Li et al. 2024, "EAGLE-2", arXiv 2406.16858, section 4.2
  */
 FEWSTEP_API fewstep_status fewstep_tree_rerank(const fewstep_context* ctx,

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tree/rerank.h"
 
-#include <string.h>
-
 #include "core/cpu/parallel.h"
 
 // Requires: indptr and parent checked, N enough for what the budgets allow.
@@ -10,16 +8,7 @@ namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
 constexpr int64_t kNodesOfARange = 2048;
-constexpr uint32_t kRootScore = 0xfffffffeu;  // above all floats; its key is below kNone
-constexpr uint64_t kNone = ~0ull;
-
-// Floats in the order of unsigned integers; NaN and -infinity are 0, below all others.
-uint32_t ordered(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  if (!(x > -__builtin_inff())) return 0;
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
+constexpr uint64_t kNone = ~0ull;  // above the root's key
 
 // A node's key: its score, at most its parent's, and of equal ones the lower index first. So a
 // parent's key is above its children's, and the m greatest keys hold every ancestor.
