@@ -62,14 +62,15 @@ def decode(
     quick: Annotated[bool, typer.Option("--quick", help="The smallest sizes only.")] = False,
     case: Case = None,
     threads: Threads = None,
+    device: Device = "cpu",
     out: Out = None,
 ) -> None:
     """Time draft trees, sampling and the KV cache against torch and transformers."""
-    need("decode", "torch", "transformers")
+    need("decode", "torch", *(() if device == "cuda" else ("transformers",)))
     from .decode import names, run, table
 
     options = options_of(check_cases(case, names()), threads, quick)
-    carry_out("decode", run, options, _target("decode", "cpu"), as_json, out, table)
+    carry_out("decode", run, options, _target("decode", device), as_json, out, table)
 
 
 @app.command()

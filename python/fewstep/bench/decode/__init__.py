@@ -16,7 +16,7 @@ from typing import Any
 from ..measure import Keep, measure
 from ..rows import Options, Row
 from ..target import Target, cpu
-from . import attention, cache, processors, sampling, trees, verification
+from . import attention, cache, device, processors, sampling, trees, verification
 from ._table import table as table
 
 
@@ -45,7 +45,7 @@ def run(
     progress : callable
         Called with a line about what is measured next.
     target : Target, optional
-        The CPU, which is where these ops run.
+        The CPU when left out. On CUDA those ops are measured that have kernels there.
     keep : callable, optional
         Called with the rows so far whenever there are more.
 
@@ -58,8 +58,11 @@ def run(
     WrongResult
         A result differs from its rival's.
     """
+    target = target or cpu()
     parts = [(_title(s), partial(s.rows, options, progress)) for s in sections()]
-    return measure(parts, progress, target or cpu(), keep)
+    if target.is_cuda:
+        parts = [(_title(device), partial(device.rows, options, progress, target))]
+    return measure(parts, progress, target, keep)
 
 
 def _title(section: Any) -> str:

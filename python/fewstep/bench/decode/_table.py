@@ -28,7 +28,7 @@ def table(rows: Iterable[Mapping[str, Any]], title: str = "fewstep bench decode"
             str(row["case"]),
             " ".join(f"{key}={row[key]}" for key in SIZES if key in row),
             str(row.get("dtype", "")),
-            str(row["threads"]),
+            str(row.get("threads", "")),
             str(row["rival"]),
             short(row["ours_us"]),
             short(row["rival_us"]),
