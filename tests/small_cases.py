@@ -15,7 +15,7 @@ import numpy as np
 
 import harness
 import kv_calls
-from cases import kv, noise, solver, sums, tree
+from cases import draft, kv, noise, solver, sums, tree
 
 LARGEST = 4500  # elements of a sample
 
@@ -164,6 +164,19 @@ def tree_cases(few: bool) -> Iterator[dict[str, Any]]:
         }
 
 
+def run_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Cases of the ops that have no call of their own."""
+    yield from tree_cases(few)
+    for V, K, N in draft.TABLES:
+        table, tokens, ids = draft.update(V, K, N)
+        yield {
+            "op": "draft.recycle",
+            "inputs": {"tokens": (tokens, "int32"), "top_ids": (ids, "int32")},
+            "updated": {"table": (table, "int32")},
+            "outputs": {},
+        }
+
+
 OPS = {
     harness.step: step_cases,
     harness.normal: normal_cases,
@@ -173,7 +186,7 @@ OPS = {
     harness.error_norm: error_norm_cases,
     kv_calls.append: append_cases,
     kv_calls.commit: commit_cases,
-    harness.run: tree_cases,
+    harness.run: run_cases,
 }
 
 

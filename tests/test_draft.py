@@ -40,9 +40,9 @@ def check_tree(token: list[int], parent: list[int], max_nodes: int, depth: int) 
 
 @pytest.mark.parametrize(("V", "K", "N"), cases.TABLES)
 @pytest.mark.parametrize("gap", [0, 3])
-def test_recycle(cpu_worker: Worker, V: int, K: int, N: int, gap: int) -> None:
+def test_recycle(worker: Worker, V: int, K: int, N: int, gap: int) -> None:
     table, tokens, ids = cases.update(V, K, N)
-    found = cpu_worker.run(
+    found = worker.run(
         op="draft.recycle",
         inputs={"tokens": (tokens, "int32"), "top_ids": (ids, "int32")},
         updated={"table": (table, "int32")},

@@ -1,15 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstring>
+#include "draft/recycle.h"
 
 #include "core/check.h"
+#include "core/cuda/device.h"
 #include "fewstep/draft.h"
 
 namespace fewstep::draft {
 namespace {
 
+constexpr KernelSet<RecycleFn> kRecycle = FEWSTEP_KERNELS(recycle);
 constexpr const char* kFunction = "fewstep_draft_recycle";
 
-// A copy of rows, for which no ISA has more to offer than memcpy.
+void check_entries(const ArgCheck& check, const RecycleProblem& p) {
+  for (int64_t n = 0; n < p.N; ++n) {
+    const int32_t token = p.tokens[n * p.tokens_stride];
+    if (token < 0 || token >= p.V) {
+      check.fail("tokens", format("must lie in [0, %lld)", static_cast<long long>(p.V)),
+                 format("%d at %lld", int(token), static_cast<long long>(n)));
+    }
+    for (int64_t k = 0; k < p.K; ++k) {
+      const int32_t id = p.top_ids[n * p.top_ids_stride + k];
+      if (id >= -1 && id < p.V) continue;
+      check.fail("top_ids", format("must lie in [-1, %lld)", static_cast<long long>(p.V)),
+                 format("%d at [%lld, %lld]", int(id), static_cast<long long>(n),
+                        static_cast<long long>(k)));
+    }
+  }
+}
+
 void run_recycle(const fewstep_context* ctx, const fewstep_tensor* table,
                  const fewstep_tensor* tokens, const fewstep_tensor* top_ids) {
   ArgCheck check(kFunction, ctx);
@@ -17,32 +35,20 @@ void run_recycle(const fewstep_context* ctx, const fewstep_tensor* table,
   const View n = check.in("tokens", tokens, only(DType::kI32), "N");
   const View ids = check.in("top_ids", top_ids, only(DType::kI32), "N K");
   check.no_overlap();
-  if (check.device().type != kCpu) {
-    throw Error(FEWSTEP_UNSUPPORTED,
-                format("%s: this build has no kernel for device type %d (1 is CPU, 2 CUDA)",
-                       kFunction, int(check.device().type)));
-  }
-  const int64_t V = check.dim('V'), K = check.dim('K'), N = check.dim('N');
-  const auto* token = n.as<const int32_t>();
-  const auto* id = ids.as<const int32_t>();
-  for (int64_t i = 0; i < N; ++i) {
-    const int32_t v = token[i * n.stride];
-    if (v < 0 || v >= V) {
-      check.fail("tokens", format("must lie in [0, %lld)", static_cast<long long>(V)),
-                 format("%d at %lld", int(v), static_cast<long long>(i)));
-    }
-    for (int64_t k = 0; k < K; ++k) {
-      const int32_t s = id[i * ids.stride + k];
-      if (s >= -1 && s < V) continue;
-      check.fail("top_ids", format("must lie in [-1, %lld)", static_cast<long long>(V)),
-                 format("%d at [%lld, %lld]", int(s), static_cast<long long>(i),
-                        static_cast<long long>(k)));
-    }
-  }
-  for (int64_t i = 0; i < N; ++i) {
-    std::memcpy(t.as<int32_t>() + token[i * n.stride] * t.stride, id + i * ids.stride,
-                size_t(K) * sizeof(int32_t));
-  }
+  RecycleFn& kernel = kRecycle.pick(check.device(), kFunction);
+  const RecycleProblem p{check.dim('V'),
+                         check.dim('K'),
+                         check.dim('N'),
+                         t.as<int32_t>(),
+                         n.as<const int32_t>(),
+                         ids.as<const int32_t>(),
+                         t.stride,
+                         n.stride,
+                         ids.stride,
+                         execution_of(ctx).stream};
+  if (check.device().type == kCpu) check_entries(check, p);
+  const DeviceScope scope(kFunction, check.device());
+  kernel(p);
 }
 
 }  // namespace

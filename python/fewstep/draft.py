@@ -49,7 +49,8 @@ def recycle(table: Any, tokens: Any, top_ids: Any) -> Any:
 
     Notes
     -----
-    Allocates nothing. K = 8 and 32,000 tokens are one megabyte.
+    Allocates nothing. K = 8 and 32,000 tokens are one megabyte. On CUDA nobody reads the numbers
+    before: a token outside of the table is passed over, an entry that is none is -1.
 
     References
     ----------

@@ -9,6 +9,7 @@
 #include <vector>
 
 #define FEWSTEP_ISA cuda_on_host
+#include "draft/cuda/recycle.cu"
 #include "kv/cuda/append.cu"
 #include "kv/cuda/commit.cu"
 #include "kv/cuda/copy_pages.cu"
@@ -245,4 +246,12 @@ TEST_CASE("rerank keeps what has room") {
   tree::cuda_on_host::rerank(p);
   CHECK(kept == std::vector<int32_t>(4, -1));
   CHECK(kept_indptr == std::vector<int32_t>{0, 0, 0});
+}
+
+TEST_CASE("recycle passes over tokens that the table has not, and the last of a token stays") {
+  std::vector<int32_t> table{0, 0, 1, 1};  // [2, 2]
+  const std::vector<int32_t> tokens{1, -1, 1, 2, kFar}, ids{0, 0, 0, 0, 9, -7, 0, 0, 0, 0};
+  fewstep::draft::cuda_on_host::recycle(
+      {2, 2, 5, table.data(), tokens.data(), ids.data(), 2, 1, 2, nullptr});
+  CHECK(table == std::vector<int32_t>{0, 0, -1, -1});
 }

@@ -30,7 +30,7 @@ KERNELS |= {f"PieceKernel<ErrorTerms<{m}, {x}>>" for m in (0, 1) for x in (0, 1)
 KERNELS |= {f"SampleKernel<{sums}>" for sums in (1, *GRAM_SUMS.values())}
 KERNELS |= {"StartKernel", "FindKernel", *(f"CountKernel<{level}>" for level in (0, 1, 2))}
 KERNELS |= {"AppendKernel<0>", "AppendKernel<1>", "CommitKernel", "CopyPagesKernel"}
-KERNELS |= {"TruncateKernel", "BuildKernel", "FromTemplateKernel", "RerankKernel"}
+KERNELS |= {"TruncateKernel", "BuildKernel", "FromTemplateKernel", "RerankKernel", "RecycleKernel"}
 COPIES = {"CommitKernel": 4, "CopyPagesKernel": 1}  # accesses of 16 bytes that are in flight
 STREAM_SOURCES = [source for source in SOURCES if source.stem in ("normal", "step")]
 # Folds guidance weights into a row's coefficients with one thread per block, in float64: arrays

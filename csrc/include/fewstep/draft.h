@@ -19,9 +19,11 @@ extern "C" {
  * Layout   rows contiguous, the first dimension strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads and writes N * K numbers; checks all before the first write
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs and thread counts, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; on CUDA nobody
+ *          reads the numbers before: a token outside of the table is passed over, an entry that is
+ *          none is -1
  * Source   Luo et al. 2024, "Turning Trash into Treasure: Accelerating Inference of Large Language
  *          Models with Token Recycling", arXiv 2408.08696, section 3.2
  */
