@@ -95,6 +95,25 @@ def test_few_rows_have_the_bits_of_many(workers: dict[str, Worker], dtype: str, 
             first += count
 
 
+@pytest.mark.parametrize("dim", [32, 64, 96, 128])
+@pytest.mark.parametrize("rows", [16, 20, 31, 34, 64])
+def test_rows_in_lanes_have_the_bits_of_few(bf16_worker: Worker, rows: int, dim: int) -> None:
+    """Rows of bfloat16 that fill vectors, or leave some, of heads that share keys or not."""
+    options: list[dict[str, Any]] = [
+        {"groups": 2}, {"groups": 1}, {"groups": 2, "softcap": 20.0, "window": 900, "sinks": True}
+    ]  # fmt: skip
+    for more in options:
+        lengths = [(1029, rows * more["groups"] // 2)]
+        a = problem(lengths, dtype="bfloat16", dim=dim, heads=2, **more)
+        many = run(bf16_worker, a, "bfloat16", deterministic=True)
+        for first, count in ((0, 2), (len(a["q"]) - 1, 1)):
+            own = {"q": a["q"][first : first + count], "indptr": np.array([0, count], np.int32)}
+            own["kv_len"] = np.array([1029 + first + count], np.int32)
+            few = run(bf16_worker, a | own, "bfloat16", deterministic=True)
+            assert np.array_equal(few["out"], many["out"][first : first + count])
+            assert np.array_equal(few["lse"], many["lse"][first : first + count])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_levels_of_a_tree_equal_the_tree_at_once(bf16_worker: Worker, dtype: str) -> None:
     """Rows level by level over a growing block, of two requests whose levels differ in size."""

@@ -49,6 +49,15 @@ inline void reorder_unpacked(float* x) {
 inline F32 narrow_to_pairs(F32 low, F32 high) {
   return {(__m512)_mm512_cvtne2ps_pbh(high.v, low.v)};
 }
+// The same, lane by lane: pair i is low's and high's lane i.
+inline F32 narrow_lanes(F32 low, F32 high) {
+  alignas(64) static const uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                  21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                  11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v);
+  const __m512i mixed = _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both);
+  return {_mm512_castsi512_ps(mixed)};
+}
 
 }  // namespace
 }  // namespace fewstep::vec

@@ -135,6 +135,12 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
   const Window window = window_of(p, task);
   const bool stream = is_stream(p, task.rows);
   if (stream) find_blocks(p, task, s);
+#if defined(__AVX512BF16__)
+  const bool columns = has_columns(p, task.rows);
+  if (columns) begin_columns(p, task, s);
+#else
+  constexpr bool columns = false;
+#endif
   int64_t begin = task.begin;
   // Tiles keep their places, so a row's bits do not depend on which rows skip one.
   while (begin < task.end && begin + kTileKeys - 1 <= min_of(window.every, drafted - 1)) {
@@ -147,8 +153,8 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     const int64_t behind = begin + tile->count;
     find_next(p, task, behind, stream, next);
     s.run.masked = behind > drafted || begin <= window.some;
+    if (stream || columns) append_rows(tile, *next);
     if (stream) {
-      append_rows(tile, *next);
       do_any_stream(p, task, *tile, begin, s);
     } else {
       s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), 0};
@@ -159,7 +165,10 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     tile = next;
     next = done;
   }
-  if (stream) reorder_out(p, task.heads * task.rows, s.out);
+  if (stream || columns) reorder_out(p, task.heads * task.rows, s.out);
+#if defined(__AVX512BF16__)
+  if (columns) end_columns(task, s);
+#endif
   finish_task(p, task, partial_row, s);
 }
 

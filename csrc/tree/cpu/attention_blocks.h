@@ -16,8 +16,22 @@ constexpr int kBlockGroup = 64;  // tokens
 // Whether rows of a head are such a stream.
 inline bool has_blocks(int64_t rows) { return kQuads > 0 && rows > kFewRows && rows <= kMoreRows; }
 
+// Vectors with a row in each lane; few rows behind them are a block, others fill lanes of one more.
+inline int rest_of(int64_t rows) {
+  const int rest = int(rows % kLanes);
+  return rest <= kStreamBlockRows ? rest : 0;
+}
+inline int64_t vectors_of(int64_t rows) { return (rows - rest_of(rows) + kLanes - 1) / kLanes; }
+
+// Whether rows of pairs fill vectors well enough for attention_columns.h.
+inline bool has_columns(const AttentionProblem& p, int64_t rows) {
+  const int64_t lanes = kLanes * vectors_of(rows) + rest_of(rows);
+  return takes_pairs(p) && p.D % 32 == 0 && rows >= kLanes && 8 * lanes <= 9 * rows;
+}
+
 // Whether they are so few that keys and values are used as they lie in the cache.
 inline bool is_stream(const AttentionProblem& p, int64_t rows) {
+  if (has_columns(p, rows)) return false;
   if (rows > kFewRows && !has_blocks(rows)) return false;
   return takes_pairs(p) ? p.D % 32 == 0 : p.kv_type != DType::kI8;
 }

@@ -166,11 +166,12 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
 }
 
 // out[r] = out[r] * factor[r] + sum_j weight_rj v_j over `words` rows of words, for kVectors
-// vectors of dims. weights: kTileKeys elements of Cell's kind a row.
-template <class Cell, int kRows, int kVectors, class Values, class Next>
+// vectors of dims. weights: kRowBytes between rows, by default kTileKeys elements of Cell's kind,
+// and kWordBytes between words.
+template <class Cell, int kRows, int kVectors, int64_t kRowBytes = kTileKeys * 4 / Cell::kDepth,
+          int64_t kWordBytes = 4, class Values, class Next>
 inline void add_values(const char* weights, int words, const Values& values, const float* factor,
                        float* out, int D, Next& next) {
-  constexpr int64_t kPitch = kTileKeys * 4 / Cell::kDepth;
   F32 sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -186,7 +187,7 @@ inline void add_values(const char* weights, int words, const Values& values, con
     values.template load<kVectors>(w, v);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const F32 a = Cell::set(weights + r * kPitch + 4 * w);
+      const F32 a = Cell::set(weights + r * kRowBytes + w * kWordBytes);
 #pragma GCC unroll 4
       for (int i = 0; i < kVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, v[i]);
     }

@@ -63,10 +63,22 @@ inline void find_hidden(const AttentionProblem& p, int64_t b, int64_t t, int64_t
   const int before = within(prefix - begin, count), gone = within(left + 1 - begin, before);
   for (int j = 0; j < gone; ++j) hidden[j] = kHidden;
   for (int j = gone; j < before; ++j) hidden[j] = 0;
+  if (p.window == 0) {
+    for (int j = before; j < count;) {  // 32 keys, whose bits vectors spread
+      const int64_t i = begin + j - prefix;
+      const int n = min_of(32 - int(i % 32), count - j);
+      const int chain = within(earlier + t + 1 - i, n);
+      const uint32_t seen =
+          words ? words[i / 32] >> (i % 32) : uint32_t((uint64_t(1) << chain) - 1);
+      for (int k = 0; k < n; ++k) hidden[j + k] = ~seen >> k << 31;
+      j += n;
+    }
+    return;
+  }
   for (int j = before; j < count; ++j) {
     const int64_t i = begin + j - prefix;
     bool seen = words ? (words[i / 32] >> (i % 32) & 1u) != 0 : i <= earlier + t;
-    if (p.window > 0 && seen) {
+    if (seen) {
       const int64_t own = i < earlier ? depth - seen_from(p, b, t, i + 1)  // an ancestor
                                       : depth_of(p, b, i - earlier);
       seen = prefix + own > left;
@@ -126,8 +138,9 @@ struct Weight<2> {
   static constexpr float kLog2E = 0x1.715476p+0f;
   F32 rate, minus_base;
 
-  Weight(float scale, float base)
-      : rate(vec::set(scale * kLog2E)), minus_base(vec::set(-base * kLog2E)) {}
+  Weight(float scale, float base) : Weight(scale, vec::set(base)) {}
+  Weight(float scale, F32 base)
+      : rate(vec::set(scale * kLog2E)), minus_base(vec::mul(base, vec::set(-kLog2E))) {}
   F32 of(F32 s) const {
     const F32 x = vec::max(vec::set(-160.0f), vec::fma(s, rate, minus_base));
     const F32 n = {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};

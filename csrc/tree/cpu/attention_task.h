@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "tree/cpu/attention_blocks.h"
+#include "tree/cpu/attention_columns.h"
 
 // A task's rows against one tile of keys: streamed, or packed.
 namespace fewstep::tree::FEWSTEP_ISA {
@@ -21,7 +21,7 @@ struct Scratch {
   alignas(64) float queries[kBlockRows][kMaxHeadDim];
   alignas(64) float out[kBlockRows * kMaxHeadDim];
   alignas(64) float sums[kBlockRows][kStrands];
-  alignas(64) uint32_t hidden[kRegisterRows][kTileKeys];
+  alignas(64) uint32_t hidden[kStrands][kTileKeys];
   float largest[kBlockRows];
   TileRows rows[2];
   Stream stream;
@@ -177,6 +177,123 @@ void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, 
   }
 }
 
+#if defined(__AVX512BF16__)
+void begin_columns(const AttentionProblem& p, const Task& task, Scratch& s) {
+  pack_columns(s.q, task.rows - rest_of(task.rows), p.D / 2, s.queries[0]);
+  for (int r = task.rows; r < vectors_of(task.rows) * kLanes; ++r) {
+    s.largest[r] = minus_infinity();
+    for (int i = 0; i < kStrands; ++i) s.sums[r][i] = 0.0f;
+  }
+}
+
+// Puts what columns have made in the order of rows.
+void end_columns(const Task& task, Scratch& s) {
+  for (int v = 0; v < vectors_of(task.rows); ++v) {
+    F32 z[kStrands];
+    for (int i = 0; i < kStrands; ++i) z[i] = vec::load(s.sums[v * kLanes + i]);
+    vec::transpose(z);
+    for (int i = 0; i < kStrands; ++i) vec::store(s.sums[v * kLanes + i], z[i]);
+  }
+}
+
+// What of a tile the rows of a vector see.
+void mask_columns(const AttentionProblem& p, const Task& task, int first, int64_t begin, int count,
+                  const Columns& c, Scratch& s) {
+  const uint32_t* hidden[kLanes];
+  int64_t token = -1;
+  int slot = -1;
+  for (int r = 0; r < kLanes; ++r) {
+    const int64_t t = (task.first + min_of(first + r, task.rows - 1)) / p.ratio;
+    if (t != token) find_hidden(p, task.b, t, begin, count, s.hidden[++slot]);
+    token = t;
+    hidden[r] = s.hidden[slot];
+  }
+  hide_columns(c, hidden, count);
+}
+
+template <int kRows, int kVectors>
+void add_rest(const Block& block, const TileRows& tile, int D, Scratch& s) {
+  const char* w = weights_of<PairRow>(block, 0);
+  for (int d = 0; d < D; d += kVectors * kLanes) {
+    const PairRow::Values values{tile.v, int64_t(d) * PairRow::kBytes};
+    add_values<PairRow, kRows, kVectors>(w, (tile.count + 1) / 2, values, block.factor,
+                                         s.out + int64_t(block.first) * D + d, D, s.ahead);
+  }
+}
+
+// The up to kRows rows behind the vectors, as a block of a stream.
+template <int kRows>
+void do_rest(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
+             Scratch& s) {
+  if (rest_of(task.rows) != kRows) {
+    if constexpr (kRows > 1) do_rest<kRows - 1>(p, task, tile, begin, s);
+    return;
+  }
+  Block& block = s.stream.block[0];
+  block.first = task.rows - kRows;
+  block.rows = kRows;
+  block.q = s.q + block.first;
+  for (int j = 0; j < tile.count; j += kBlockGroup) {
+    Lines<Ask::kTwice> lines(tile.k + j, kBlockGroup, p.D * PairRow::kBytes);
+    for (int i = j; i < min_of(j + kBlockGroup, tile.count); i += 4 * kQuads) {
+      score_keys<PairRow, kRows, From::kCache, 1>(QueryRows{block.q}, tile.k + i, 0, p.D, nullptr,
+                                                  block.scores[0] + i, lines);
+    }
+  }
+  if (s.run.masked) find_mask(p, task, block, begin, tile.count, s);
+  weigh_block<Pair>(block, tile.count, s);
+  if (p.D % 64 == 0) {
+    add_rest<kRows, 4>(block, tile, p.D, s);
+  } else {
+    add_rest<kRows, 2>(block, tile, p.D, s);
+  }
+}
+
+void do_columns(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
+                Scratch& s) {
+  const int vectors = int(vectors_of(task.rows)), count = tile.count, words = p.D / 2;
+  alignas(64) float top[kColumnVectors * kLanes];
+  tile.v[count] = tile.v[count - 1];  // of a weight of zero, where the last has no other
+  for (int v = 0; v < vectors; v += kColumnVectors) {
+    const int together = min_of(kColumnVectors, vectors - v);
+    const float* q = s.queries[0] + int64_t(v) * words * kLanes;
+    if (together == 2) {
+      score_all_columns<2>(q, words, tile.k, count, s.keys, top, s.ahead);
+    } else {
+      score_all_columns<1>(q, words, tile.k, count, s.keys, top, s.ahead);
+    }
+    const int pitch = together * kLanes;
+    float scale = p.scale;
+    if (p.softcap > 0.0f) {
+      cap_row(s.keys, count * pitch, p.scale, p.softcap);
+      scale = 1.0f;
+    }
+    for (int i = 0; i < together; ++i) {
+      const int first = (v + i) * kLanes;
+      Columns c;
+      c.scores = s.keys + i * kLanes;
+      c.pitch = pitch;
+      c.top = top + i * kLanes;
+      c.weights = s.values + i * kTileKeys / 2 * kLanes;
+      c.largest = s.largest + first;
+      c.sums = s.sums + first;
+      if (s.run.masked) mask_columns(p, task, first, begin, count, c, s);
+      if (s.run.masked || p.softcap > 0.0f) find_top(c, count);
+      if (count % 2 != 0) vec::store(c.scores + count * pitch, vec::set(minus_infinity()));
+      weigh_columns(c, scale, count);
+      const int rows = min_of(kLanes, task.rows - first);
+      float* out = s.out + int64_t(first) * p.D;
+      if (p.D % 64 == 0) {
+        add_columns<4>(c, rows, (count + 1) / 2, tile.v, out, p.D, s.ahead);
+      } else {
+        add_columns<2>(c, rows, (count + 1) / 2, tile.v, out, p.D, s.ahead);
+      }
+    }
+  }
+  if (rest_of(task.rows) > 0) do_rest<kStreamBlockRows>(p, task, tile, begin, s);
+}
+#endif
+
 template <DType kType>
 void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
                Scratch& s) {
@@ -188,6 +305,7 @@ void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int6
 void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
                  Scratch& s) {
 #if defined(__AVX512BF16__)
+  if (has_columns(p, task.rows)) return do_columns(p, task, tile, begin, s);
   if (p.kv_type == DType::kBF16) {
     pack_key_pairs(tile, p.D, s.keys, s.ahead);
     pack_value_pairs(&tile, p.D, s.values, s.ahead);
