@@ -179,11 +179,15 @@ def stored(model: Model) -> list[np.ndarray]:
     return [bits(cache) for cache in found if cache is not None]
 
 
-def decoder(*, case: Case, threads: int = 1, tokens: bool = False) -> dict[str, Any]:
+def decoder(
+    *, case: Case, threads: int = 1, tokens: bool = False, scratch_x: bool = False,
+    every: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """Run a case by `fewstep.decoder.run` between guard bands.
 
     With `tokens`, the decoder looks them up. Returns x, its rows before, logits of every other row
-    and the caches, and for a reference the weights and what was cached.
+    (of these every so many; 0: of none) and the caches, and for a reference the weights and what
+    was cached.
     """
     import torch
 
@@ -202,12 +206,13 @@ def decoder(*, case: Case, threads: int = 1, tokens: bool = False) -> dict[str, 
     x = buffers.place("x", np.zeros(start.shape, np.float32), case.dtype, gap=8)
     if not tokens:
         x.copy_(start)
-    logits = buffers.place("logits", np.zeros((len(model.wanted), VOCABULARY)), case.dtype)
+    rows = model.wanted[::every] if every else model.wanted[:0]
+    logits = buffers.place("logits", np.zeros((len(rows), VOCABULARY)), case.dtype)
     columns = 1 if model.table is None else model.table.shape[1]
-    sizes = len(model.ids), len(case.rows), len(model.wanted), columns
+    sizes = len(model.ids), len(case.rows), len(rows), columns
     scratch = np.zeros(-(-made.core.workspace_bytes(*sizes) // 8), np.int64)
     fewstep.decoder.run(
-        made, x, cos=model.cos, sin=model.sin, rows=model.wanted, logits=logits,
+        made, x, cos=model.cos, sin=model.sin, rows=rows, logits=logits, scratch_x=scratch_x,
         workspace=buffers.place("workspace", scratch, "int64", offset=1),
         tokens=model.ids if tokens else None, **model.options(), **case.batch(),
     )  # fmt: skip

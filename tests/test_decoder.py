@@ -61,6 +61,17 @@ def test_norms_of_heads_have_the_same_bits_everywhere(
             assert same(worker.decoder(case=case, threads=2), want)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("every", [0, 1, 3])
+def test_of_an_x_that_is_scratch_the_wanted_rows_are_the_same(
+    cpu_worker: Worker, case: Case, every: int
+) -> None:
+    want = cpu_worker.decoder(case=case)
+    got = cpu_worker.decoder(case=case, threads=2, scratch_x=True, every=every)
+    rows = want["logits"][::every] if every else want["logits"][:0]
+    assert same(got | {"x": want["x"]}, want | {"logits": rows})
+
+
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
 def test_tokens_are_looked_up(cpu_worker: Worker, kind: str) -> None:
     """In rows of a matrix and in packed ones, which float32 weights are here."""

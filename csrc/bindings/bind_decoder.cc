@@ -99,11 +99,12 @@ class Decoder {
 
   // `inputs` is (tokens, indptr, length, page_table, cos, sin, bits, depth, block, rows), `outputs`
   // (x, logits, workspace).
-  void run(const py::tuple& inputs, const py::tuple& outputs) {
+  void run(bool scratch_x, const py::tuple& inputs, const py::tuple& outputs) {
     constexpr const char* kFunction = "fewstep_decoder_run";
     const py::handle arguments[] = {inputs, outputs};
     CallStream stream(arguments);
     fewstep_decoder_run_args args = FEWSTEP_DECODER_RUN_ARGS_INIT;
+    args.scratch_x = scratch_x ? 1 : 0;
     const Field fields[] = {
         {"tokens", &args.tokens},
         {"indptr", &args.indptr},
@@ -229,7 +230,7 @@ void bind_decoder(py::module_& m) {
            py::arg("layers"), py::arg("heads"), py::arg("inner"), py::arg("scale"),
            py::arg("deterministic"), py::arg("head"), py::arg("vocabulary"), py::arg("norm"),
            py::arg("embedding"), py::arg("n_tokens"))
-      .def("run", &Decoder::run, py::arg("inputs"), py::arg("outputs"))
+      .def("run", &Decoder::run, py::arg("scratch_x"), py::arg("inputs"), py::arg("outputs"))
       .def("chain", &Decoder::chain, py::arg("least"), py::arg("inputs"), py::arg("outputs"))
       .def("chain_workspace_bytes", &Decoder::chain_workspace_bytes, py::arg("N"), py::arg("B"),
            py::arg("C"))

@@ -152,6 +152,7 @@ Pass first_pass(const Chain& c) {
   p.M = p.B;
   p.rows = last;
   p.rows_stride = 1;
+  p.scratch_x = true;
   p.layout = c.at.run;
   return p;
 }

@@ -142,6 +142,30 @@ tree::Scales scales_of(const kv::Cache& c) {
   return {reinterpret_cast<const float*>(c.data), c.page / kUnit, c.token / kUnit, c.head / kUnit};
 }
 
+// The rows that are wanted, one after the other, in scratch.
+linear::Rows gathered(const Pass& p, const linear::Rows& from, int64_t width, int64_t offset) {
+  const linear::Rows out = scratch_rows(p, offset, width);
+  for (int64_t m = 0; m < p.M; ++m) {
+    std::memcpy(out.data + m * out.stride_bytes,
+                from.data + p.rows[m * p.rows_stride] * from.stride_bytes,
+                size_t(out.stride_bytes));
+  }
+  return out;
+}
+
+// What follows attention.
+void run_mlp(const Pass& p, linear::RunFn& multiply, const Layer& layer, int64_t rows,
+             const linear::Rows& attended, const linear::Rows& x) {
+  const linear::Rows middle = scratch_rows(p, p.layout.middle, p.d.E);
+  const linear::Rows gated = scratch_rows(p, p.layout.gated, p.d.I);
+  run_linear(p, multiply, layer.o, rows, attended, middle, x);
+  run_linear(p, multiply, layer.gate, rows, middle, gated, {});
+  run_linear(p, multiply, layer.down, rows, gated, x, middle);
+}
+
+// Whether the last layer need not run what nobody reads.
+bool ends_early(const Pass& p) { return p.scratch_x && p.rows && p.M < p.N; }
+
 void run_layers(const Pass& p, linear::RunFn& multiply, const char* function) {
   const fewstep_decoder& d = p.d;
   kv::AppendFn& append = kv::append_kernel(d.device, function);
@@ -149,8 +173,6 @@ void run_layers(const Pass& p, linear::RunFn& multiply, const char* function) {
   const linear::Rows none{};
   const linear::Rows qkv = scratch_rows(p, p.layout.qkv, d.qkv());
   const linear::Rows attended = scratch_rows(p, p.layout.attended, d.H * d.D);
-  const linear::Rows middle = scratch_rows(p, p.layout.middle, d.E);
-  const linear::Rows gated = scratch_rows(p, p.layout.gated, d.I);
   kv::AppendProblem rows = append_of(p, qkv);
   tree::AttentionProblem attention = attention_of(p, qkv, attended);
   for (const Layer& layer : d.layers) {
@@ -166,15 +188,21 @@ void run_layers(const Pass& p, linear::RunFn& multiply, const char* function) {
     rows.k_norm = layer.k_norm;
     rows.q.norm = layer.q_norm;
     append(rows);
+    const bool is_partial = &layer == &d.layers.back() && ends_early(p);
+    if (is_partial && p.M == 0) return;
     attention.k = tokens_of(layer.k);
     attention.v = tokens_of(layer.v);
     attention.k_scale = scales_of(layer.k_scale);
     attention.v_scale = scales_of(layer.v_scale);
     attention.window = layer.window;
     attend(attention);
-    run_linear(p, multiply, layer.o, p.N, attended, middle, p.x);
-    run_linear(p, multiply, layer.gate, p.N, middle, gated, none);
-    run_linear(p, multiply, layer.down, p.N, gated, p.x, middle);
+    if (is_partial) {
+      // Queries, keys and values are used up: their memory has room.
+      const linear::Rows few = gathered(p, attended, d.H * d.D, p.layout.qkv);
+      run_mlp(p, multiply, layer, p.M, few, gathered(p, p.x, d.E, p.layout.wanted));
+    } else {
+      run_mlp(p, multiply, layer, p.N, attended, p.x);
+    }
   }
 }
 
@@ -200,12 +228,10 @@ void embed(const Pass& p, const char* function) {
 
 void run_head(const Pass& p, linear::RunFn& multiply) {
   linear::Rows x = p.x;
-  if (p.rows) {
+  if (ends_early(p)) {
     x = scratch_rows(p, p.layout.wanted, p.d.E);
-    for (int64_t m = 0; m < p.M; ++m) {
-      std::memcpy(x.data + m * x.stride_bytes,
-                  p.x.data + p.rows[m * p.rows_stride] * p.x.stride_bytes, size_t(x.stride_bytes));
-    }
+  } else if (p.rows) {
+    x = gathered(p, p.x, p.d.E, p.layout.wanted);
   }
   run_linear(p, multiply, p.d.head, p.M, x, p.logits, {});
 }

@@ -15,6 +15,7 @@ struct Pass {
   const fewstep_decoder& d;
   int64_t N = 0, B = 0, M = 0, S = 0, pairs = 0;
   linear::Rows x{}, logits{};                  // logits of no data: not wanted
+  bool scratch_x = false;                      // nobody reads x afterwards
   kv::Ints indptr{}, length{};                 // [B + 1], [B]
   kv::Pages pages{};                           // table [B, C]
   int64_t C = 1;                               // 1 without a table

@@ -97,6 +97,7 @@ void run_decoder(const fewstep_context* ctx, const fewstep_decoder* decoder, con
   take_rope(check, args->cos, args->sin, &p);
   read_trees(*args, check, &p);
   read_head(*args, check, &p);
+  p.scratch_x = args->scratch_x != 0;
   p.layout = layout_of(p.d, p.N, p.B, p.M, p.C);
   p.scratch = take_workspace(check, args->workspace, p.layout.total);
   check.no_overlap();

@@ -176,6 +176,7 @@ def run(
     rows: Any = None,
     logits: Any = None,
     workspace: Any = None,
+    scratch_x: bool = False,
 ) -> Any:
     """Run rows of tokens through all layers of a decoder, and to logits.
 
@@ -209,6 +210,8 @@ def run(
         Written in place and returned; of x's dtype when left out.
     workspace : array, int64, optional
         Scratch; kept by the decoder when left out.
+    scratch_x : bool
+        What x holds afterwards is of no use: then the last layer runs no rows but those wanted.
 
     Returns
     -------
@@ -256,6 +259,7 @@ def run(
         )
         logits = empty((*shape[:1], decoder.n_vocab), dtype_name(x), x)
     decoder.core.run(
+        scratch_x,
         (tokens, indptr, length, page_table, cos, sin, bits, depth, block, rows),
         (x, logits, workspace),
     )

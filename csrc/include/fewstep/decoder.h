@@ -127,6 +127,7 @@ typedef struct fewstep_decoder_run_args {
   const fewstep_tensor* rows;       /* [M] i64, with logits, or NULL: all rows */
   const fewstep_tensor* logits;     /* [M, V], or NULL */
   const fewstep_tensor* workspace;  /* [X] i64 */
+  int32_t scratch_x;                /* 1: what x holds afterwards is of no use */
 } fewstep_decoder_run_args;
 
 #define FEWSTEP_DECODER_RUN_ARGS_INIT \
@@ -143,7 +144,8 @@ typedef struct fewstep_decoder_run_args {
    NULL,                              \
    NULL,                              \
    NULL,                              \
-   NULL}
+   NULL,                              \
+   0}
 
 /* A forward pass: rows of tokens through all layers of a decoder, and to logits.
  *
@@ -157,7 +159,8 @@ typedef struct fewstep_decoder_run_args {
  * Row n = indptr[b] + i is token length[b] + i of request b: there go its key and value, and what
  * it sees is what fewstep_tree_attention with kv_len[b] = length[b] + rows lets it see. It lies at
  * the position length[b] + i, with depth at that of its block's first token plus depth[n]. `length`
- * stays as it is.
+ * stays as it is. With scratch_x = 1 and fewer `rows` than N the last layer runs those alone; of
+ * the others it has keys and values.
  *
  * Shapes   x [N, E]  tokens [N]  indptr [B + 1]  length [B]  page_table [B, C]
  *          cos, sin [S, R / 2]  bits [N, W]  depth [N]  block [B]  rows [M]  logits [M, V]

@@ -146,6 +146,7 @@ class Whole:
             x = self._room(n, sizes)
         logits = torch.empty(count, self._vocabulary, dtype=sizes.dtype)
         self._decoder.run(
+            not hidden,
             (
                 tokens, indptr, length, table, scratch.cos, scratch.sin, bits, depth, block, rows,
             ),
