@@ -272,3 +272,25 @@ def test_what_is_left_of_a_draft() -> None:
     assert (first.token.tolist(), first.parent.tolist()) == ([9, 1, 2], [-1, 0, 0])
     assert first.index is None
     assert whole.subset([True, True, True, False, False]).token.tolist() == [9, 1, 2]
+
+
+def test_recycling_reads_prompts() -> None:
+    """Also that of the first call, before there is a table; what a model says replaces a row."""
+    model = Markov(np.roll(np.eye(8, dtype=np.float32) * 9, 1, axis=1))  # after t comes t + 1
+    template = fewstep.tree.template([(0,), (1,), (0, 0)])
+    drafter = fewstep.drafters.TokenRecycling(template, successors=3)
+    generator = fewstep.Generator(model, drafter=drafter, adapt=False)
+    once = fewstep.Sampling(temperature=0, max_tokens=1)
+
+    def drafted(token: int) -> list[int]:
+        request = generator.submit([token])
+        generator.cancel(request)
+        (draft,) = drafter.draft([request], [8])
+        assert draft is not None
+        tokens: list[int] = draft.token.tolist()
+        return tokens
+
+    generator.generate([[2, 4, 2, 5, 2, 5, 4, 2, 6, 7]], once)
+    assert drafted(2) == [2, 6, 5, 7]
+    generator.generate([[6, 4, 6, 5]], once)
+    assert drafted(6) == [6, 5, 4, 6]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from fewstep.drafters._shape import Paths, Shape
 
 class TokenRecycling:
     """Drafts what the target once held likely after each token, accepted or not.
+
+    Prompts are read, too: what followed a token there comes before what is known of it.
 
     Parameters
     ----------
@@ -58,9 +61,14 @@ class TokenRecycling:
             )
         self._successors = successors
         self._table: NDArray[np.int32] | None = None
+        self._unread: list[list[int]] = []  # prompts from before the table
 
     def start(self, request: Request) -> None:
-        """Nothing: the table belongs to all requests."""
+        """Read the prompt."""
+        if self._table is None:
+            self._unread.append(request.tokens[:])
+        else:
+            self._read(self._table, request.tokens)
 
     def draft(self, requests: Sequence[Request], limits: Sequence[int]) -> list[Draft | None]:
         """Fill the template from the table."""
@@ -73,11 +81,28 @@ class TokenRecycling:
         """Keep what the target found likely after each node."""
         if self._table is None:
             self._table = np.full((seen.logits.shape[1], self._successors), -1, np.int32)
+            for tokens in self._unread:
+                self._read(self._table, tokens)
+            self._unread = []
         if on_device(seen.logits):
             ids, _ = likeliest(seen.logits, self._successors)
             drafts.recycle(self._table, seen.token, ids)
         else:
             _core.draft_recycle_best(self._table, seen.token, seen.logits)
+
+    def _read(self, table: NDArray[np.int32], tokens: Sequence[int]) -> None:
+        """Put what follows each token first in its row."""
+        rows: dict[int, list[int]] = {}
+        for token, after in pairwise(tokens):
+            row = rows.get(token)
+            if row is None:
+                row = rows[token] = table[token].tolist()
+            if row[0] == after:
+                continue
+            row.pop(row.index(after) if after in row else -1)
+            row.insert(0, after)
+        if rows:
+            table[list(rows)] = list(rows.values())
 
     def stop(self, request: Request) -> None:
         """Nothing."""
