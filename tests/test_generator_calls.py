@@ -12,6 +12,7 @@ import pytest
 
 import fewstep
 from fewstep import _core
+from fewstep.drafters import Draft
 
 
 def ints(*values: int) -> np.ndarray:
@@ -226,3 +227,32 @@ def test_what_owners_have() -> None:
     assert not _core.have_same(owners, "a", "b", [first])
     assert not _core.have_same(owners, "a", "c", [first, second])
     assert not _core.have_same(owners, "c", None, [first, second])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 9])
+def test_a_template_is_filled_from_a_table(limit: int) -> None:
+    """As `tree.from_template` does, but for what has no token, lies too deep, or below such."""
+    rng = np.random.default_rng(limit)
+    parent, rank = fewstep.tree.template(
+        [(0,), (1,), (2,), (0, 0), (0, 1), (2, 0), (0, 0, 0), (2, 0, 1), (0, 0, 0, 0)]
+    )
+    depth = fewstep.tree.build(parent).depth.tolist()
+    counts = set()
+    for _ in range(100):
+        table = rng.integers(-2, 12, (12, 3)).clip(-1).astype(np.int32)
+        root = int(rng.integers(12))
+        filled = fewstep.tree.from_template(parent, rank, np.array([root], np.int32), table=table)
+        fits = [one >= 0 and d <= limit for one, d in zip(filled[0].tolist(), depth, strict=True)]
+        found = _core.draft_recycled(table, parent, rank, root, limit)
+        want = Draft(filled[0], parent).subset(fits)
+        counts.add(len(want.token))
+        if len(want.token) == 1:
+            assert found is None
+            continue
+        assert found is not None
+        for got, exact in zip(found, (want.token, want.parent, want.index), strict=True):
+            assert (got is None and exact is None) or np.array_equal(got, exact)
+    assert len(counts) > 2
+    for root in (12, -1):
+        assert _core.draft_recycled(table, parent, rank, root, 9) is None
+    assert _core.draft_recycled(table, parent, rank[:1], 0, 9) is None

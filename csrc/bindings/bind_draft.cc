@@ -112,6 +112,41 @@ void recycle_best(py::handle table, py::handle tokens, py::handle logits) {
   check(fewstep_draft_recycle(nullptr, t.get(), n.get(), &ids));
 }
 
+// What a table has for the nodes of a template below a root: tokens, parents and, where others than
+// the last nodes are left out, which nodes these are. None where it has nothing. A call of the
+// model leaves nothing of Python in the caches: ops on arrays took 30 us for 7 nodes.
+py::object recycled(const Tokens& table, const Tokens& parent, const Tokens& rank, int32_t root,
+                    int32_t limit) {
+  const auto nodes = size_t(std::min(parent.size(), rank.size()));
+  const auto successors = table.unchecked<2>();
+  const auto up = parent.unchecked<1>(), column = rank.unchecked<1>();
+  const auto place_in = [&](int32_t token, int32_t k) {
+    const bool is_known = token >= 0 && token < successors.shape(0);
+    return is_known && k >= 0 && k < successors.shape(1) ? successors(token, k) : -1;
+  };
+  std::vector<int32_t> token = {root}, parents = {-1}, kept = {0}, place(nodes, -1), depth = {0};
+  if (nodes > 0) place[0] = 0;
+  for (size_t i = 1; i < nodes; ++i) {
+    const int32_t above = up(py::ssize_t(i));
+    const int32_t at = above >= 0 && size_t(above) < i ? place[size_t(above)] : -1;
+    if (at < 0 || depth[size_t(at)] >= limit) continue;
+    const int32_t next = place_in(token[size_t(at)], column(py::ssize_t(i)));
+    if (next < 0) continue;
+    place[i] = int32_t(token.size());
+    token.push_back(next);
+    parents.push_back(at);
+    kept.push_back(int32_t(i));
+    depth.push_back(depth[size_t(at)] + 1);
+  }
+  if (token.size() < 2) return py::none();
+  const auto count = py::ssize_t(token.size());
+  const bool is_start = size_t(kept.back()) == kept.size() - 1;
+  return py::make_tuple(
+      Tokens(count, token.data()),
+      token.size() == size_t(parent.size()) ? parent : Tokens(count, parents.data()),
+      is_start ? py::object(py::none()) : Tokens(count, kept.data()));
+}
+
 // Calls propose(token, parent, capacity, &nodes) and returns the two arrays cut to the nodes.
 template <class Propose>
 py::tuple proposal(int32_t capacity, const Propose& propose) {
@@ -274,6 +309,8 @@ void bind_draft(py::module_& m) {
   m.def("draft_recycle", &recycle, py::arg("table"), py::arg("tokens"), py::arg("top_ids"));
   m.def("draft_recycle_best", &recycle_best, py::arg("table"), py::arg("tokens"),
         py::arg("logits"));
+  m.def("draft_recycled", &recycled, py::arg("table"), py::arg("parent"), py::arg("rank"),
+        py::arg("root"), py::arg("limit"));
   py::class_<PyNgram>(m, "Ngram")
       .def(py::init<int32_t, int32_t>(), py::arg("n_min"), py::arg("n_max"))
       .def(

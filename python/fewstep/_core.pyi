@@ -25,6 +25,13 @@ def draft_fits(
 ) -> bool: ...
 def draft_recycle(table: object, tokens: object, top_ids: object) -> None: ...
 def draft_recycle_best(table: object, tokens: object, logits: object) -> None: ...
+def draft_recycled(
+    table: NDArray[np.int32],
+    parent: NDArray[np.int32],
+    rank: NDArray[np.int32],
+    root: int,
+    limit: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32] | None] | None: ...
 def kv_copy_pages(
     k_cache: object,
     v_cache: object,

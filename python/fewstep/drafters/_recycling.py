@@ -52,8 +52,10 @@ class TokenRecycling:
         template: Paths | None = None,
         successors: int = 8,
     ) -> None:
-        self._shape = Shape(tree.TOKEN_RECYCLING if template is None else template)
-        highest = int(self._shape.rank[1:].max(initial=0))
+        shape = Shape(tree.TOKEN_RECYCLING if template is None else template)
+        self._parent = np.ascontiguousarray(shape.parent, np.int32)
+        self._rank = np.ascontiguousarray(shape.rank, np.int32)
+        highest = int(shape.rank[1:].max(initial=0))
         if not highest < successors <= 64:
             raise ValueError(
                 "fewstep.drafters.TokenRecycling: 'successors' must be above the template's ranks "
@@ -72,10 +74,14 @@ class TokenRecycling:
 
     def draft(self, requests: Sequence[Request], limits: Sequence[int]) -> list[Draft | None]:
         """Fill the template from the table."""
+        return [self._one(request, limit) for request, limit in zip(requests, limits, strict=True)]
+
+    def _one(self, request: Request, limit: int) -> Draft | None:
         if self._table is None:
-            return [None] * len(requests)
-        root = np.array([request.tokens[-1] for request in requests], np.int32)
-        return self._shape.drafts(root, list(limits), table=self._table)
+            return None
+        last = request.tokens[-1]
+        found = _core.draft_recycled(self._table, self._parent, self._rank, last, limit)
+        return None if found is None else Draft(found[0], found[1], index=found[2])
 
     def observe(self, seen: Seen) -> None:
         """Keep what the target found likely after each node."""
