@@ -114,15 +114,14 @@ void begin_rows(const AttentionProblem& p, int rows, Scratch& s) {
 }
 
 // Finds the rows that are asked for while the tile that ends at `behind` is worked on: those of the
-// tile behind it, which a stream's next part may begin with; for other rows, after a task's last
-// tile, what the next task begins with.
-void find_next(const AttentionProblem& p, const Task& task, int64_t behind, bool stream,
+// tile behind it; after a task's last tile, what the next task begins with, maybe at `first` too.
+void find_next(const AttentionProblem& p, const Task& task, int64_t first, int64_t behind,
                TileRows* next) {
   int g = task.g;
-  if (!stream && behind == task.end) {
+  if (behind == task.end) {
     const bool is_last = task.first + task.rows == tokens_of(p, task.b) * p.ratio;
-    if (is_last) g = (g + 1) % p.G;
-    if (!is_last || g > 0) behind = task.begin;
+    if (is_last) g = (g + task.heads) % p.G;
+    if (!is_last || g > 0) behind = first;
   }
   next->count = int(min_of(int64_t(kTileKeys), keys_of(p, task.b) - behind));
   if (next->count > 0) find_rows(p, task.b, g, behind, next);
@@ -146,12 +145,13 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
   while (begin < task.end && begin + kTileKeys - 1 <= min_of(window.every, drafted - 1)) {
     begin += kTileKeys;
   }
+  const int64_t first = begin;
   TileRows *tile = &s.rows[0], *next = &s.rows[1];
   tile->count = int(min_of(int64_t(kTileKeys), max_of(task.end - begin, int64_t(0))));
   if (tile->count > 0) find_rows(p, task.b, task.g, begin, tile);
   for (; begin < task.end; begin += kTileKeys) {
     const int64_t behind = begin + tile->count;
-    find_next(p, task, behind, stream, next);
+    find_next(p, task, first, behind, next);
     s.run.masked = behind > drafted || begin <= window.some;
     if (stream || columns) append_rows(tile, *next);
     if (stream) {

@@ -66,7 +66,7 @@ struct SpreadRows {
 
 template <class Row, From kFrom>
 void score_block(Block& block, const float* spread, const char* const* keys, int64_t offset, int D,
-                 float* packed, int at, Lines<Ask::kTwice>& lines) {
+                 float* packed, int at, FarLines& lines) {
   const auto score = [&](const auto& q) {
     float* s = block.scores[0] + at;
     if (block.rows == 2) score_keys<Row, 2, kFrom, 1>(q, keys, offset, D, packed, s, lines);
@@ -87,7 +87,7 @@ void score_block(Block& block, const float* spread, const char* const* keys, int
 template <class Row>
 void score_blocks(const TileRows& tile, int D, Stream& s, const float* spread, float* packed) {
   for (int j = 0; j < tile.count; j += kBlockGroup) {
-    Lines<Ask::kTwice> lines(tile.k + j, kBlockGroup, s.bytes);
+    FarLines lines(tile.k + j, kBlockGroup, s.bytes);
     const int end = min_of(j + kBlockGroup, tile.count);
     for (int h = 0; h < s.heads; ++h) {
       const int64_t at = int64_t(h) * D * Row::kBytes;
@@ -118,6 +118,7 @@ struct KeptValues : Values {
 
 // which ask for no lines.
 struct PackedValues {
+  static constexpr int kWords = 1;
   const float* packed;
 
   template <int kVectors>
@@ -144,7 +145,7 @@ template <class Row, int kVectors>
 void add_blocks(const TileRows& tile, int D, Stream& s, float* packed, float* out) {
   for (int j = 0; j < tile.count; j += kBlockGroup) {
     const int words = (min_of(kBlockGroup, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
-    Lines<Ask::kTwice> lines(tile.v + j, kBlockGroup, s.bytes);
+    FarLines lines(tile.v + j, kBlockGroup, s.bytes);
     for (int h = 0; h < s.heads; ++h) {
       for (int d = 0; d < D; d += kVectors * kLanes) {
         const int64_t at = (int64_t(h) * D + d) * Row::kBytes;

@@ -68,6 +68,7 @@ struct Words {
 // packing alone would wait for the memory, and the products would leave it idle. Twice where there
 // are steps enough, since a processor drops prefetches when its queue is full.
 struct Ahead {
+  static constexpr int kWords = 1;  // of values, at a step
   const char* const* k;
   const char* const* v;
   int keys;   // of the next tile
@@ -165,6 +166,19 @@ inline void score_panel(const char* const* q, int words, const float* panel, flo
   }
 }
 
+// sum[r] += weight_rj v_j for the keys j of word w.
+template <class Cell, int kRows, int kVectors, int64_t kRowBytes, int64_t kWordBytes, class Values>
+inline void add_word(const char* weights, int w, const Values& values, F32 (*sum)[kVectors]) {
+  F32 v[kVectors];
+  values.template load<kVectors>(w, v);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const F32 a = Cell::set(weights + r * kRowBytes + w * kWordBytes);
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, v[i]);
+  }
+}
+
 // out[r] = out[r] * factor[r] + sum_j weight_rj v_j over `words` rows of words, for kVectors
 // vectors of dims. weights: kRowBytes between rows, by default kTileKeys elements of Cell's kind,
 // and kWordBytes between words.
@@ -172,6 +186,7 @@ template <class Cell, int kRows, int kVectors, int64_t kRowBytes = kTileKeys * 4
           int64_t kWordBytes = 4, class Values, class Next>
 inline void add_values(const char* weights, int words, const Values& values, const float* factor,
                        float* out, int D, Next& next) {
+  constexpr int kStep = Next::kWords;
   F32 sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -181,17 +196,16 @@ inline void add_values(const char* weights, int words, const Values& values, con
       sum[r][i] = vec::mul(vec::load(out + int64_t(r) * D + i * kLanes), f);
     }
   }
-  for (int w = 0; w < words; ++w) {
-    next.template step<kVectors * kLanes * Cell::kDepth * Cell::kBytes>();
-    F32 v[kVectors];
-    values.template load<kVectors>(w, v);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const F32 a = Cell::set(weights + r * kRowBytes + w * kWordBytes);
+  const auto add = [&](int w) {
+    add_word<Cell, kRows, kVectors, kRowBytes, kWordBytes>(weights, w, values, sum);
+  };
+  int w = 0;
+  for (; w + kStep <= words; w += kStep) {
+    next.template step<kStep * kVectors * kLanes * Cell::kDepth * Cell::kBytes>();
 #pragma GCC unroll 4
-      for (int i = 0; i < kVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, v[i]);
-    }
+    for (int i = 0; i < kStep; ++i) add(w + i);
   }
+  for (; w < words; ++w) add(w);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4

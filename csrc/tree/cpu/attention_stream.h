@@ -20,12 +20,13 @@ constexpr int kStreamBlocks = 16;                 // of all heads of a task
 constexpr int kStreamRows = 64;                   // in them
 constexpr int kGroup = 8;                         // tokens
 constexpr int kFarBytes = 32 << 10, kNearBytes = 8 << 10;
+constexpr int kTwoTiles = 256 << 10;  // bytes of keys and values, which a second cache has room for
 
 // What a task of few rows works on: blocks of its first head, then of the next one. bytes: of a
-// token. into_first: where lines that are asked for once go.
+// token. into_first: where lines are asked for, and next_tile, whether the next tile's are.
 struct Stream {
   int heads, blocks, bytes;
-  bool into_first;
+  bool into_first, next_tile;
   Block block[kStreamBlocks];
 };
 
@@ -40,56 +41,85 @@ inline void append_rows(TileRows* tile, const TileRows& next) {
   }
 }
 
-// Asks for the lines of tokens in the order of their addresses, so many at each step. Once: the
-// next group's, into the first cache, as is best on Zen 5, or into the second, kNearBytes behind
-// those: a Zen 4, whose first cache is smaller, takes 0.7 to 0.8 of the time so where keys and
-// values come from memory. Or, where there is more work for a line, kFarBytes ahead and once more
-// kNearBytes ahead: where lines are asked for faster than they come, a processor forgets some.
-enum class Ask { kOnce, kTwice };
-template <Ask kAsk>
-struct Lines {
-  const char *const *far, *const *near;
-  int bytes, at = 0;
-  bool into_first;
+// Asks for the lines of tokens in the order of their addresses, of kLists lists of them in turn.
+template <int kLists>
+struct Cursor {
+  const char* const* row[kLists];
+  int bytes, at = 0;  // of a token
 
-  // As many `tokens` of `token_bytes` each as start at `rows`, and behind those.
-  Lines(const char* const* rows, int tokens, int token_bytes, bool first = false)
-      : far(behind(rows, tokens, kFarBytes / token_bytes)),
-        near(behind(rows, tokens, first ? 0 : kNearBytes / token_bytes)),
-        bytes(token_bytes),
-        into_first(first) {}
+  // A line that lies in two tokens belongs to the first.
+  template <int kBytes, class Prefetch>
+  void ask(const Prefetch& prefetch) {
+    constexpr int kUnit = kBytes < 256 ? kBytes : 256;
+#pragma GCC unroll 4
+    for (int done = 0; done < kBytes; done += kUnit) {
+#pragma GCC unroll 2
+      for (int n = 0; n < kLists; ++n) {
+        const char* const from = *row[n] + at;
+#pragma GCC unroll 4
+        for (int i = 0; i < kUnit; i += 64) prefetch(from + i);
+      }
+      at += kUnit;
+      while (at >= bytes) {
+        at -= bytes;
+#pragma GCC unroll 2
+        for (int n = 0; n < kLists; ++n) ++row[n];
+      }
+    }
+  }
+};
+
+inline void ask_first(const char* line) {
+  asm volatile("");  // GCC 12 drops calls of a function that only prefetches
+  vec::prefetch_first(line);
+}
+inline void ask_second(const char* line) {
+  asm volatile("");
+  vec::prefetch(line);
+}
+
+// Where more lines are asked for faster than they come, a processor forgets some. So those of rows
+// in several blocks are asked for twice, kFarBytes and kNearBytes ahead.
+struct FarLines {
+  static constexpr int kWords = 1;  // of values, at a step
+  Cursor<1> near, far;
+
+  // Behind as many `tokens` of `bytes` each as start at `rows`.
+  FarLines(const char* const* rows, int tokens, int bytes)
+      : near{{behind(rows, tokens, kNearBytes / bytes)}, bytes},
+        far{{behind(rows, tokens, kFarBytes / bytes)}, bytes} {}
 
   static const char* const* behind(const char* const* rows, int tokens, int more) {
     return rows + min_of(tokens + more, kTileKeys - tokens);
   }
-  void next_token() {
-    at = 0;
-    ++far;
-    ++near;
-  }
   template <int kBytes>
   void step() {
-    if (at + kBytes <= bytes) {
-#pragma GCC unroll 8
-      for (int i = 0; i < kBytes; i += 64) ask(i);
-      at += kBytes;
-      if (at == bytes) next_token();
-      return;
-    }
-    for (int i = 0; i < kBytes; i += 64) {
-      ask(0);
-      at += 64;
-      if (at >= bytes) next_token();
-    }
+    far.ask<kBytes>(ask_second);
+    near.ask<kBytes>(ask_second);
   }
-  void ask(int more) const {
-    asm volatile("");  // GCC 12 drops calls of a function that only prefetches
-    if constexpr (kAsk == Ask::kTwice) vec::prefetch(*far + at + more);
-    if (kAsk == Ask::kOnce && into_first) {
-      vec::prefetch_first(*near + at + more);
-    } else {
-      vec::prefetch(*near + at + more);
-    }
+};
+
+// Those of few rows, into the first cache once, the next group's, as is best on Zen 5. Or into the
+// second: kNearBytes behind those, and before that the next tile's, of a key and of a value in
+// turn: memory gives a Zen 4 two streams faster than one, and it takes 0.93 of the time so.
+struct Lines {
+  static constexpr int kWords = 2;  // of values, at a step
+  Cursor<1> near;
+  Cursor<2> next;
+  bool into_first, next_tile;
+
+  // Of a tile's k or v, taken in groups of so many tokens. first: of the next tile's.
+  Lines(const TileRows& tile, const char* const* rows, int tokens, const Stream& s, int first)
+      : near{{FarLines::behind(rows, tokens, s.into_first ? 0 : kNearBytes / s.bytes)}, s.bytes},
+        next{{tile.k + tile.count + first, tile.v + tile.count + first}, s.bytes},
+        into_first(s.into_first),
+        next_tile(s.next_tile) {}
+
+  template <int kBytes>
+  void step() {
+    if (into_first) return near.ask<kBytes>(ask_first);
+    near.ask<kBytes>(ask_second);
+    if (next_tile) next.ask<kBytes / 2>(ask_second);
   }
 };
 
@@ -182,9 +212,9 @@ struct QueryRows {
 // scores[r][j] = q_r . k_j for the keys of kTurns, 4 kQuads each, whose rows lie at `offset`, or
 // that were kept. With one turn there are too few chains of products to fill the time that each
 // takes.
-template <class Row, int kRows, From kFrom, int kTurns, class Query, Ask kAsk>
+template <class Row, int kRows, From kFrom, int kTurns, class Query, class Next>
 inline void score_keys(const Query& q, const char* const* keys, int64_t offset, int D,
-                       float* packed, float* scores, Lines<kAsk>& lines) {
+                       float* packed, float* scores, Next& lines) {
   static_assert(kTurns == 1 || kFrom == From::kCache, "what is kept is that of one turn");
   F32 sum[kTurns][kRows][kQuads][kParts];
 #pragma GCC unroll 2
@@ -248,9 +278,9 @@ constexpr int kQuads = 0;
 struct QueryRows {
   const char* const* q;
 };
-template <class Row, int kRows, From, int, Ask kAsk>
+template <class Row, int kRows, From, int, class Next>
 inline void score_keys(const QueryRows& rows, const char* const* keys, int64_t offset, int D,
-                       float*, float* scores, Lines<kAsk>&) {
+                       float*, float* scores, Next&) {
   const char* const* q = rows.q;
   for (int r = 0; r < kRows; ++r) {
     F32 sum[kScoreStrands] = {};
@@ -278,8 +308,8 @@ template <class Row, int kRows>
 void score_stream(const TileRows& tile, int D, Stream& s) {
   constexpr int kKeys = kQuads > 0 ? 4 * kQuads * Row::kTurns : 1;
   constexpr int kTokens = kGroup * Row::kTurns;
+  Lines lines(tile, tile.k, kTokens, s, 0);
   for (int j = 0; j < tile.count; j += kTokens) {
-    Lines<Ask::kOnce> lines(tile.k + j, kTokens, s.bytes, s.into_first);
     for (int h = 0; h < s.heads; ++h) {
       for (int i = 0; i < kTokens; i += kKeys) {
         score_keys<Row, kRows, From::kCache, Row::kTurns>(QueryRows{s.block[h].q}, tile.k + j + i,
@@ -294,10 +324,10 @@ void score_stream(const TileRows& tile, int D, Stream& s) {
 // vectors. Tokens behind the last one have a weight of zero, and the values of that one.
 template <class Row, int kRows, int kVectors>
 void add_stream(const TileRows& tile, int D, Stream& s, float* out) {
-  const int tokens = kGroup * Row::kDepth * (s.into_first ? 1 : 2);  // the second cache has room
+  const int tokens = kGroup * Row::kDepth * (s.into_first ? 1 : 2);
+  Lines lines(tile, tile.v, tokens, s, kTileKeys / 2);
   for (int j = 0; j < tile.count; j += tokens) {
     const int words = (min_of(tokens, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
-    Lines<Ask::kOnce> lines(tile.v + j, tokens, s.bytes, s.into_first);
     for (int h = 0; h < s.heads; ++h) {
       const Block& block = s.block[h];
       const char* w = weights_of<Row>(block, j);

@@ -59,6 +59,7 @@ void find_blocks(const AttentionProblem& p, const Task& task, Scratch& s) {
   stream.blocks = blocks_in(task.rows);
   stream.bytes = int(task.heads * p.D * bytes_of(p.kv_type));
   stream.into_first = p.large_first_cache;
+  stream.next_tile = 4 * kTileKeys * stream.bytes <= kTwoTiles;
   for (int h = 0; h < task.heads; ++h) {
     int first = 0;
     for (int i = 0; i < stream.blocks; ++i) {
@@ -234,7 +235,7 @@ void do_rest(const AttentionProblem& p, const Task& task, const TileRows& tile, 
   block.rows = kRows;
   block.q = s.q + block.first;
   for (int j = 0; j < tile.count; j += kBlockGroup) {
-    Lines<Ask::kTwice> lines(tile.k + j, kBlockGroup, p.D * PairRow::kBytes);
+    FarLines lines(tile.k + j, kBlockGroup, p.D * PairRow::kBytes);
     for (int i = j; i < min_of(j + kBlockGroup, tile.count); i += 4 * kQuads) {
       score_keys<PairRow, kRows, From::kCache, 1>(QueryRows{block.q}, tile.k + i, 0, p.D, nullptr,
                                                   block.scores[0] + i, lines);
