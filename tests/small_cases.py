@@ -15,7 +15,7 @@ import numpy as np
 
 import harness
 import kv_calls
-from cases import draft, kv, noise, solver, sums, tree
+from cases import draft, kv, logits, noise, solver, sums, tree
 
 LARGEST = 4500  # elements of a sample
 
@@ -164,6 +164,64 @@ def tree_cases(few: bool) -> Iterator[dict[str, Any]]:
         }
 
 
+def logits_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Every op of logits that has a kernel, over vocabularies, types, masks and filters."""
+    for index, V in enumerate(logits.VOCABULARIES[:: 3 if few else 1]):
+        rows = logits.rows(3, V)
+        place = {"offset": index % 3, "gap": 4 * (index % 2)}
+        inputs = {"logits": (rows, logits.DTYPES[index % 3])}
+        if index % 2:
+            inputs["bitmask"] = (logits.bitmask(3, V), "int32")
+        names = list(logits.FILTERS)[index % 3 :: 3]
+        keys = {"seeds": (np.arange(3), "int64"), "positions": (np.arange(3), "int32")}
+        lists = {n: ((3, 7), "float32") for n in ("perturbed", "probabilities", "values")}
+        ids, one = {"ids": ((3, 7), "int32")}, {"out": ((3,), "int32")}
+        for filters in (logits.FILTERS[name] for name in names):
+            given = {"inputs": inputs, "options": filters, **place}
+            drawn = given | {"inputs": inputs | keys}
+            yield drawn | {"op": "logits.sample", "outputs": one}
+            perturbed = ids | {"perturbed": lists["perturbed"]}
+            options = {"options": filters | {"k": 7}}
+            yield drawn | options | {"op": "logits.gumbel_top_k", "outputs": perturbed}
+            count = {"count": ((3,), "int32"), "probabilities": lists["probabilities"]}
+            dense = {"out": ((3, V), "float32")}
+            yield given | {"op": "logits.renorm", "outputs": dense | ids | count}
+            codes = {"codes": (np.arange(3) << 60, "int64")}
+            decoded = one | {"next_codes": ((3,), "int64")}
+            yield given | {
+                "op": "logits.sample_arithmetic",
+                "inputs": inputs | codes,
+                "outputs": decoded,
+            }
+        best = ids | {"values": lists["values"]}
+        yield {
+            "op": "logits.top_k",
+            "inputs": inputs,
+            "options": {"k": 7},
+            "outputs": best,
+            **place,
+        }
+
+
+def penalise_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Histories of all lengths, some of which do not fit the kernel's table at once."""
+    for V in (17, 5000)[: 1 if few else 2]:
+        tokens, indptr = logits.histories(V)
+        count = len(indptr) - 1
+        yield {
+            "op": "logits.penalise",
+            "inputs": {
+                "logits": (logits.rows(count, V), "bfloat16"),
+                "tokens": (tokens, "int32"),
+                "indptr": (indptr, "int32"),
+                "bias_ids": (np.arange(9) % V, "int32"),
+                "bias_values": (np.ones(9), "float32"),
+            },
+            "outputs": {"out": ((count, V), "bfloat16")},
+            "options": {"frequency": 0.1},
+        }
+
+
 def run_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Cases of the ops that have no call of their own."""
     yield from tree_cases(few)
@@ -175,6 +233,8 @@ def run_cases(few: bool) -> Iterator[dict[str, Any]]:
             "updated": {"table": (table, "int32")},
             "outputs": {},
         }
+    yield from logits_cases(few)
+    yield from penalise_cases(few)
 
 
 OPS = {

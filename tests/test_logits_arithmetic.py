@@ -38,11 +38,11 @@ def decoded(worker: Worker, logits: np.ndarray, dtype: str = "float32", **call: 
 
 @pytest.mark.parametrize("name", cases.FILTERS)
 @pytest.mark.parametrize("V", cases.VOCABULARIES)
-def test_it_is_the_reference(cpu_worker: Worker, V: int, name: str) -> None:
+def test_it_is_the_reference(worker: Worker, V: int, name: str) -> None:
     logits = cases.rows(6, V)
     filters = cases.FILTERS[name]
     mask = cases.bitmask(6, V)
-    got = decoded(cpu_worker, logits, bitmask=mask, filters=filters, gap=V % 3)
+    got = decoded(worker, logits, bitmask=mask, filters=filters, gap=V % 3)
     for r, row in enumerate(logits):
         p = reference.law(row, filters, reference.allowed_of(mask[r], V))
         token, within, per = reference.sample_arithmetic(p, int(CODES[r]))
@@ -55,9 +55,9 @@ def test_it_is_the_reference(cpu_worker: Worker, V: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("V", [1, 3, 1000, 5000, 1 << 17])
-def test_equal_weights_give_exact_codes(cpu_worker: Worker, V: int) -> None:
+def test_equal_weights_give_exact_codes(worker: Worker, V: int) -> None:
     """The token is the upper word of code times V, the next code the lower one."""
-    got = decoded(cpu_worker, np.full((6, V), 0.25, np.float32), "float16")
+    got = decoded(worker, np.full((6, V), 0.25, np.float32), "float16")
     for r, code in enumerate(CODES.tolist()):
         assert got["out"][r] == code * V >> 64
         assert int(got["next_codes"][r]) % 2**64 == code * V % 2**64
@@ -96,7 +96,7 @@ def test_batch_threads_and_instruction_sets_do_not_matter(workers: dict[str, Wor
     logits = cases.rows(12, 40000)
     for filters in ({}, {"top_k": 50}, {"top_p": 0.9}):
         right = decoded(workers["scalar"], logits, filters=filters)
-        for isa in fewstep.info()["cpu"]["available"]:
+        for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
             for threads in (1, 3):
                 got = decoded(workers[isa], logits, filters=filters, threads=threads)
                 assert all(np.array_equal(got[key], right[key]) for key in right), isa
@@ -112,10 +112,10 @@ def test_torch_codes() -> None:
     assert codes.dtype == torch.int64
 
 
-def test_a_row_without_a_law_has_a_status_and_keeps_its_code(cpu_worker: Worker) -> None:
+def test_a_row_without_a_law_has_a_status_and_keeps_its_code(worker: Worker) -> None:
     mask = np.full((6, 47), 0xFFFFFFFF, np.uint32)
     mask[5] = 0
-    got = decoded(cpu_worker, cases.lawless(1500), bitmask=mask)
+    got = decoded(worker, cases.lawless(1500), bitmask=mask)
     assert got["status"].tolist() == cases.LAWLESS
     assert got["out"][1:].tolist() == [-1] * 5
     assert np.isnan(got["logprobs"][1:]).all()

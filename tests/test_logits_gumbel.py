@@ -55,11 +55,11 @@ def check(got: Any, logits: np.ndarray, k: int, filters: dict[str, Any], mask: A
     return close
 
 
-def test_a_token_is_drawn_where_its_weight_is_not_zero(cpu_worker: Worker) -> None:
+def test_a_token_is_drawn_where_its_weight_is_not_zero(worker: Worker) -> None:
     """Down to the last float whose weight has not vanished beside the largest."""
     logits = np.linspace(-87.4, -87.9, 1024, dtype=np.float32)[None].copy()
     logits[0, 0] = 0.0
-    got = drawn(cpu_worker, logits, 1024)
+    got = drawn(worker, logits, 1024)
     weighed = np.flatnonzero(fewstep.logits.renorm(logits)[0])
     assert 1 < len(weighed) < 1024
     assert sorted(got["ids"][0, : len(weighed)].tolist()) == weighed.tolist()
@@ -68,20 +68,20 @@ def test_a_token_is_drawn_where_its_weight_is_not_zero(cpu_worker: Worker) -> No
 
 @pytest.mark.parametrize("name", cases.FILTERS)
 @pytest.mark.parametrize("V", [1, 17, 64, 1025, 5000])
-def test_it_is_the_reference(cpu_worker: Worker, V: int, name: str) -> None:
+def test_it_is_the_reference(worker: Worker, V: int, name: str) -> None:
     logits = cases.rows(6, V)
     filters = cases.FILTERS[name]
-    got = drawn(cpu_worker, logits, 8, filters=filters, gap=V % 3)
+    got = drawn(worker, logits, 8, filters=filters, gap=V % 3)
     assert check(got, logits, 8, filters) == 0
 
 
 @pytest.mark.parametrize("k", cases.COUNTS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_counts_types_and_masks(cpu_worker: Worker, dtype: str, k: int) -> None:
+def test_counts_types_and_masks(worker: Worker, dtype: str, k: int) -> None:
     rng = np.random.default_rng(3)
     logits = rng.integers(-6, 5, (4, 3001)).astype(np.float32)
     mask = cases.bitmask(4, 3001)
-    got = drawn(cpu_worker, logits, k, dtype, bitmask=mask, offset=1, gap=5)
+    got = drawn(worker, logits, k, dtype, bitmask=mask, offset=1, gap=5)
     assert check(got, logits, k, {}, mask) == 0
 
 
@@ -106,7 +106,7 @@ def test_batch_threads_and_instruction_sets_do_not_matter(workers: dict[str, Wor
     logits = cases.rows(9, 40000)
     for filters in ({}, {"top_k": 50}, {"top_p": 0.9}):
         right = drawn(workers["scalar"], logits, 33, filters=filters)
-        for isa in fewstep.info()["cpu"]["available"]:
+        for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
             for threads in (1, 3):
                 got = drawn(workers[isa], logits, 33, filters=filters, threads=threads)
                 assert all(np.array_equal(got[key], right[key]) for key in right), isa
@@ -127,11 +127,11 @@ def test_streams_draws_and_positions_are_apart() -> None:
     assert len(set(seen)) == len(seen)
 
 
-def test_a_row_without_a_law_has_a_status_and_no_token(cpu_worker: Worker) -> None:
+def test_a_row_without_a_law_has_a_status_and_no_token(worker: Worker) -> None:
     mask = np.full((6, 47), 0xFFFFFFFF, np.uint32)
     mask[5] = 0
     for filters in ({}, {"top_k": 3}, {"temperature": 0.0}):
-        got = drawn(cpu_worker, cases.lawless(1500), 5, bitmask=mask, filters=filters)
+        got = drawn(worker, cases.lawless(1500), 5, bitmask=mask, filters=filters)
         assert got["status"].tolist() == cases.LAWLESS
         assert (got["ids"][1:] == -1).all()
         assert np.isnan(got["perturbed"][1:]).all()

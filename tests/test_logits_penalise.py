@@ -68,10 +68,10 @@ def penalised(worker: Worker, logits: np.ndarray, dtype: str = "float32", **call
 @pytest.mark.parametrize("bias", ["", "shared", "ragged"])
 @pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize("V", [1, 17, 1025, 50000])
-def test_it_is_the_reference(cpu_worker: Worker, V: int, counts: bool, bias: str) -> None:
+def test_it_is_the_reference(worker: Worker, V: int, counts: bool, bias: str) -> None:
     logits = cases.rows(len(cases.HISTORIES), V)
     inputs = given(V, counts=counts, bias=bias)
-    found = penalised(cpu_worker, logits, inputs=inputs, options=PENALTIES, gap=V % 3)["out"]
+    found = penalised(worker, logits, inputs=inputs, options=PENALTIES, gap=V % 3)["out"]
     right = wanted(logits, inputs, PENALTIES)
     assert np.allclose(found, right, rtol=1e-5, atol=5e-3 if V == 1 else 2e-4)
     untouched = right == logits
@@ -79,13 +79,13 @@ def test_it_is_the_reference(cpu_worker: Worker, V: int, counts: bool, bias: str
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_sixteen_bits_are_rounded_once(cpu_worker: Worker, dtype: str) -> None:
+def test_sixteen_bits_are_rounded_once(worker: Worker, dtype: str) -> None:
     torch = pytest.importorskip("torch")
     kind = getattr(torch, dtype)
     logits = torch.from_numpy(cases.rows(len(cases.HISTORIES), 300)).to(kind)
     inputs = given(300, bias="ragged")
     given_rows = logits.float().numpy()
-    found = penalised(cpu_worker, given_rows, dtype, inputs=inputs, options=PENALTIES, offset=1)
+    found = penalised(worker, given_rows, dtype, inputs=inputs, options=PENALTIES, offset=1)
     right = torch.from_numpy(wanted(given_rows, inputs, PENALTIES)).to(kind).float().numpy()
     unit = 2.0**-10 if dtype == "float16" else 2.0**-7
     finite = np.isfinite(right)
@@ -95,7 +95,7 @@ def test_sixteen_bits_are_rounded_once(cpu_worker: Worker, dtype: str) -> None:
     assert np.allclose(found["out"][finite], right[finite], rtol=unit, atol=unit / 64)
 
 
-def test_rows_have_their_own_penalties(cpu_worker: Worker) -> None:
+def test_rows_have_their_own_penalties(worker: Worker) -> None:
     count = len(cases.HISTORIES)
     logits = cases.rows(count, 400)
     rng = np.random.default_rng(2)
@@ -106,14 +106,14 @@ def test_rows_have_their_own_penalties(cpu_worker: Worker) -> None:
     }
     inputs = given(400)
     numbers = {name: (values, "float32") for name, values in own.items()}
-    found = penalised(cpu_worker, logits, inputs=inputs | numbers)["out"]
+    found = penalised(worker, logits, inputs=inputs | numbers)["out"]
     assert np.allclose(found, wanted(logits, inputs, own), rtol=1e-5, atol=2e-4)
 
 
-def test_in_place_is_the_same_and_reads_nothing_else(cpu_worker: Worker) -> None:
+def test_in_place_is_the_same_and_reads_nothing_else(worker: Worker) -> None:
     logits = cases.rows(len(cases.HISTORIES), 700)
     inputs = given(700, counts=True, bias="shared")
-    apart = penalised(cpu_worker, logits, inputs=inputs, options=PENALTIES)["out"]
+    apart = penalised(worker, logits, inputs=inputs, options=PENALTIES)["out"]
     arrays = {name: np.asarray(*value) for name, value in inputs.items()}
     assert fewstep.logits.penalise(logits, **arrays, **PENALTIES, out=logits) is logits
     assert np.array_equal(logits, apart)
@@ -123,7 +123,7 @@ def test_batch_threads_and_instruction_sets_do_not_matter(workers: dict[str, Wor
     logits = cases.rows(len(cases.HISTORIES), 5000)
     inputs = given(5000, bias="ragged")
     right = penalised(workers["scalar"], logits, inputs=inputs, options=PENALTIES)["out"]
-    for isa in fewstep.info()["cpu"]["available"]:
+    for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
         for threads in (1, 3):
             call = {"inputs": inputs, "options": PENALTIES, "threads": threads}
             assert np.array_equal(penalised(workers[isa], logits, **call)["out"], right), isa

@@ -41,10 +41,10 @@ def check_list(got: Any, k: int) -> None:
 
 @pytest.mark.parametrize("name", cases.FILTERS)
 @pytest.mark.parametrize("V", cases.VOCABULARIES)
-def test_it_is_the_reference(cpu_worker: Worker, V: int, name: str) -> None:
+def test_it_is_the_reference(worker: Worker, V: int, name: str) -> None:
     logits = cases.rows(5, V)
     filters = cases.FILTERS[name]
-    got = laws(cpu_worker, logits, 9, filters=filters, gap=V % 3)
+    got = laws(worker, logits, 9, filters=filters, gap=V % 3)
     right = np.array([reference.renorm(row, filters) for row in logits])
     assert np.array_equal(got["out"] > 0, right > 0)
     assert np.allclose(got["out"], right, rtol=1e-5, atol=1e-9)
@@ -54,13 +54,13 @@ def test_it_is_the_reference(cpu_worker: Worker, V: int, name: str) -> None:
 
 @pytest.mark.parametrize("k", cases.COUNTS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_lists_types_and_masks(cpu_worker: Worker, dtype: str, k: int) -> None:
+def test_lists_types_and_masks(worker: Worker, dtype: str, k: int) -> None:
     """Many are equal; for some laws the list is too short."""
     rng = np.random.default_rng(3)
     logits = rng.integers(-6, 3, (4, 3001)).astype(np.float32)
     mask = cases.bitmask(4, 3001)
     for filters in ({}, {"top_k": 40}, {"top_k": 700, "top_p": 0.9}, {"min_p": 0.1}):
-        got = laws(cpu_worker, logits, k, dtype, bitmask=mask, filters=filters, offset=1, gap=5)
+        got = laws(worker, logits, k, dtype, bitmask=mask, filters=filters, offset=1, gap=5)
         allowed = [reference.allowed_of(row, 3001) for row in mask]
         right = [reference.renorm(*row) for row in zip(logits, [filters] * 4, allowed, strict=True)]
         assert np.allclose(got["out"], right, rtol=1e-5, atol=1e-9)
@@ -81,7 +81,7 @@ def test_threads_and_instruction_sets_do_not_matter(workers: dict[str, Worker]) 
     logits = cases.rows(9, 9000)
     for filters in ({}, {"top_k": 50}, {"top_p": 0.9}, {"typical": 0.8}):
         right = laws(workers["scalar"], logits, 33, filters=filters)
-        for isa in fewstep.info()["cpu"]["available"]:
+        for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
             for threads in (1, 3):
                 got = laws(workers[isa], logits, 33, filters=filters, threads=threads)
                 assert all(np.array_equal(got[key], right[key]) for key in right), isa
@@ -89,13 +89,25 @@ def test_threads_and_instruction_sets_do_not_matter(workers: dict[str, Worker]) 
         assert np.array_equal(alone[0], right["out"][4])
 
 
-def test_a_row_without_a_law_has_a_status_and_no_probabilities(cpu_worker: Worker) -> None:
+def test_a_row_without_a_law_has_a_status_and_no_probabilities(worker: Worker) -> None:
     mask = np.full((6, 47), 0xFFFFFFFF, np.uint32)
     mask[5] = 0
-    got = laws(cpu_worker, cases.lawless(1500), 5, bitmask=mask)
+    got = laws(worker, cases.lawless(1500), 5, bitmask=mask)
     assert got["status"].tolist() == cases.LAWLESS
     assert np.isnan(got["out"][1:]).all()
     assert np.isnan(got["probabilities"][1:]).all()
     assert (got["ids"][1:] == -1).all()
     assert got["count"].tolist() == [got["count"][0], 0, 0, 0, 0, 0]
     assert got["out"][0].sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("k", [1499, 1500, 1501, 4000])
+def test_counts_of_many_are_exact(worker: Worker, k: int) -> None:
+    """The last kept token is the last of its logit, or its neighbour is."""
+    logits = np.full((3, 9001), -1.0, np.float32)
+    for r, row in enumerate(logits):
+        row[np.random.default_rng(r).permutation(9001)[:1500]] = 0.0
+    got = laws(worker, logits, 3, filters={"top_k": k})
+    assert got["count"].tolist() == [k] * 3
+    right = [reference.renorm(row, {"top_k": k}) for row in logits]
+    assert np.array_equal(got["out"] > 0, np.array(right) > 0)

@@ -61,37 +61,37 @@ def check(found: Any, logits: np.ndarray, filters: dict[str, Any], mask: Any = N
 
 @pytest.mark.parametrize("name", cases.FILTERS)
 @pytest.mark.parametrize("V", cases.VOCABULARIES)
-def test_draws_are_the_reference(cpu_worker: Worker, V: int, name: str) -> None:
+def test_draws_are_the_reference(worker: Worker, V: int, name: str) -> None:
     logits = cases.rows(6, V)
     filters = cases.FILTERS[name]
-    found = drawn(cpu_worker, logits, options=filters, gap=V % 3)
+    found = drawn(worker, logits, options=filters, gap=V % 3)
     assert check(found, logits, filters) <= 1
 
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("name", ["plain", "top_k_top_p", "all_but_top_k"])
 @pytest.mark.parametrize("V", [17, 1025, 3000])
-def test_types_masks_and_strides(cpu_worker: Worker, V: int, name: str, dtype: str) -> None:
+def test_types_masks_and_strides(worker: Worker, V: int, name: str, dtype: str) -> None:
     logits = cases.rows(5, V, spread=1.0)
     mask = cases.bitmask(5, V)
     filters = cases.FILTERS[name]
-    found = drawn(cpu_worker, logits, dtype, options=filters, bitmask=mask, offset=1, gap=5)
+    found = drawn(worker, logits, dtype, options=filters, bitmask=mask, offset=1, gap=5)
     assert check(found, as_stored(logits, dtype), filters, mask) <= 1
 
 
 @pytest.mark.parametrize("name", cases.FILTERS)
-def test_ties_go_to_the_lower_id(cpu_worker: Worker, name: str) -> None:
+def test_ties_go_to_the_lower_id(worker: Worker, name: str) -> None:
     """Few different values: every filter must choose among equals."""
     rng = np.random.default_rng(7)
     logits = rng.integers(-3, 3, (40, 1100)).astype(np.float32)
     filters = cases.FILTERS[name]
     if "typical" in filters:
         pytest.skip("distances of equals differ by rounding in either precision")
-    found = drawn(cpu_worker, logits, options=filters)
+    found = drawn(worker, logits, options=filters)
     assert check(found, logits, filters) <= 2
 
 
-def test_rows_have_their_own_filters(cpu_worker: Worker) -> None:
+def test_rows_have_their_own_filters(worker: Worker) -> None:
     names = list(cases.FILTERS)
     logits = cases.rows(len(names), 1300)
     default = {
@@ -107,7 +107,7 @@ def test_rows_have_their_own_filters(cpu_worker: Worker) -> None:
         values = [cases.FILTERS[name].get(key, off) for name in names]
         kind = "int32" if key == "top_k" else "float32"
         inputs[key] = (np.array(values, kind), kind)
-    found = drawn(cpu_worker, logits, inputs=inputs)
+    found = drawn(worker, logits, inputs=inputs)
     for r, name in enumerate(names):
         one = {k: np.float64(np.float32(v)) for k, v in cases.FILTERS[name].items() if k != "top_k"}
         one |= {k: v for k, v in cases.FILTERS[name].items() if k == "top_k"}
@@ -125,7 +125,7 @@ def test_batch_threads_and_instruction_sets_do_not_matter(
     filters = cases.FILTERS[name]
     seeds, positions = np.arange(24) + 5, np.arange(24) % 3
     wanted = drawn(workers["scalar"], logits, options=filters)
-    for isa in fewstep.info()["cpu"]["available"]:
+    for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
         for threads in (1, 3):
             found = drawn(workers[isa], logits, options=filters, threads=threads)
             for key, values in wanted.items():
@@ -137,7 +137,7 @@ def test_batch_threads_and_instruction_sets_do_not_matter(
     assert np.array_equal(part, wanted["out"][order])
 
 
-def test_a_row_without_a_law_has_a_status_and_no_token(cpu_worker: Worker) -> None:
+def test_a_row_without_a_law_has_a_status_and_no_token(worker: Worker) -> None:
     logits = cases.rows(6, 1500)
     logits[1, 1499] = np.nan
     logits[2, 700] = np.inf
@@ -146,18 +146,18 @@ def test_a_row_without_a_law_has_a_status_and_no_token(cpu_worker: Worker) -> No
     mask = np.full((6, 47), 0xFFFFFFFF, np.uint32)
     mask[5] = 0
     for filters in (*cases.FILTERS.values(),):
-        found = drawn(cpu_worker, logits, options=filters, bitmask=mask)
+        found = drawn(worker, logits, options=filters, bitmask=mask)
         assert found["status"].tolist() == [0, 1, 2, 3, 1, 3]
         assert found["out"][1:].tolist() == [-1] * 5
         assert 0 <= found["out"][0] < 1500
         assert np.isnan(found["logprobs"][1:]).all()
 
 
-def test_a_masked_token_may_be_nan(cpu_worker: Worker) -> None:
+def test_a_masked_token_may_be_nan(worker: Worker) -> None:
     """What is not allowed does not count, whatever it is."""
     logits = np.array([[0.0, np.nan, np.inf, 1.0]], np.float32)
     mask = np.array([[0b1001]], np.uint32)
-    assert drawn(cpu_worker, logits, bitmask=mask)["status"][0] == 0
+    assert drawn(worker, logits, bitmask=mask)["status"][0] == 0
 
 
 def test_streams_draws_positions_and_seeds_are_apart() -> None:
@@ -228,13 +228,13 @@ def test_filters_are_those_of_transformers(name: str) -> None:
         assert reference.law(row, filters) == pytest.approx(p, abs=1e-7)
 
 
-def test_pieces_whose_weights_are_all_zero_are_not_drawn_from(cpu_worker: Worker) -> None:
+def test_pieces_whose_weights_are_all_zero_are_not_drawn_from(worker: Worker) -> None:
     """Each piece is far below the next: only the last one's best token has any weight."""
     V = 40 * 1024
     logits = np.repeat(np.arange(40, dtype=np.float32) * 60.0, 1024)[None]
     logits[0, -1] += 30.0
     for draw in range(8):
-        found = cpu_worker.run(
+        found = worker.run(
             op="logits.sample",
             inputs={
                 "logits": (logits, "float32"),
@@ -244,3 +244,29 @@ def test_pieces_whose_weights_are_all_zero_are_not_drawn_from(cpu_worker: Worker
             outputs={"out": ((1,), "int32")},
         )
         assert found["out"][0] == V - 1
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.7}, {"min_p": 0.01, "typical": 0.9}])
+def test_pieces_of_several_blocks_are_the_same_everywhere(
+    workers: dict[str, Worker], filters: dict[str, Any]
+) -> None:
+    """A vocabulary beyond 2**20, where masses are kept of runs of two blocks."""
+    logits = cases.rows(2, (1 << 20) + 3001)
+    wanted = drawn(workers["scalar"], logits, options=filters)
+    for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
+        found = drawn(workers[isa], logits, options=filters)
+        assert all(np.array_equal(found[key], wanted[key]) for key in wanted), isa
+
+
+@pytest.mark.parametrize(
+    "filters", [{"top_k": 7}, {"top_k": 700}, {"top_k": 9000}, {"top_p": 0.3}, {"typical": 0.4}]
+)
+def test_ties_are_the_same_everywhere(workers: dict[str, Worker], filters: dict[str, Any]) -> None:
+    """More equal tokens than any list holds: which of them are kept is found by their ids."""
+    rng = np.random.default_rng(6)
+    logits = np.stack([np.zeros(20000), rng.integers(0, 2, 20000)]).astype(np.float32)
+    logits = np.repeat(logits, 8, axis=0)
+    wanted = drawn(workers["scalar"], logits, options=filters)
+    for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
+        found = drawn(workers[isa], logits, options=filters)
+        assert all(np.array_equal(found[key], wanted[key]) for key in wanted), isa

@@ -44,29 +44,29 @@ def check(got: Any, logits: np.ndarray, k: int, normalise: bool, mask: Any = Non
 
 @pytest.mark.parametrize("k", cases.COUNTS)
 @pytest.mark.parametrize("V", cases.VOCABULARIES)
-def test_it_is_the_reference(cpu_worker: Worker, V: int, k: int) -> None:
+def test_it_is_the_reference(worker: Worker, V: int, k: int) -> None:
     logits = cases.rows(5, V)
     normalise = bool(V % 2)
-    got = found(cpu_worker, logits, k, normalise=normalise, gap=V % 3)
+    got = found(worker, logits, k, normalise=normalise, gap=V % 3)
     check(got, logits, k, normalise)
 
 
 @pytest.mark.parametrize("k", [7, 100])
 @pytest.mark.parametrize("dtype", cases.DTYPES)
-def test_types_masks_and_ties(cpu_worker: Worker, dtype: str, k: int) -> None:
+def test_types_masks_and_ties(worker: Worker, dtype: str, k: int) -> None:
     """Integers are exact in every type, and of few different ones many are equal."""
     rng = np.random.default_rng(9)
     logits = rng.integers(-9, 5, (6, 3001)).astype(np.float32)
     logits[2, 40:] = -np.inf
     mask = cases.bitmask(6, 3001)
-    got = found(cpu_worker, logits, k, dtype, bitmask=mask, offset=1, gap=5)
+    got = found(worker, logits, k, dtype, bitmask=mask, offset=1, gap=5)
     check(got, logits, k, False, mask)
 
 
 def test_threads_and_instruction_sets_do_not_matter(workers: dict[str, Worker]) -> None:
     logits = cases.rows(9, 40000)
     right = found(workers["scalar"], logits, 33, normalise=True)
-    for isa in fewstep.info()["cpu"]["available"]:
+    for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
         for threads in (1, 3):
             got = found(workers[isa], logits, 33, normalise=True, threads=threads)
             assert all(np.array_equal(got[key], right[key]) for key in right), isa
@@ -75,10 +75,10 @@ def test_threads_and_instruction_sets_do_not_matter(workers: dict[str, Worker]) 
     assert np.array_equal(alone.values[0], right["values"][4])
 
 
-def test_a_row_without_a_law_has_a_status_and_no_token(cpu_worker: Worker) -> None:
+def test_a_row_without_a_law_has_a_status_and_no_token(worker: Worker) -> None:
     mask = np.full((6, 47), 0xFFFFFFFF, np.uint32)
     mask[5] = 0
-    got = found(cpu_worker, cases.lawless(1500), 5, bitmask=mask)
+    got = found(worker, cases.lawless(1500), 5, bitmask=mask)
     assert got["status"].tolist() == cases.LAWLESS
     assert (got["ids"][1:] == -1).all()
     assert np.isnan(got["values"][1:]).all()

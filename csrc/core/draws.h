@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
 
 #include "core/host_device.h"
@@ -40,6 +41,12 @@ FEWSTEP_HOST_DEVICE static inline double draw_uniform(const DrawKey& key, uint32
   uint32_t words[4];
   draw_words(key, draw, 0, words);
   return open_uniform(words[0], words[1]);
+}
+
+// A Gumbel variate: -log(-log(u)), u the middle of the word's cell.
+FEWSTEP_HOST_DEVICE static inline double gumbel_of(uint32_t word) {
+  const double u = ((double)word + 0.5) * 0x1p-32;
+  return -log(-log(u));
 }
 
 }  // namespace fewstep

@@ -46,7 +46,7 @@ void check_listed(int64_t K, const ArgCheck& check) {
 }
 
 Rows rows_of(const View& logits, const fewstep_tensor* bitmask_tensor, const View& bitmask,
-             const Filters* filters, const ArgCheck& check) {
+             const Filters& filters, const ArgCheck& check) {
   const int64_t R = check.dim('R'), V = check.dim('V');
   if (V < 1 && R > 0) check.fail("logits", "must have a token", "V=0");
   if (V > INT32_MAX) {

@@ -18,6 +18,6 @@ void check_listed(int64_t K, const ArgCheck& check);
 
 // Checked rows of logits; `bitmask`, the view of `bitmask_tensor`, where that is given.
 Rows rows_of(const View& logits, const fewstep_tensor* bitmask_tensor, const View& bitmask,
-             const Filters* filters, const ArgCheck& check);
+             const Filters& filters, const ArgCheck& check);
 
 }  // namespace fewstep::logits

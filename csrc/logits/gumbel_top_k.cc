@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
 namespace fewstep::logits {
 namespace {
 
-constexpr KernelSet<GumbelTopKFn> kGumbelTopK = FEWSTEP_CPU_KERNELS(gumbel_top_k);
+constexpr KernelSet<GumbelTopKFn> kGumbelTopK = FEWSTEP_KERNELS(gumbel_top_k);
 constexpr const char* kFunction = "fewstep_logits_gumbel_top_k";
 
 void run_gumbel_top_k(const fewstep_context* ctx, const fewstep_logits_gumbel_top_k_args* args) {
@@ -21,7 +22,7 @@ void run_gumbel_top_k(const fewstep_context* ctx, const fewstep_logits_gumbel_to
   const Filters filters = check_filters(args->filters, "R", check);
   View mask, logprobs, status;
   if (args->bitmask) mask = check.in("bitmask", args->bitmask, kBitWords, "R W");
-  const Rows rows = rows_of(l, args->bitmask, mask, &filters, check);
+  const Rows rows = rows_of(l, args->bitmask, mask, filters, check);
   const View ids = check.out("ids", args->ids, only(DType::kI32), "R K");
   check_listed(check.dim('K'), check);
   const View perturbed = check.out("perturbed", args->perturbed, only(DType::kF32), "R K");
@@ -42,7 +43,10 @@ void run_gumbel_top_k(const fewstep_context* ctx, const fewstep_logits_gumbel_to
   problem.logprobs_stride = logprobs.stride;
   problem.status = status.as<int32_t>();
   problem.status_stride = status.stride;
-  problem.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  problem.threads = run.threads;
+  problem.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(problem);
 }
 

@@ -19,6 +19,7 @@ struct GumbelTopKProblem {
   int32_t* status;  // [R] or null
   int64_t status_stride;
   int32_t threads;  // 0: the process-wide count
+  void* cuda_stream;
 };
 using GumbelTopKFn = void(const GumbelTopKProblem&);
 FEWSTEP_DECLARE_KERNELS(GumbelTopKFn, gumbel_top_k)

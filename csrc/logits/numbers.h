@@ -15,7 +15,8 @@ struct Range {
   bool (*allows)(double);
 };
 
-// A message names the parameter, whichever way it was given.
+// A message names the parameter, whichever way it was given. Numbers that lie on another device
+// are not looked at.
 template <class T>
 PerRow<T> per_row(const char* name, T number_for_all, const fewstep_tensor* tensor, DType type,
                   ShapePattern rows, Range range, ArgCheck& check) {
@@ -27,6 +28,7 @@ PerRow<T> per_row(const char* name, T number_for_all, const fewstep_tensor* tens
   }
   const View view = check.in(name, tensor, only(type), rows);
   const T* values = view.as<const T>();
+  if (check.device().type != kCpu) return {values, view.stride, T(0)};
   for (int64_t r = 0; r < view.rows; ++r) {
     const double value = double(values[r * view.stride]);
     if (range.allows(value)) continue;

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "core/indptr.h"
 #include "fewstep/logits.h"
 #include "logits/numbers.h"
@@ -12,7 +13,7 @@
 namespace fewstep::logits {
 namespace {
 
-constexpr KernelSet<PenaliseFn> kPenalise = FEWSTEP_CPU_KERNELS(penalise);
+constexpr KernelSet<PenaliseFn> kPenalise = FEWSTEP_KERNELS(penalise);
 constexpr const char* kFunction = "fewstep_logits_penalise";
 constexpr DTypeSet kIndex = only(DType::kI32);
 
@@ -111,7 +112,10 @@ void run_penalise(const fewstep_context* ctx, const fewstep_logits_penalise_args
   p.dtype = logits.dtype;
   p.out = out.as<char>();
   p.out_pitch = out.stride * size_of(out.dtype);
-  p.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(p);
 }
 

@@ -14,10 +14,10 @@ struct TokenLists {
   const int32_t* indptr;  // null: every row has all entries
   int64_t indptr_stride;
 };
-static inline int64_t list_begin(const TokenLists& lists, int64_t row) {
+FEWSTEP_HOST_DEVICE static inline int64_t list_begin(const TokenLists& lists, int64_t row) {
   return lists.indptr ? lists.indptr[row * lists.indptr_stride] : 0;
 }
-static inline int64_t list_end(const TokenLists& lists, int64_t row) {
+FEWSTEP_HOST_DEVICE static inline int64_t list_end(const TokenLists& lists, int64_t row) {
   return lists.indptr ? lists.indptr[(row + 1) * lists.indptr_stride] : lists.count;
 }
 
@@ -34,6 +34,7 @@ struct PenaliseProblem {
   int64_t bias_stride;
   PerRow<float> repetition, presence, frequency;
   int32_t threads;  // 0: the process-wide count
+  void* cuda_stream;
 };
 using PenaliseFn = void(const PenaliseProblem&);
 FEWSTEP_DECLARE_KERNELS(PenaliseFn, penalise)

@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
 namespace fewstep::logits {
 namespace {
 
-constexpr KernelSet<RenormFn> kRenorm = FEWSTEP_CPU_KERNELS(renorm);
+constexpr KernelSet<RenormFn> kRenorm = FEWSTEP_KERNELS(renorm);
 constexpr const char* kFunction = "fewstep_logits_renorm";
 
 void take_outputs(const fewstep_logits_renorm_args& args, ArgCheck& check, RenormProblem* p) {
@@ -50,12 +51,15 @@ void run_renorm(const fewstep_context* ctx, const fewstep_logits_renorm_args* ar
   View mask;
   if (args->bitmask) mask = check.in("bitmask", args->bitmask, kBitWords, "R W");
   RenormProblem p{};
-  p.rows = rows_of(l, args->bitmask, mask, &filters, check);
+  p.rows = rows_of(l, args->bitmask, mask, filters, check);
   take_outputs(*args, check, &p);
   check.no_overlap();
   check_thread_settings();
   RenormFn& kernel = kRenorm.pick(check.device(), kFunction);
-  p.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(p);
 }
 

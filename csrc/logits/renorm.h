@@ -20,6 +20,7 @@ struct RenormProblem {
   int32_t* status;  // [R] or null
   int64_t status_stride;
   int32_t threads;  // 0: the process-wide count
+  void* cuda_stream;
 };
 using RenormFn = void(const RenormProblem&);
 FEWSTEP_DECLARE_KERNELS(RenormFn, renorm)

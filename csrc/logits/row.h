@@ -5,6 +5,7 @@
 
 #include "core/draws.h"
 #include "core/dtype.h"
+#include "core/host_device.h"
 
 namespace fewstep::logits {
 
@@ -34,17 +35,21 @@ struct PerRow {
   T value;
 };
 template <class T>
-static inline T number_at(const PerRow<T>& numbers, int64_t row) {
+FEWSTEP_HOST_DEVICE static inline T number_at(const PerRow<T>& numbers, int64_t row) {
   return numbers.values ? numbers.values[row * numbers.stride] : numbers.value;
 }
 
-// Filters of rows, checked.
+// Filters of rows; off unless they are set.
 struct Filters {
-  PerRow<float> temperature, top_p, min_p, typical, eta;
-  PerRow<int32_t> top_k;
+  PerRow<float> temperature{nullptr, 0, 1.0f};
+  PerRow<float> top_p{nullptr, 0, 1.0f};
+  PerRow<float> min_p{nullptr, 0, 0.0f};
+  PerRow<float> typical{nullptr, 0, 1.0f};
+  PerRow<float> eta{nullptr, 0, 0.0f};
+  PerRow<int32_t> top_k{nullptr, 0, 0};
 };
 
-static inline void put_filters(const Filters& f, int64_t row, RowSpec* spec) {
+FEWSTEP_HOST_DEVICE static inline void put_filters(const Filters& f, int64_t row, RowSpec* spec) {
   spec->temperature = number_at(f.temperature, row);
   spec->top_k = number_at(f.top_k, row);
   spec->top_p = number_at(f.top_p, row);
@@ -61,20 +66,15 @@ struct Rows {
   DType dtype;
   const uint32_t* bitmask;  // [R, ceil(V / 32)] or null
   int64_t bitmask_stride;   // words between rows
-  const Filters* filters;   // null: none
+  Filters filters;
 };
-static inline RowSpec row_at(const Rows& rows, int64_t r) {
-  RowSpec spec = {rows.logits + r * rows.pitch,
-                  rows.bitmask ? rows.bitmask + r * rows.bitmask_stride : nullptr,
-                  rows.V,
-                  rows.dtype,
-                  1.0f,
-                  0,
-                  1.0f,
-                  0.0f,
-                  1.0f,
-                  0.0f};
-  if (rows.filters) put_filters(*rows.filters, r, &spec);
+FEWSTEP_HOST_DEVICE static inline RowSpec row_at(const Rows& rows, int64_t r) {
+  RowSpec spec{};
+  spec.logits = rows.logits + r * rows.pitch;
+  spec.bitmask = rows.bitmask ? rows.bitmask + r * rows.bitmask_stride : nullptr;
+  spec.V = rows.V;
+  spec.dtype = rows.dtype;
+  put_filters(rows.filters, r, &spec);
   return spec;
 }
 // Rows for a thread that are about 10 us of work.
@@ -90,7 +90,7 @@ struct RowDraws {
   int64_t positions_stride;
   uint32_t stream, draw;
 };
-static inline DrawKey key_at(const RowDraws& draws, int64_t r) {
+FEWSTEP_HOST_DEVICE static inline DrawKey key_at(const RowDraws& draws, int64_t r) {
   return {draws.seeds[r * draws.seeds_stride],
           (uint32_t)draws.positions[r * draws.positions_stride], draws.stream};
 }

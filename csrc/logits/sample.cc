@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
 namespace fewstep::logits {
 namespace {
 
-constexpr KernelSet<SampleFn> kSample = FEWSTEP_CPU_KERNELS(sample);
+constexpr KernelSet<SampleFn> kSample = FEWSTEP_KERNELS(sample);
 constexpr const char* kFunction = "fewstep_logits_sample";
 
 void run_sample(const fewstep_context* ctx, const fewstep_logits_sample_args* args) {
@@ -21,7 +22,7 @@ void run_sample(const fewstep_context* ctx, const fewstep_logits_sample_args* ar
   const Filters filters = check_filters(args->filters, "R", check);
   View mask, logprobs, status;
   if (args->bitmask) mask = check.in("bitmask", args->bitmask, kBitWords, "R W");
-  const Rows rows = rows_of(l, args->bitmask, mask, &filters, check);
+  const Rows rows = rows_of(l, args->bitmask, mask, filters, check);
   const View o = check.out("out", args->out, only(DType::kI32), "R");
   if (args->logprobs) logprobs = check.out("logprobs", args->logprobs, only(DType::kF32), "R");
   if (args->status) status = check.out("status", args->status, only(DType::kI32), "R");
@@ -37,7 +38,10 @@ void run_sample(const fewstep_context* ctx, const fewstep_logits_sample_args* ar
   problem.logprobs_stride = logprobs.stride;
   problem.status = status.as<int32_t>();
   problem.status_stride = status.stride;
-  problem.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  problem.threads = run.threads;
+  problem.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(problem);
 }
 

@@ -16,6 +16,7 @@ struct SampleProblem {
   int32_t* status;  // [R] or null
   int64_t status_stride;
   int32_t threads;  // 0: the process-wide count
+  void* cuda_stream;
 };
 using SampleFn = void(const SampleProblem&);
 FEWSTEP_DECLARE_KERNELS(SampleFn, sample)

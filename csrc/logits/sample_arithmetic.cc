@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
 namespace fewstep::logits {
 namespace {
 
-constexpr KernelSet<SampleArithmeticFn> kSampleArithmetic = FEWSTEP_CPU_KERNELS(sample_arithmetic);
+constexpr KernelSet<SampleArithmeticFn> kSampleArithmetic = FEWSTEP_KERNELS(sample_arithmetic);
 constexpr const char* kFunction = "fewstep_logits_sample_arithmetic";
 
 void run_sample_arithmetic(const fewstep_context* ctx,
@@ -23,7 +24,7 @@ void run_sample_arithmetic(const fewstep_context* ctx,
   const Filters filters = check_filters(args->filters, "R", check);
   View mask, logprobs, status;
   if (args->bitmask) mask = check.in("bitmask", args->bitmask, kBitWords, "R W");
-  const Rows rows = rows_of(l, args->bitmask, mask, &filters, check);
+  const Rows rows = rows_of(l, args->bitmask, mask, filters, check);
   const View out = check.out("out", args->out, only(DType::kI32), "R");
   const View next = in_place ? codes : check.out("next_codes", args->next_codes, kSeeds, "R");
   if (args->logprobs) logprobs = check.out("logprobs", args->logprobs, only(DType::kF32), "R");
@@ -31,9 +32,11 @@ void run_sample_arithmetic(const fewstep_context* ctx,
   check.no_overlap();
   check_thread_settings();
   SampleArithmeticFn& kernel = kSampleArithmetic.pick(check.device(), kFunction);
+  const Execution run = execution_of(ctx);
+  const DeviceScope scope(kFunction, check.device());
   kernel({rows, codes.as<uint64_t>(), codes.stride, next.as<uint64_t>(), next.stride,
           out.as<int32_t>(), out.stride, logprobs.as<float>(), logprobs.stride,
-          status.as<int32_t>(), status.stride, execution_of(ctx).threads});
+          status.as<int32_t>(), status.stride, run.threads, run.stream});
 }
 
 }  // namespace

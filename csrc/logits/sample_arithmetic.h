@@ -19,6 +19,7 @@ struct SampleArithmeticProblem {
   int32_t* status;  // [R] or null
   int64_t status_stride;
   int32_t threads;  // 0: the process-wide count
+  void* cuda_stream;
 };
 using SampleArithmeticFn = void(const SampleArithmeticProblem&);
 FEWSTEP_DECLARE_KERNELS(SampleArithmeticFn, sample_arithmetic)

@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
 namespace fewstep::logits {
 namespace {
 
-constexpr KernelSet<TopKFn> kTopK = FEWSTEP_CPU_KERNELS(top_k);
+constexpr KernelSet<TopKFn> kTopK = FEWSTEP_KERNELS(top_k);
 constexpr const char* kFunction = "fewstep_logits_top_k";
 
 void run_top_k(const fewstep_context* ctx, const fewstep_logits_top_k_args* args) {
@@ -18,7 +19,7 @@ void run_top_k(const fewstep_context* ctx, const fewstep_logits_top_k_args* args
   const View l = check.in("logits", args->logits, kFloating, "R V");
   View mask, lse, status;
   if (args->bitmask) mask = check.in("bitmask", args->bitmask, kBitWords, "R W");
-  const Rows rows = rows_of(l, args->bitmask, mask, nullptr, check);
+  const Rows rows = rows_of(l, args->bitmask, mask, Filters{}, check);
   const View ids = check.out("ids", args->ids, only(DType::kI32), "R K");
   check_listed(check.dim('K'), check);
   const View values = check.out("values", args->values, only(DType::kF32), "R K");
@@ -29,9 +30,11 @@ void run_top_k(const fewstep_context* ctx, const fewstep_logits_top_k_args* args
   check.no_overlap();
   check_thread_settings();
   TopKFn& kernel = kTopK.pick(check.device(), kFunction);
+  const Execution run = execution_of(ctx);
+  const DeviceScope scope(kFunction, check.device());
   kernel({rows, int32_t(check.dim('K')), args->normalise != 0, ids.as<int32_t>(),
           values.as<float>(), ids.stride, values.stride, lse.as<float>(), lse.stride,
-          status.as<int32_t>(), status.stride, execution_of(ctx).threads});
+          status.as<int32_t>(), status.stride, run.threads, run.stream});
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ struct TopKProblem {
   int32_t* status;  // [R] or null
   int64_t status_stride;
   int32_t threads;  // 0: the process-wide count
+  void* cuda_stream;
 };
 using TopKFn = void(const TopKProblem&);
 FEWSTEP_DECLARE_KERNELS(TopKFn, top_k)

@@ -51,7 +51,7 @@ void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args
     p.d2t = d2t.data;
     p.d2t_stride = d2t.stride;
   }
-  p.rows = logits::rows_of(scores, nullptr, View{}, nullptr, check);
+  p.rows = logits::rows_of(scores, nullptr, View{}, logits::Filters{}, check);
   const View ids = check.out("ids", args->ids, only(DType::kI32), "R K");
   const View logp = check.out("logp", args->logp, only(DType::kF32), "R K");
   check_children(check, "ids", check.dim('K'));

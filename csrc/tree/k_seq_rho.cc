@@ -24,7 +24,7 @@ void run_k_seq_rho(const fewstep_context* ctx, const fewstep_tree_k_seq_rho_args
   const logits::Filters filters = logits::check_filters(args->filters, "R", check);
   View mask, ids, accept, status;
   if (args->bitmask) mask = check.in("bitmask", args->bitmask, kBitWords, "R W");
-  p.rows = logits::rows_of(l, args->bitmask, mask, &filters, check);
+  p.rows = logits::rows_of(l, args->bitmask, mask, filters, check);
   const View draft = check.in("draft", args->draft, only(DType::kF32), "1|R S");
   if (args->draft_ids) ids = check.in("draft_ids", args->draft_ids, only(DType::kI32), "1|R S");
   p.laws = draft_laws(check, draft, ids, p.rows.V);

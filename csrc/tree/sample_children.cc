@@ -25,7 +25,7 @@ void check_count(const ArgCheck& check, const char* name, int64_t count) {
 void take_inputs(const fewstep_tree_sample_children_args& args, ArgCheck& check,
                  SampleChildrenProblem* p) {
   const View given = check.in("logits", args.logits, kFloating, "R V");
-  p->rows = logits::rows_of(given, nullptr, View{}, nullptr, check);
+  p->rows = logits::rows_of(given, nullptr, View{}, logits::Filters{}, check);
   const View seeds = check.in("seeds", args.seeds, kSeeds, "B");
   p->seeds = seeds.as<uint64_t>();
   p->seeds_stride = seeds.stride;

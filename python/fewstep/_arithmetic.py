@@ -113,7 +113,7 @@ def sample_arithmetic(
     on any number of threads, with every kernel variant. A token whose weight is below V * 2**-61 or
     so of the largest is never drawn. A code has 64 bits: tokens that come after 64 bits of
     surprisal depend on it still, but codes are spread evenly no longer. Allocates nothing with all
-    outputs given.
+    outputs given. On CUDA it is as with `sample`.
 
     References
     ----------

@@ -83,7 +83,7 @@ def gumbel_top_k(
     -----
     The random numbers are those of no other purpose: they share none with `sample`. Decided in
     float64. The same bits alone or in a batch, on any number of threads, with every kernel variant.
-    Allocates nothing with all outputs given.
+    Allocates nothing with all outputs given. On CUDA it is as with `sample`.
 
     References
     ----------

@@ -75,7 +75,8 @@ def renorm(
     -----
     The same filters, kept tokens and weights as in `sample`, bit for bit, alone or in a batch, on
     any number of threads, with every kernel variant. A kept token whose weight is below 8e-39 times
-    the largest has probability 0. Allocates nothing with all outputs given.
+    the largest has probability 0. Allocates nothing with all outputs given. On CUDA it
+    is as with `sample`.
 
     Examples
     --------

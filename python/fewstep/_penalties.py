@@ -75,7 +75,8 @@ def penalise(
     -----
     Computed in float32 and rounded once, however often a token is named. In place only named
     logits are touched. A row's result depends on no other row, thread or kernel variant. Allocates
-    nothing with `out` and all others given as arrays.
+    nothing with `out` and all others given as arrays. On CUDA nobody reads the lists before: an id
+    that is no token's is passed over, a count below 0 is 0.
 
     References
     ----------

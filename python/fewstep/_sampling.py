@@ -97,6 +97,10 @@ def sample(
     5); ties go to the lower id, and one token always stays. The same token alone or in a batch, on
     any number of threads, with every kernel variant. Allocates nothing with `out`.
 
+    On CUDA nobody reads parameters per row before: one outside of its range is cut to it, NaN turns
+    its filter off. Weights and their sums are the CPU's; the token may be another one where a draw
+    or a filter's edge lies within the rounding of float64.
+
     References
     ----------
     .. [1] Devroye, "Non-Uniform Random Variate Generation", 1986, II.2 (inversion).

@@ -31,11 +31,16 @@ KERNELS |= {f"SampleKernel<{sums}>" for sums in (1, *GRAM_SUMS.values())}
 KERNELS |= {"StartKernel", "FindKernel", *(f"CountKernel<{level}>" for level in (0, 1, 2))}
 KERNELS |= {"AppendKernel<0>", "AppendKernel<1>", "CommitKernel", "CopyPagesKernel"}
 KERNELS |= {"TruncateKernel", "BuildKernel", "FromTemplateKernel", "RerankKernel", "RecycleKernel"}
+KERNELS |= {"SampleKernel", "TopKKernel", "RenormKernel", "PenaliseKernel"}
+KERNELS |= {"GumbelTopKKernel", "SampleArithmeticKernel"}
 COPIES = {"CommitKernel": 4, "CopyPagesKernel": 1}  # accesses of 16 bytes that are in flight
 STREAM_SOURCES = [source for source in SOURCES if source.stem in ("normal", "step")]
 # Folds guidance weights into a row's coefficients with one thread per block, in float64: arrays
 # that are indexed at run time. Its packs are in registers like the others'.
 LOCAL_ARRAYS = {"RowKernel<1>"}
+# What divisions and logarithms of float64, and divisions of 128-bit integers, start from; what they
+# end with is rounded like any other result.
+FIRST_GUESSES = ("rcp.approx.ftz.f64", "rcp.approx.f32")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +130,9 @@ def test_arithmetic_is_the_cpus(source: Path, folder: Path) -> None:
         assert re.search(r"\bmul\.rn\.f32\b", text)
         assert re.search(r"\bfma\.rn\.f32\b", text)
     assert re.findall(r"\b(?:mul|add|sub|mad)\.f(?:32|64)\b", text) == []
-    assert re.findall(r"\b\w+(?:\.\w+)*\.(?:approx|ftz)\b[.\w]*", text) == []
+    guesses = FIRST_GUESSES if source.stem == "sample_arithmetic" else FIRST_GUESSES[:1]
+    approximate = re.findall(r"\b\w+(?:\.\w+)*\.(?:approx|ftz)\b[.\w]*", text)
+    assert set(approximate) <= set(guesses)
 
 
 def test_names_of_kernels() -> None:

@@ -18,12 +18,6 @@ constexpr double kLargestGumbel = 22.9;  // of a word of 32 bits, rounded up
 constexpr int kGumbelGroup = 64;         // tokens that are decided on together
 constexpr int kGroupBlocks = kGumbelGroup / 4;
 
-// -log(-log(u)), u the middle of the word's cell.
-inline double gumbel_of(uint32_t word) {
-  const double u = ((double)word + 0.5) * 0x1p-32;
-  return -log(-log(u));
-}
-
 // A word at or below this has a variate below `least`.
 inline uint32_t word_below(double least) {
   if (!(least > -5.0)) return 0;

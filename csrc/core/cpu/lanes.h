@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/cpu/vec.h"
+#include "core/host_device.h"
 
 // Lanes as bits of a word: comparisons, choices, and what a loop over few lanes needs. Bit i is
 // lane i. Included by kernel files only.
@@ -45,21 +46,23 @@ inline void store_i32(int32_t* p, I32 a) { _mm256_storeu_si256((__m256i*)p, a.v)
 
 #else
 
-inline uint32_t greater_bits(F32 a, F32 b) { return a.v > b.v ? 1u : 0u; }
-inline uint32_t equal_bits(F32 a, F32 b) { return a.v == b.v ? 1u : 0u; }
-inline F32 select_bits(uint32_t bits, F32 a, F32 b) { return (bits & 1u) ? b : a; }
-inline I32 max_magnitude(I32 acc, F32 x) {
+FEWSTEP_HOST_DEVICE inline uint32_t greater_bits(F32 a, F32 b) { return a.v > b.v ? 1u : 0u; }
+FEWSTEP_HOST_DEVICE inline uint32_t equal_bits(F32 a, F32 b) { return a.v == b.v ? 1u : 0u; }
+FEWSTEP_HOST_DEVICE inline F32 select_bits(uint32_t bits, F32 a, F32 b) {
+  return (bits & 1u) ? b : a;
+}
+FEWSTEP_HOST_DEVICE inline I32 max_magnitude(I32 acc, F32 x) {
   const uint32_t bare = bits(x).v & 0x7fffffffu;
   return {(int32_t)acc.v > (int32_t)bare ? acc.v : bare};
 }
-inline void store_i32(int32_t* p, I32 a) { *p = (int32_t)a.v; }
+FEWSTEP_HOST_DEVICE inline void store_i32(int32_t* p, I32 a) { *p = (int32_t)a.v; }
 
 #endif
 
 constexpr uint32_t kAllLanes = kLanes == 32 ? ~0u : (1u << (kLanes % 32)) - 1u;
 
 // Bits of the first `count` lanes; none for count <= 0.
-inline uint32_t first_lanes(int64_t count) {
+FEWSTEP_HOST_DEVICE inline uint32_t first_lanes(int64_t count) {
   if (count >= kLanes) return kAllLanes;
   return count <= 0 ? 0u : (1u << count) - 1u;
 }

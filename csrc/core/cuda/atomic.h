@@ -10,11 +10,33 @@
 namespace fewstep::gpu {
 namespace {
 
-FEWSTEP_HOST_DEVICE inline void atomic_add(uint32_t* p, uint32_t x) {
+// Returns what was there before, which does depend on the order.
+FEWSTEP_HOST_DEVICE inline uint32_t atomic_add(uint32_t* p, uint32_t x) {
 #if defined(__CUDA_ARCH__)
-  atomicAdd(p, x);
+  return atomicAdd(p, x);
 #else
-  *p += x;  // the emulation has one thread
+  const uint32_t before = *p;  // the emulation has one thread
+  *p += x;
+  return before;
+#endif
+}
+
+FEWSTEP_HOST_DEVICE inline void atomic_or(uint32_t* p, uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  atomicOr(p, x);
+#else
+  *p |= x;
+#endif
+}
+
+// Puts x in the place of `expected`; returns what was there before.
+FEWSTEP_HOST_DEVICE inline uint32_t atomic_exchange_if(uint32_t* p, uint32_t expected, uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  return atomicCAS(p, expected, x);
+#else
+  const uint32_t before = *p;
+  if (before == expected) *p = x;
+  return before;
 #endif
 }
 

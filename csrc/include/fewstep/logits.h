@@ -27,7 +27,12 @@ typedef enum fewstep_logits_status {
  * transformers 5. A tensor, where given, holds a number for each row and stands for the number
  * before it. Sources: Fan et al. 2018, arXiv 1805.04833 (top-k); Holtzman et al. 2020, arXiv
  * 1904.09751 (top-p); Nguyen et al. 2024, arXiv 2407.01082 (min-p); Meister et al. 2023, arXiv
- * 2202.00666 (typical); Hewitt et al. 2022, arXiv 2210.15191 (eta). */
+ * 2202.00666 (typical); Hewitt et al. 2022, arXiv 2210.15191 (eta).
+ *
+ * On CUDA nobody reads the tensors before: a number outside of its range is cut to it, and NaN
+ * turns a filter off. Weights and their sums are those of the CPU bit for bit; logarithms, and the
+ * sums by which filters are found in whole rows, are rounded otherwise. So another token than the
+ * CPU's is drawn where a draw, or an edge of a filter, lies within the rounding of float64. */
 typedef struct fewstep_logits_filters {
   float temperature;                  /* 0: the best token alone */
   int32_t top_k;                      /* 0: all */
@@ -86,12 +91,12 @@ typedef struct fewstep_logits_sample_args {
  * Layout   rows contiguous, the first dimension strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads R * V elements once from memory, and again from the caches
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Random   Philox4x32-10, key (seed lo, seed hi), counter (0, draw, position, stream);
  *          u = (the upper 52 bits of words 1, 0 + 1/2) / 2^52
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a row that has no law gives out -1,
- *          logprobs NaN and its fewstep_logits_status
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; a row that has no
+ *          law gives out -1, logprobs NaN and its fewstep_logits_status
  * Source   inversion: Devroye 1986, "Non-Uniform Random Variate Generation", II.2; filters: above
  */
 FEWSTEP_API fewstep_status fewstep_logits_sample(const fewstep_context* ctx,
@@ -153,10 +158,12 @@ typedef struct fewstep_logits_penalise_args {
  *          FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; touches the named logits alone, and copies R * V elements where out
  *          is not logits
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; an id below 0 is passed over, one of V or
- *          more is an error
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; an id below 0 is
+ *          passed over, one of V or more is an error; on CUDA nobody reads the lists before: such
+ *          an id is passed over too, a count below 0 is 0, and a row that its indptr does not find
+ *          in the list has no entries
  * Source   repetition: Keskar et al. 2019, arXiv 1909.05858, 4.1, for logits of either sign as in
  *          transformers; presence and frequency: OpenAI's API reference
  */
@@ -190,11 +197,11 @@ typedef struct fewstep_logits_top_k_args {
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads R * V elements once from memory, and where a sum is asked for
  *          again from the caches
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; where fewer than K tokens are above
- *          -infinity, ids -1 and values -infinity follow; a row that has no law gives ids -1, NaN
- *          and its fewstep_logits_status
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; where fewer than K
+ *          tokens are above -infinity, ids -1 and values -infinity follow; a row that has no law
+ *          gives ids -1, NaN and its fewstep_logits_status
  * Source   selection: Hoare 1961, "Algorithm 65: find", of what a rising threshold lets through
  */
 FEWSTEP_API fewstep_status fewstep_logits_top_k(const fewstep_context* ctx,
@@ -241,13 +248,13 @@ typedef struct fewstep_logits_gumbel_top_k_args {
  * Layout   rows contiguous, the first dimension strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads R * V elements once from memory, and again from the caches
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
  * Random   Philox4x32-10, key (seed lo, seed hi), counter (v / 4, draw, position, stream);
  *          u(v) = (word v % 4 + 1/2) / 2^32
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; where the law has fewer than K tokens,
- *          ids -1 and the others -infinity follow; a row that has no law gives ids -1, NaN and its
- *          fewstep_logits_status
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; where the law has
+ *          fewer than K tokens, ids -1 and the others -infinity follow; a row that has no law gives
+ *          ids -1, NaN and its fewstep_logits_status
  * Source   Kool, van Hoof, Welling 2019, "Stochastic beams and where to find them", arXiv
  *          1903.06059, 2.3; filters: above
  */
@@ -292,11 +299,12 @@ typedef struct fewstep_logits_renorm_args {
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads R * V elements once from memory, and again from the caches;
  *          writes R * V elements where out is given
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; behind a list shorter than K, ids are -1
- *          and probabilities 0; of one longer than K, which count tells, the first K are there; a
- *          row that has no law gives NaN, ids -1, count 0 and its fewstep_logits_status
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; behind a list
+ *          shorter than K, ids are -1 and probabilities 0; of one longer than K, which count tells,
+ *          the first K are there; a row that has no law gives NaN, ids -1, count 0 and its
+ *          fewstep_logits_status
  * Source   filters: above
  */
 FEWSTEP_API fewstep_status fewstep_logits_renorm(const fewstep_context* ctx,
@@ -341,10 +349,10 @@ typedef struct fewstep_logits_sample_arithmetic_args {
  * Alias    next_codes may be codes, the same fewstep_tensor; any other overlap is
  *          FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads R * V elements once from memory, and again from the caches
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a row that has no law gives out -1,
- *          logprobs NaN, its code as it was and its fewstep_logits_status
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; a row that has no
+ *          law gives out -1, logprobs NaN, its code as it was and its fewstep_logits_status
  * Source   Vilnis et al. 2023, "Arithmetic sampling: parallel diverse decoding for large language
  *          models", arXiv 2210.15458, 3; filters: above
  */

@@ -7,19 +7,6 @@
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
-// The tighter of two thresholds on the same key.
-inline void tighten(Law* law, Threshold t) {
-  if (law->has_least &&
-      (law->least.value > t.value || (law->least.value == t.value && law->least.end <= t.end))) {
-    return;
-  }
-  law->least = t;
-  law->has_least = true;
-}
-
-// The least x that p >= share of the largest p allows.
-inline float log_share(double share) { return (float)log(share); }
-
 // The largest shifted logit that is kept.
 inline float largest_kept(const Law& law) {
   float buffer[kBlock], w[kBlock], x[vec::kLanes], best = kMinusInfinity;
@@ -54,12 +41,9 @@ inline void filter_all(Law* law) {
   }
   if (row.eta > 0.0f) {
     const double mass = row_sum(*law), mean = row_sum<true>(*law) / mass;
-    const double entropy = log(mass) - mean;
-    const double cut = sqrt((double)row.eta) * exp(-entropy);
-    const double least = (cut < (double)row.eta ? cut : (double)row.eta) * mass;
     // The most likely of the tokens that are left stays, whatever its probability.
     const float best = law->has_nearest ? largest_kept(*law) : 0.0f;
-    const float t = log_share(least);
+    const float t = eta_least((double)row.eta, mass, mean);
     tighten(law, {t < best ? t : best, row.V});
   }
 }
@@ -77,48 +61,26 @@ inline int filter_few(const Law& law, Candidate* c, int n) {
       vec::store(w + i, vec::exp_below_88(vec::load(x + i)));
     }
   };
-  const auto cut_at_mass = [&](int count, double share) {
-    double total = 0.0, sum = 0.0;
-    for (int i = 0; i < count; ++i) total += (double)w[i];
-    int kept = 0;
-    while (kept < count && (kept == 0 || sum < share * total)) sum += (double)w[kept++];
-    return kept;
-  };
   weigh(n);
-  if (row.top_p < 1.0f) n = cut_at_mass(n, (double)row.top_p);
-  if (row.min_p > 0.0f) {
-    const float t = log_share((double)row.min_p);
-    while (n > 1 && c[n - 1].value < t) --n;
-  }
-  const auto moments = [&](int count, double* mass, double* mean) {
-    *mass = 0.0;
-    double sum = 0.0;
-    for (int i = 0; i < count; ++i) {
-      *mass += (double)w[i];
-      if (w[i] > 0.0f) sum += (double)w[i] * (double)c[i].value;
-    }
-    *mean = sum / *mass;
-  };
+  if (row.top_p < 1.0f) n = cut_at_mass(w, n, (double)row.top_p);
+  if (row.min_p > 0.0f) n = cut_below(x, n, log_share((double)row.min_p));
   if (row.typical < 1.0f) {
     double mass, mean;
-    moments(n, &mass, &mean);
+    moments(w, x, n, &mass, &mean);
     const float center = (float)mean;
     sort(c, n, [center](Candidate a, Candidate b) {
       const float da = fabsf(a.value - center), db = fabsf(b.value - center);
       return da < db || (da == db && a.id < b.id);
     });
     weigh(n);
-    n = cut_at_mass(n, (double)row.typical);
+    n = cut_at_mass(w, n, (double)row.typical);
     sort(c, n, ByRank());
     weigh(n);
   }
   if (row.eta > 0.0f) {
     double mass, mean;
-    moments(n, &mass, &mean);
-    const double cut = sqrt((double)row.eta) * exp(-(log(mass) - mean));
-    const double least = (cut < (double)row.eta ? cut : (double)row.eta) * mass;
-    const float t = log_share(least);
-    while (n > 1 && c[n - 1].value < t) --n;
+    moments(w, x, n, &mass, &mean);
+    n = cut_below(x, n, eta_least((double)row.eta, mass, mean));
   }
   return n;
 }
@@ -161,15 +123,10 @@ inline int64_t best_token(const RowSpec& row, RowStatus* status) {
   return -1;  // cannot be: the block holds it
 }
 
-inline bool has_filters(const RowSpec& row) {
-  return (row.top_k > 0 && row.top_k < row.V) || row.top_p < 1.0f || row.min_p > 0.0f ||
-         row.typical < 1.0f || row.eta > 0.0f;
-}
-
 // What the weights of a law are worth once its largest logit was `before` and is `after`.
 inline double decay(const Law& law, float before, float after) {
   float lanes[vec::kLanes];
-  vec::store(lanes, vec::exp2_below_127(vec::set((before - after) * law.rate)));
+  vec::store(lanes, decays(law, before, after));
   return (double)lanes[0];
 }
 
@@ -223,9 +180,8 @@ inline RowStatus analyse_best(const RowSpec& row, Law* law) {
 
 inline RowStatus analyse(const RowSpec& row, Law* law) {
   Candidate best[kMaxBuffer];
-  // Below the normal numbers 1 / temperature could be infinite.
-  if (row.temperature < 0x1p-126f) return analyse_best(row, law);
-  const bool is_few = row.top_k > 0 && row.top_k <= kMaxCandidates && row.top_k < row.V;
+  if (row.temperature < kLeastTemperature) return analyse_best(row, law);
+  const bool is_few = lists_few(row);
   if (!has_filters(row)) {
     begin_law(row, 0.0f, 1.0f / row.temperature, law);
     return analyse_all(row, law);

@@ -3,17 +3,11 @@
 
 #include <math.h>
 
-#include "core/cpu/exp.h"
-#include "core/cpu/lanes.h"
-#include "core/cpu/vec.h"
-#include "logits/row.h"
+#include "logits/cpu/weighing.h"
 
 // Blocks of a row of logits as floats. Included by kernel files only.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
-
-constexpr int kBlock = 1024;  // tokens; 4 KB of floats stay in the first cache
-constexpr float kMinusInfinity = -__builtin_inff();
 
 inline vec::F32 load_logits(const void* logits, DType dtype, int64_t at) {
   if (dtype == DType::kF32) return vec::load((const float*)logits + at);
@@ -81,9 +75,6 @@ inline const float* raw_block(const RowSpec& row, int64_t begin, float* buffer) 
   return buffer;
 }
 
-// Sums of a block: element i belongs to strand i % 64, strands are added up in ascending order of
-// i, then 64 to 16 as (a + b) + (c + d), then 16 as a binary tree in float64. The same on every
-// ISA.
 constexpr int kStrandVectors = 64 / vec::kLanes;
 
 inline double strands_sum(const vec::F32 acc[kStrandVectors]) {
@@ -94,10 +85,7 @@ inline double strands_sum(const vec::F32 acc[kStrandVectors]) {
     const vec::F32 high = vec::add(acc[i + 2 * kSixteen], acc[i + 3 * kSixteen]);
     vec::store(parts + i * vec::kLanes, vec::add(low, high));
   }
-  double tree[8];
-  for (int i = 0; i < 8; ++i) tree[i] = (double)parts[i] + (double)parts[i + 8];
-  for (int i = 0; i < 4; ++i) tree[i] += tree[i + 4];
-  return (tree[0] + tree[2]) + (tree[1] + tree[3]);
+  return parts_sum(parts);
 }
 
 }  // namespace

@@ -104,12 +104,6 @@ inline bool has_nan(vec::I32 magnitude) {
   return false;
 }
 
-inline RowStatus status_of(float max, bool is_nan) {
-  if (is_nan) return kRowNaN;
-  if (max == -kMinusInfinity) return kRowInfinite;
-  return max == kMinusInfinity ? kRowEmpty : kRowFine;
-}
-
 // Keeps the k best of the tokens that are offered in the order of their ids.
 struct Keeper {
   Candidate* best;  // [kMaxBuffer]

@@ -10,23 +10,8 @@
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
-constexpr int kMaxPieces = 1024;
-
-// Tokens with key above `value` are kept, and of those with that very key the ones before `end`.
-struct Threshold {
-  float value = kMinusInfinity;
-  int64_t end = 0;
-};
-
-struct Law {
+struct Law : Weighing {
   RowSpec row;
-  float max, scale;  // shifted logit x = (l - max) * scale <= 0, scale = 1 / temperature
-  float rate;        // scale / ln 2: weights are 2^((l - max) * rate)
-  Threshold least;   // on x
-  bool has_least;
-  Threshold nearest;  // on -|x - center|: typical sampling
-  bool has_nearest;
-  float center;
   double mass;
   int32_t count;   // of ids where the kept tokens are few and listed, else -1
   int32_t pieces;  // else: masses of runs of tokens, `piece` of them each
@@ -42,62 +27,15 @@ struct Law {
 
 // A law that keeps every token and lists none; its mass is to be summed.
 inline void begin_law(const RowSpec& row, float max, float scale, Law* law) {
+  *(Weighing*)law = weigh_all(max, scale);
   law->row = row;
-  law->max = max;
-  law->scale = scale;
-  law->rate = scale * 0x1.715476p+0f;
-  law->has_least = law->has_nearest = false;
-  law->center = 0.0f;
   law->count = -1;
 }
 
-// Kept lanes of a vector of keys whose first lane is token `at`.
-inline uint32_t kept_lanes(const Threshold& t, vec::F32 key, int64_t at) {
-  const vec::F32 value = vec::set(t.value);
-  const uint32_t ties = vec::equal_bits(key, value) & vec::first_lanes(t.end - at);
-  return vec::greater_bits(key, value) | ties;
-}
-
-inline vec::F32 shifted(const Law& law, vec::F32 raw) {
-  return vec::mul(vec::sub(raw, vec::set(law.max)), vec::set(law.scale));
-}
 inline float shifted_at(const Law& law, int64_t v) {
   float lanes[vec::kLanes];
   vec::store(lanes, shifted(law, vec::set(logit_at(law.row, v))));
   return lanes[0];
-}
-// The logarithm to the base 2 of a logit's weight, and that weight, where it is kept.
-inline vec::F32 exponent(const Law& law, vec::F32 raw) {
-  return vec::mul(vec::sub(raw, vec::set(law.max)), vec::set(law.rate));
-}
-inline vec::F32 weights(const Law& law, vec::F32 raw) {
-  return vec::exp2_below_127(exponent(law, raw));
-}
-inline vec::F32 nearness(const Law& law, vec::F32 x) {
-  const vec::F32 d = vec::sub(x, vec::set(law.center));
-  return vec::min(d, vec::sub(vec::set(law.center), x));
-}
-
-// Lanes of shifted logits from token `at` on that the law keeps.
-inline uint32_t kept_lanes(const Law& law, vec::F32 x, int64_t at) {
-  uint32_t lanes = vec::kAllLanes;
-  if (law.has_least) lanes &= kept_lanes(law.least, x, at);
-  if (law.has_nearest) lanes &= kept_lanes(law.nearest, nearness(law, x), at);
-  return lanes;
-}
-
-// Weights of kLanes tokens from `at` on; all kept tokens where the law lists none.
-inline vec::F32 weights_of(const Law& law, vec::F32 raw, int64_t at) {
-  const vec::F32 w = weights(law, raw);
-  if (!law.has_least && !law.has_nearest) return w;
-  return vec::select_bits(kept_lanes(law, shifted(law, raw), at), vec::set(0.0f), w);
-}
-
-// Lanes of kLanes tokens from `at` on that have a weight: what the law keeps and exp2_below_127
-// leaves anything of.
-inline uint32_t lanes_with_weight(const Law& law, vec::F32 raw, int64_t at) {
-  return kept_lanes(law, shifted(law, raw), at) &
-         vec::greater_bits(exponent(law, raw), vec::set(-126.5f));
 }
 
 // Weights of tokens [begin, begin + kBlock), zeros past the row. begin is a multiple of kBlock.
@@ -170,11 +108,8 @@ inline double block_sum(const Law& law, int64_t begin) {
     for (int j = 0; j < kStrandVectors; ++j) {
       const int at = i + j * vec::kLanes;
       const vec::F32 x = vec::load(raw + at);
-      vec::F32 w = weights_of(law, x, begin + at);
-      if (kEntropy) {
-        const vec::F32 zero = vec::set(0.0f);
-        w = vec::select_bits(vec::greater_bits(w, zero), zero, vec::mul(w, shifted(law, x)));
-      }
+      const vec::F32 w =
+          kEntropy ? weighed_logits(law, x, begin + at) : weights_of(law, x, begin + at);
       acc[j] = vec::add(acc[j], w);
     }
   }
@@ -207,8 +142,7 @@ inline double row_sum(const Law& law) {
 }
 
 inline void set_pieces(Law* law) {
-  const int64_t blocks = (law->row.V + kBlock - 1) / kBlock;
-  law->piece = (blocks + kMaxPieces - 1) / kMaxPieces * kBlock;
+  law->piece = piece_of(law->row.V);
   law->pieces = (int32_t)((law->row.V + law->piece - 1) / law->piece);
 }
 

@@ -5,11 +5,9 @@
 
 #include "core/cpu/parallel.h"
 #include "logits/cpu/block.h"
+#include "logits/cpu/named.h"
 
-// Requires: ids below V, counts of 0 or more, rows contiguous.
-//
-// A row's entries are gathered in a hash table on the stack, so that a logit is rounded once
-// however often it is named. A list too long for the table is gone through in parts, by hash.
+// Requires: ids below V, counts of 0 or more, rows contiguous. The table lies on the stack.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
@@ -24,75 +22,61 @@ struct Named {
   int64_t count;  // -1: the history does not name it
 };
 
-// Those tokens whose hash begins with the `bits` bits of `part`.
-struct Part {
-  uint32_t part;
-  int bits;
+struct Table {
   int used;
   Named slots[kSlots];
 };
 
-// A bijection of 32-bit words (Knuth's multiplicative hashing): a part that is fine enough always
-// fits the table.
-inline uint32_t hash_of(int32_t id) { return (uint32_t)id * 0x9E3779B1u; }
-
-inline bool has(const Part& p, int32_t id) {
-  return id >= 0 && (p.bits == 0 || hash_of(id) >> (32 - p.bits) == p.part);
-}
-
-inline void clear(Part* p) {
-  p->used = 0;
-  for (Named& slot : p->slots) slot.id = -1;
+inline void clear(Table* table) {
+  table->used = 0;
+  for (Named& slot : table->slots) slot.id = -1;
 }
 
 // The token's slot; null where the table has no room for it.
-inline Named* slot_of(Part* p, int32_t id) {
-  uint32_t at = (hash_of(id) << p->bits) >> (32 - kLogSlots);
-  while (p->slots[at].id >= 0 && p->slots[at].id != id) at = (at + 1) % kSlots;
-  Named* slot = p->slots + at;
+inline Named* slot_of(Table* table, Part part, int32_t id) {
+  uint32_t at = first_slot(part, id, kLogSlots);
+  while (table->slots[at].id >= 0 && table->slots[at].id != id) at = (at + 1) % kSlots;
+  Named* slot = table->slots + at;
   if (slot->id == id) return slot;
-  if (p->used == kMaxUsed) return nullptr;
-  ++p->used;
+  if (table->used == kMaxUsed) return nullptr;
+  ++table->used;
   *slot = {id, 0.0f, -1};
   return slot;
 }
 
 // Fills the table; false where it has no room.
-bool gather(const PenaliseProblem& p, int64_t r, Part* part) {
-  clear(part);
+bool gather(const PenaliseProblem& p, int64_t r, Part part, Table* table) {
+  clear(table);
   for (int64_t i = list_begin(p.history, r), end = list_end(p.history, r); i < end; ++i) {
     const int32_t id = p.history.ids[i * p.history.ids_stride];
-    if (!has(*part, id)) continue;
-    Named* named = slot_of(part, id);
+    if (!has(part, id)) continue;
+    Named* named = slot_of(table, part, id);
     if (!named) return false;
     if (named->count < 0) named->count = 0;
     named->count += p.counts ? p.counts[i * p.counts_stride] : 1;
   }
   for (int64_t i = list_begin(p.biased, r), end = list_end(p.biased, r); i < end; ++i) {
     const int32_t id = p.biased.ids[i * p.biased.ids_stride];
-    if (!has(*part, id)) continue;
-    Named* named = slot_of(part, id);
+    if (!has(part, id)) continue;
+    Named* named = slot_of(table, part, id);
     if (!named) return false;
     named->bias += p.bias[i * p.bias_stride];
   }
   return true;
 }
 
-void apply(const PenaliseProblem& p, int64_t r, const Part& part) {
+void apply(const PenaliseProblem& p, int64_t r, const Table& table) {
   const char* from = p.logits + r * p.logits_pitch;
   char* to = p.out + r * p.out_pitch;
-  const float repetition = number_at(p.repetition, r);
-  const float presence = number_at(p.presence, r), frequency = number_at(p.frequency, r);
-  for (const Named& named : part.slots) {
+  const Penalties by = penalties_at(p, r);
+  for (const Named& named : table.slots) {
     if (named.id < 0) continue;
-    float x = logit_at(from, p.dtype, named.id) + named.bias;
-    if (named.count >= 0) x = x > 0.0f ? x / repetition : x * repetition;
-    if (named.count > 0) x = (x - frequency * (float)named.count) - presence;
-    put_logit(to, p.dtype, named.id, x);
+    const float x = logit_at(from, p.dtype, named.id);
+    put_logit(to, p.dtype, named.id, penalised(x, named.bias, named.count, by));
   }
 }
 
-void penalise_row(const PenaliseProblem& p, int64_t r, Part* part) {
+void penalise_row(const PenaliseProblem& p, int64_t r, Table* table) {
   if (p.out != p.logits) {
     const size_t bytes = (size_t)(p.V * (p.dtype == DType::kF32 ? 4 : 2));
     memcpy(p.out + r * p.out_pitch, p.logits + r * p.logits_pitch, bytes);
@@ -100,18 +84,10 @@ void penalise_row(const PenaliseProblem& p, int64_t r, Part* part) {
   const int64_t names = (list_end(p.history, r) - list_begin(p.history, r)) +
                         (list_end(p.biased, r) - list_begin(p.biased, r));
   if (names == 0) return;
-  part->part = 0;
-  part->bits = 0;
-  // Texts repeat themselves: a few names per token. Where they do not, the parts get finer.
-  while (names >> part->bits > 4 * kMaxUsed) ++part->bits;
-  while (part->part >> part->bits == 0) {
-    if (gather(p, r, part)) {
-      apply(p, r, *part);
-      ++part->part;
-    } else {  // the rest in parts of half the size
-      part->part *= 2;
-      ++part->bits;
-    }
+  for (Part part = first_part(names, kMaxUsed); is_part(part);) {
+    const bool fitted = gather(p, r, part, table);
+    if (fitted) apply(p, r, *table);
+    part = next_part(part, fitted);
   }
 }
 
@@ -119,9 +95,9 @@ void penalise_row(const PenaliseProblem& p, int64_t r, Part* part) {
 
 void penalise(const PenaliseProblem& p) {
   const auto rows = [](void* context, int64_t begin, int64_t end) {
-    Part part;
+    Table table;
     for (int64_t r = begin; r < end; ++r) {
-      penalise_row(*(const PenaliseProblem*)context, r, &part);
+      penalise_row(*(const PenaliseProblem*)context, r, &table);
     }
   };
   // About 10 us of work for a thread: a copied logit costs a tenth of a named one.

@@ -3,27 +3,16 @@
 
 #include "core/cpu/parallel.h"
 #include "logits/cpu/analyse.h"
+#include "logits/cpu/codes.h"
 
 // Requires: V >= 1, contiguous rows, valid filters. A row is one thread's.
-//
-// Weights become integers W, whose sums are exact in any order. A code c of 64 bits is the number
-// c / 2^64; its token is the one whose cumulative interval [C, C + W) holds c M / 2^64, M the sum
-// of all, and the next code is where in that interval it lies.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
-
-__extension__ typedef unsigned __int128 Wide;
 
 struct Scratch {
   Law law;
   uint64_t sums[kMaxPieces];
 };
-
-// What a weight of 1, the largest, becomes: V of them stay below 2^62.
-inline float unit_of(int64_t V) { return (float)(INT64_C(1) << (62 - (64 - __builtin_clzll(V)))); }
-
-// Exact but for the fraction, which is dropped.
-inline uint64_t units(float w, float unit) { return (uint64_t)(int64_t)(w * unit); }
 
 inline uint64_t block_units(const Law& law, int64_t begin, float unit) {
   float w[kBlock];
@@ -53,11 +42,6 @@ uint64_t sum_units(Scratch* s, float unit) {
   }
   return sum;
 }
-
-struct Place {
-  int64_t token;
-  uint64_t within, width;  // where in the token's interval, and how wide that is
-};
 
 // Finds where `left`, below the sum of the weights, lies.
 Place find_in(const float* w, const int32_t* ids, int64_t begin, int n, float unit,
@@ -90,9 +74,9 @@ void sample_arithmetic_row(const SampleArithmeticProblem& p, int64_t r, Scratch*
   Place place = {-1, 0, 0};
   if (status == kRowFine) {
     const float unit = unit_of(p.rows.V);
-    const Wide at = (Wide)code * sum_units(s, unit);
-    place = find_place(*s, unit, (uint64_t)(at >> 64));
-    code = (uint64_t)(((Wide)place.within << 64 | (uint64_t)at) / place.width);
+    const Code at = place_of(code, sum_units(s, unit));
+    place = find_place(*s, unit, at.whole);
+    code = code_within(place, at.fraction);
   }
   p.out[r * p.out_stride] = (int32_t)place.token;
   p.next_codes[r * p.next_codes_stride] = code;

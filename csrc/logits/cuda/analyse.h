@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "logits/cuda/filters.h"
+
+// From a row and its filters to its law, and draws from it. Included by CUDA kernel files only.
+namespace fewstep::logits::FEWSTEP_ISA {
+namespace {
+
+FEWSTEP_HOST_DEVICE inline RowStatus analyse(const Block& block, const Rows& rows, LawShared* s) {
+  block.each([&](int t) {
+    if (t == 0) put_row(rows, block.index, &s->law.row);
+  });
+  const Row& row = s->law.row;
+  const bool alone = row.temperature < kLeastTemperature;
+  const float scale = alone ? 1.0f : 1.0f / row.temperature;
+  if (!alone && !has_filters(row)) {
+    begin_law(block, 0.0f, scale, s);
+    return analyse_all(block, s);
+  }
+  Block::Per<uint64_t> best;
+  const uint64_t top = best_of(block, s, &best);
+  const float max = max_of(row, top);
+  const RowStatus status = status_of(max, block.get(s->nan) != 0);
+  if (status != kRowFine) return status;
+  begin_law(block, max, scale, s);
+  if (alone) {
+    block.each([&](int t) {
+      if (t == 0) s->work.list.keys[0] = top;
+    });
+    list_few(block, 1, s);
+  } else if (filter(block, max, best, s)) {
+    list_few(block, filter_few(block, block.get(s->law.count), s), s);
+  } else {
+    sum_pieces(block, s);
+  }
+  return kRowFine;
+}
+
+// The weight of a token that is there.
+FEWSTEP_HOST_DEVICE inline float weight_at(const Law& law, int64_t v) {
+  return weights_of(law.w, vec::set(logit_at(law.row, v)), v).v;
+}
+
+// The piece that holds the target, which becomes what is left of it there; one thread's part.
+FEWSTEP_HOST_DEVICE inline int64_t find_piece(const LawShared& s, double* target) {
+  int last = -1;
+  const int pieces = pieces_of(s.law.row);
+  for (int p = 0; p < pieces; ++p) {
+    if (!(s.pieces.mass[p] > 0.0)) continue;
+    last = p;
+    if (*target < s.pieces.mass[p]) return last;
+    *target -= s.pieces.mass[p];
+  }
+  *target = s.law.mass;  // by rounding past all pieces: the last token with a weight
+  return last;
+}
+
+// Weights of a block's tokens, in the order of ids; returns how many there are.
+FEWSTEP_HOST_DEVICE inline int weigh_block(const Block& block, int64_t begin, LawShared* s) {
+  const Row& row = s->law.row;
+  const int count = row.V - begin < kBlock ? (int)(row.V - begin) : kBlock;
+  block.each([&](int t) {
+    for (int i = t; i < count; i += kThreads) {
+      s->work.list.weights[i] = is_allowed(row, begin + i) ? weight_at(s->law, begin + i) : 0.0f;
+    }
+  });
+  return count;
+}
+
+struct Drawn {
+  int64_t token;
+  float weight;
+};
+
+// The token at u in (0, 1) of the cumulative law, in the order of ids.
+FEWSTEP_HOST_DEVICE inline Drawn draw(const Block& block, double u, LawShared* s) {
+  const Row& row = s->law.row;
+  List* const list = &s->work.list;
+  block.each([&](int t) {
+    if (t != 0) return;
+    s->walk.sum = 0.0;
+    s->walk.last = -1;
+    s->total = u * s->law.mass;
+    if (s->law.count < 0) s->walk.count = (int32_t)find_piece(*s, &s->total);
+  });
+  const double target = block.get(s->total);
+  if (s->law.count >= 0) {
+    find_listed<Meets::kAbove>(block, s->law.count, target, list, &s->walk);
+    const int at = block.get(s->walk.last);
+    return {id_of(row, list->keys[at]), list->weights[at]};
+  }
+  const int64_t begin = block.get(s->walk.count) * piece_of(row.V);
+  int64_t token = -1;
+  for (int64_t b = begin; b < begin + piece_of(row.V) && b < row.V; b += kBlock) {
+    block.each([&](int t) {
+      if (t == 0) s->walk.last = -1;
+    });
+    const int count = weigh_block(block, b, s);
+    const bool met = find_listed<Meets::kAbove>(block, count, target, list, &s->walk) >= 0;
+    const int last = block.get(s->walk.last);
+    if (last >= 0) token = b + last;
+    if (met) break;
+  }
+  return {token, token < 0 ? 0.0f : weight_at(s->law, token)};
+}
+
+}  // namespace
+}  // namespace fewstep::logits::FEWSTEP_ISA

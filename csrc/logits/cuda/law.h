@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "logits/cuda/select.h"
+
+// The law of a filtered row, by a block of threads: the weights of the CPU's law and the order of
+// its sums, so that its tokens are drawn. What differs is how filters are found that see the whole
+// row: by a search (select.h), whose sums are rounded in another order. Included by CUDA kernel
+// files only.
+namespace fewstep::logits::FEWSTEP_ISA {
+namespace {
+
+struct Law {
+  Row row;
+  Weighing w;
+  double mass;
+  int32_t count;  // of tokens in the list, in ascending order, where they are few; else -1
+};
+
+// Masses of runs of tokens, where a law has no list.
+struct Pieces {
+  Sums sums;
+  double mass[kMaxPieces];
+  float max[kMaxPieces];  // the largest logit up to the end of each
+  float of_thread[kThreads], of_group[kGroups];
+  float of_block[kGroups];  // up to the end of each
+};
+
+struct LawShared {
+  Law law;
+  union {
+    Workspace work;
+    Pieces pieces;
+    uint64_t best[kThreads];
+    float most[kThreads];
+  };
+  Search search;
+  Walk walk;
+  uint32_t nan;
+  float max;
+  double total;
+};
+
+FEWSTEP_HOST_DEVICE inline bool is_nan(float x) { return !(x == x); }
+
+// The best token of each thread, as a key, and of all; 0: there is none.
+FEWSTEP_HOST_DEVICE inline uint64_t best_of(const Block& block, LawShared* s,
+                                            Block::Per<uint64_t>* best) {
+  block.each([&](int t) {
+    if (t == 0) s->nan = 0;
+  });
+  block.each([&](int t) {
+    float most = kMinusInfinity;
+    int64_t at = -1;
+    bool nan = false;
+    for_tokens(s->law.row, t, [&](int64_t v, float l, int) {
+      nan = nan || is_nan(l);
+      if (!(l > most)) return;
+      most = l;
+      at = v;
+    });
+    if (nan) gpu::atomic_max(&s->nan, 1);
+    (*best)[t] = at < 0 ? 0 : key_of(s->law.row, most, at);
+  });
+  return block.reduce(*best, s->best, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+}
+
+FEWSTEP_HOST_DEVICE inline float max_of(const Row& row, uint64_t best) {
+  return best > 0 ? float_of(row, best) : kMinusInfinity;
+}
+
+FEWSTEP_HOST_DEVICE inline void begin_law(const Block& block, float max, float scale,
+                                          LawShared* s) {
+  block.each([&](int t) {
+    if (t != 0) return;
+    s->law.w = weigh_all(max, scale);
+    s->law.count = -1;
+  });
+}
+
+FEWSTEP_HOST_DEVICE inline double mass_of_row(const Block& block, LawShared* s) {
+  return sum_row(block, s->law.row, &s->pieces.sums, &s->total,
+                 [&](int64_t v, float l, int) { return weights_of(s->law.w, vec::set(l), v).v; });
+}
+
+// Adds the blocks of a tile to the pieces; with kDecays each was weighed against the largest logit
+// up to its end, and what came before is scaled down to it. One thread's part.
+template <bool kDecays>
+FEWSTEP_HOST_DEVICE inline void add_blocks(int64_t tile, LawShared* s) {
+  const Row& row = s->law.row;
+  const int64_t of_piece = piece_of(row.V) / kBlock;
+  for (int g = 0; g < blocks_of_tile(row, tile); ++g) {
+    const int64_t b = tile * kGroups + g, p = b / of_piece;
+    double sum = b % of_piece == 0 ? 0.0 : s->pieces.mass[p];
+    if (kDecays) {
+      const float max = s->pieces.of_block[g];
+      if (max > s->max) sum *= (double)decays(s->law.w, s->max, max).v;
+      s->max = max;
+      s->pieces.max[p] = max;
+    }
+    s->pieces.mass[p] = sum + s->pieces.sums.blocks[g];
+  }
+}
+
+FEWSTEP_HOST_DEVICE inline int pieces_of(const Row& row) {
+  return (int)((row.V + piece_of(row.V) - 1) / piece_of(row.V));
+}
+
+// The mass of all pieces.
+FEWSTEP_HOST_DEVICE inline void add_pieces(const Block& block, LawShared* s) {
+  block.each([&](int t) {
+    if (t != 0) return;
+    double mass = 0.0;
+    const int pieces = pieces_of(s->law.row);
+    for (int p = 0; p < pieces; ++p) mass += s->pieces.mass[p];
+    s->law.mass = mass;
+  });
+}
+
+// Sets the masses of the pieces and the whole.
+FEWSTEP_HOST_DEVICE inline void sum_pieces(const Block& block, LawShared* s) {
+  for (int64_t tile = 0; tile < tiles_of(s->law.row); ++tile) {
+    sum_blocks(block, s->law.row, tile, &s->pieces.sums,
+               [&](int64_t v, float l, int) { return weights_of(s->law.w, vec::set(l), v).v; });
+    block.each([&](int t) {
+      if (t == 0) add_blocks<false>(tile, s);
+    });
+  }
+  add_pieces(block, s);
+}
+
+// The largest logit up to the end of each block of a tile.
+FEWSTEP_HOST_DEVICE inline void find_maxima(const Block& block, int64_t tile, LawShared* s) {
+  block.each([&](int t) {
+    float most = kMinusInfinity;
+    bool nan = false;
+    for_tokens_of_tile(s->law.row, t, tile, [&](int64_t, float l, int) {
+      nan = nan || is_nan(l);
+      if (l > most) most = l;
+    });
+    if (nan) gpu::atomic_max(&s->nan, 1);
+    s->pieces.of_thread[t] = most;
+  });
+  block.each([&](int t) {
+    if (t >= kGroups) return;
+    float most = kMinusInfinity;
+    for (int i = 0; i < kGroup; ++i) {
+      const float other = s->pieces.of_thread[t * kGroup + i];
+      most = other > most ? other : most;
+    }
+    s->pieces.of_group[t] = most;
+  });
+  block.each([&](int t) {
+    if (t >= kGroups) return;
+    float most = s->max;
+    for (int g = 0; g <= t; ++g) {
+      most = s->pieces.of_group[g] > most ? s->pieces.of_group[g] : most;
+    }
+    s->pieces.of_block[t] = most;
+  });
+}
+
+// A law of all tokens; its row is read once from memory, and again while it is near.
+FEWSTEP_HOST_DEVICE inline RowStatus analyse_all(const Block& block, LawShared* s) {
+  block.each([&](int t) {
+    if (t != 0) return;
+    s->nan = 0;
+    s->max = kMinusInfinity;
+  });
+  for (int64_t tile = 0; tile < tiles_of(s->law.row); ++tile) {
+    find_maxima(block, tile, s);
+    sum_blocks(block, s->law.row, tile, &s->pieces.sums, [&](int64_t, float l, int t) {
+      Weighing w = s->law.w;
+      w.max = s->pieces.of_block[t / kGroup];
+      return l > kMinusInfinity ? weights(w, vec::set(l)).v : 0.0f;
+    });
+    block.each([&](int t) {
+      if (t == 0) add_blocks<true>(tile, s);
+    });
+  }
+  const float max = block.get(s->max);
+  const RowStatus status = status_of(max, block.get(s->nan) != 0);
+  if (status != kRowFine) return status;
+  block.each([&](int t) {
+    if (t == 0) s->law.w.max = max;
+    const int pieces = pieces_of(s->law.row);
+    for (int p = t; p < pieces; p += kThreads) {
+      double mass = s->pieces.mass[p];
+      if (s->pieces.max[p] < max) mass *= (double)decays(s->law.w, s->pieces.max[p], max).v;
+      // Scaled down so far, weights may all be 0 where they are drawn from.
+      if (mass < (double)piece_of(s->law.row.V) * 0x1p-125) mass = 0.0;
+      s->pieces.mass[p] = mass;
+    }
+  });
+  add_pieces(block, s);
+  return kRowFine;
+}
+
+}  // namespace
+}  // namespace fewstep::logits::FEWSTEP_ISA
