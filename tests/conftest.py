@@ -84,6 +84,15 @@ def bf16_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> W
     return workers[request.param]
 
 
+BF16_BACKENDS = [*(i for i in AVAILABLE if i == "avx512_bf16"), *BACKENDS]
+
+
+@pytest.fixture(params=map(marked, BF16_BACKENDS))
+def kernel_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
+    """The same for ops that have one and CUDA kernels too."""
+    return workers[request.param]
+
+
 @pytest.fixture(params=[pytest.param(False, id="cpu"), *([marked(CUDA)] if HAS_CUDA else [])])
 def all_workers(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> list[Worker]:
     """One worker per backend, for tests that compare them; without and with CUDA."""

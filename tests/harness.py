@@ -71,13 +71,15 @@ def use(device: str, *, exact: bool = False) -> None:
     _device, _exact = device, exact
 
 
-def put(values: np.ndarray | None) -> Any:
-    """An array without guard bands where tensors go; NumPy's own on the CPU."""
+def put(values: Any) -> Any:
+    """An array or a list of them, without guard bands, where tensors go; as given on the CPU."""
     if values is None or _device == "cpu":
         return values
+    if isinstance(values, list):
+        return [put(value) for value in values]
     import torch
 
-    return torch.from_numpy(values).to(_device)
+    return torch.as_tensor(values).to(_device)
 
 
 class Buffers:
@@ -340,7 +342,7 @@ def run(
     family, verb = op.split(".")
     buffers = Buffers()
     layout = {"offset": offset, "gap": gap}
-    given: dict[str, Any] = dict(options or {})
+    given = {name: put(v) if isinstance(v, list) else v for name, v in (options or {}).items()}
     for name, value in inputs.items():
         placed = None if value is None else buffers.place(name, *value, **layout)
         given[name] = placed if placed is None else buffers.freeze(name, placed)

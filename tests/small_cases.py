@@ -15,7 +15,7 @@ import numpy as np
 
 import harness
 import kv_calls
-from cases import draft, kv, logits, noise, solver, sums, tree
+from cases import attention, draft, kv, logits, noise, solver, sums, tree
 
 LARGEST = 4500  # elements of a sample
 
@@ -222,9 +222,51 @@ def penalise_cases(few: bool) -> Iterator[dict[str, Any]]:
         }
 
 
+def attention_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """A third of the case table, in every type and alignment, with and without fixed parts."""
+    kinds = {"k_scale": "float32", "v_scale": "float32", "sinks": "float32"}
+    for index, case in enumerate(list(attention.CASES.values())[:: 9 if few else 3]):
+        dtype = attention.DTYPES[index % 3]
+        given = dict(case)
+        a = attention.problem(given.pop("requests"), dtype=dtype, seed=index, **given)
+        arrays = {n: x for n, x in a.items() if isinstance(x, np.ndarray)}
+        rows = ("q", "k", "v", "draft_k", "draft_v")
+        dtypes = {
+            n: "int8" if x.dtype == np.int8 else dtype for n, x in arrays.items() if n in rows
+        }
+        heads = a["q"].shape[:2]
+        yield {
+            "op": "tree.attention",
+            "inputs": {n: (x, dtypes.get(n, kinds.get(n, "int32"))) for n, x in arrays.items()},
+            "outputs": {"out": (a["q"].shape, dtype), "lse": (heads, "float32")},
+            "options": {n: x for n, x in a.items() if n not in arrays}
+            | {"deterministic": index % 2 == 1},
+            "offset": index % 2 if heads[0] else 0,
+            "gap": 3 * (index % 4 // 2) if heads[0] else 0,
+        }
+
+
+def merge_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """One to eight parts, of every type."""
+    rng = np.random.default_rng(5)
+    for count in (2, 8) if few else range(1, 9):
+        shape = (count, 3, 8 * count + 1)
+        dtype = attention.DTYPES[count % 3]
+        yield {
+            "op": "tree.merge",
+            "inputs": {},
+            "outputs": {"out": (shape, dtype), "lse": (shape[:2], "float32")},
+            "options": {
+                name: [rng.normal(size=size).astype(np.float32) for _ in range(count)]
+                for name, size in (("parts", shape), ("lses", shape[:2]))
+            },
+        }
+
+
 def run_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Cases of the ops that have no call of their own."""
-    yield from tree_cases(few)
+    for cases in (tree_cases, attention_cases, merge_cases, logits_cases, penalise_cases):
+        yield from cases(few)
     for V, K, N in draft.TABLES:
         table, tokens, ids = draft.update(V, K, N)
         yield {
@@ -233,8 +275,6 @@ def run_cases(few: bool) -> Iterator[dict[str, Any]]:
             "updated": {"table": (table, "int32")},
             "outputs": {},
         }
-    yield from logits_cases(few)
-    yield from penalise_cases(few)
 
 
 OPS = {

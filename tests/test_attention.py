@@ -55,13 +55,13 @@ def wanted(name: str, dtype: str) -> tuple[dict[str, Any], Any, Any, float, floa
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_matches_float64(bf16_worker: Worker, name: str) -> None:
+def test_matches_float64(kernel_worker: Worker, name: str) -> None:
     for index, dtype in enumerate(DTYPES):
         a, exact, lse, error, lse_error = wanted(name, dtype)
         layout = {"offset": index % 2, "gap": 3 * (index % 2), "deterministic": index == 2}
         if not len(a["q"]):
             layout["gap"] = 0
-        got = run(bf16_worker, a, dtype, **layout)
+        got = run(kernel_worker, a, dtype, **layout)
         ulp = ULP[dtype] * np.abs(exact).max(initial=0.0)
         assert np.abs(got["out"] - exact).max(initial=0.0) <= 2 * error + ulp
         finite = np.isfinite(lse)
@@ -83,19 +83,19 @@ def test_same_bits_on_every_isa(workers: dict[str, Worker], name: str, dtype: st
         assert np.array_equal(other["lse"], results[0]["lse"])
 
 
-def test_float32_out(bf16_worker: Worker) -> None:
+def test_float32_out(kernel_worker: Worker) -> None:
     """Rounding it gives the bits of the narrow one."""
     a = wanted("tree cache", "bfloat16")[0]
-    wide = run(bf16_worker, a, "bfloat16", out_type="float32")["out"]
-    assert np.array_equal(rounded(wide, "bfloat16"), run(bf16_worker, a, "bfloat16")["out"])
+    wide = run(kernel_worker, a, "bfloat16", out_type="float32")["out"]
+    assert np.array_equal(rounded(wide, "bfloat16"), run(kernel_worker, a, "bfloat16")["out"])
     assert not np.array_equal(rounded(wide, "bfloat16"), wide)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("page", [1, 5, 64, 130])
-def test_pages_and_views_change_no_bit(bf16_worker: Worker, page: int, dtype: str) -> None:
+def test_pages_and_views_change_no_bit(kernel_worker: Worker, page: int, dtype: str) -> None:
     a = problem([(200, 9), (31, 4), (0, 1)], dtype=dtype, tree="random")
-    flat = run(bf16_worker, a, dtype)
+    flat = run(kernel_worker, a, dtype)
     length = int(a["kv_len"].max())
     pages = (length + page - 1) // page
     order = np.random.default_rng(5).permutation(3 * pages).reshape(3, pages)
@@ -106,21 +106,21 @@ def test_pages_and_views_change_no_bit(bf16_worker: Worker, page: int, dtype: st
             for i in range(int(a["kv_len"][b])):
                 store[order[b, i // page], i % page] = a[name][b, i]
         paged[name] = store
-    assert np.array_equal(run(bf16_worker, paged, dtype)["out"], flat["out"])
+    assert np.array_equal(run(kernel_worker, paged, dtype)["out"], flat["out"])
     apart = dict(paged, draft="view", kv_len=a["kv_len"] - np.diff(a["indptr"]).astype(np.int32))
     for name in ("k", "v"):
         own = [a[name][b, apart["kv_len"][b] : a["kv_len"][b]] for b in range(len(a["kv_len"]))]
         apart[f"draft_{name}"] = np.concatenate(own)
-    assert np.array_equal(run(bf16_worker, apart, dtype)["out"], flat["out"])
+    assert np.array_equal(run(kernel_worker, apart, dtype)["out"], flat["out"])
 
 
-def test_nan_and_infinite_keys_reach_their_rows_only(bf16_worker: Worker) -> None:
+def test_nan_and_infinite_keys_reach_their_rows_only(kernel_worker: Worker) -> None:
     """A key that no row of a request sees, and other requests' tokens, change nothing."""
     a = problem([(100, 3), (50, 2)], tree="star")
-    before = run(bf16_worker, a, "float32")["out"]
+    before = run(kernel_worker, a, "float32")["out"]
     a["k"][0, 101] = np.nan  # node 1's own key
     a["k"][1, 60:] = np.inf  # behind the second request's end
     a["v"][1, 60:] = np.nan
-    after = run(bf16_worker, a, "float32")["out"]
+    after = run(kernel_worker, a, "float32")["out"]
     assert np.isnan(after[1]).all()
     assert np.array_equal(np.delete(after, 1, 0), np.delete(before, 1, 0))

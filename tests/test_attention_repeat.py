@@ -22,9 +22,11 @@ LONG = [(2100, 5), (1030, 4), (40, 1)]  # several parts, tiles and one
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_thread_counts_change_no_bit(bf16_worker: Worker, dtype: str, deterministic: bool) -> None:
+def test_thread_counts_change_no_bit(
+    kernel_worker: Worker, dtype: str, deterministic: bool
+) -> None:
     a = problem(LONG, dtype=dtype, dim=32, tree="random") | {"deterministic": deterministic}
-    one, two, three = (run(bf16_worker, a, dtype, threads=n) for n in (1, 2, 3))
+    one, two, three = (run(kernel_worker, a, dtype, threads=n) for n in (1, 2, 3))
     for other in (two, three):
         assert np.array_equal(one["out"], other["out"])
         assert np.array_equal(one["lse"], other["lse"])
@@ -45,14 +47,14 @@ def test_where_heads_lie_changes_no_bit(dtype: torch.dtype, names: tuple[str, st
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("draft", ["cache", "view"])
-def test_rows_of_a_chain_equal_single_steps(bf16_worker: Worker, dtype: str, draft: str) -> None:
+def test_rows_of_a_chain_equal_single_steps(kernel_worker: Worker, dtype: str, draft: str) -> None:
     """K + 1 rows, across ends of tiles and parts, with every option that a chain can have."""
     for prefix in (3, 126, 1021, 2046):
         a = problem(
             [(prefix, 6)], dtype=dtype, dim=32, draft=draft, sinks=True, softcap=20.0,
             window=prefix - 1, page=100 if prefix > 1000 else 0,
         )  # fmt: skip
-        many = run(bf16_worker, a, dtype, deterministic=True)
+        many = run(kernel_worker, a, dtype, deterministic=True)
         ends = np.array([0, 1], np.int32)
         for i in range(6):
             own = {"q": a["q"][i : i + 1], "indptr": ends}
@@ -73,7 +75,7 @@ def test_rows_of_a_chain_equal_single_steps(bf16_worker: Worker, dtype: str, dra
                     continue
                 if "page_table" not in a and prefix + i > a["k"].shape[1]:
                     continue
-            one = run(bf16_worker, a | own, dtype, deterministic=True)
+            one = run(kernel_worker, a | own, dtype, deterministic=True)
             assert np.array_equal(one["out"][0], many["out"][i])
             assert np.array_equal(one["lse"][0], many["lse"][i])
 
@@ -83,7 +85,7 @@ def test_rows_of_a_chain_equal_single_steps(bf16_worker: Worker, dtype: str, dra
 def test_few_rows_have_the_bits_of_many(workers: dict[str, Worker], dtype: str, dim: int) -> None:
     """Up to 4 rows take keys and values as they lie, more take them packed: the same sums."""
     a = problem([(1030, 9)], dtype=dtype, dim=dim, heads=2, groups=2)
-    for isa in fewstep.info()["cpu"]["available"]:
+    for isa in [*fewstep.info()["cpu"]["available"], "cuda_on_host"]:
         many = run(workers[isa], a, dtype, deterministic=True)
         first = 0
         for count in (1, 2, 3, 3):
@@ -115,12 +117,12 @@ def test_rows_in_lanes_have_the_bits_of_few(bf16_worker: Worker, rows: int, dim:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_levels_of_a_tree_equal_the_tree_at_once(bf16_worker: Worker, dtype: str) -> None:
+def test_levels_of_a_tree_equal_the_tree_at_once(kernel_worker: Worker, dtype: str) -> None:
     """Rows level by level over a growing block, of two requests whose levels differ in size."""
     a = problem([(1019, 11), (60, 5)], dtype=dtype, dim=32, page=100, sinks=True, window=1020)
     parents = [[-1, 0, 0, 0, 1, 1, 2, 3, 4, 4, 6], [-1, 0, 0, 1, 2]]
     a["bits"] = tree_bits(parents)
-    at_once = run(bf16_worker, a, dtype, deterministic=True)
+    at_once = run(kernel_worker, a, dtype, deterministic=True)
     levels = [([0], [0]), ([1, 2, 3], [1, 2]), ([4, 5, 6, 7], [3, 4]), ([8, 9, 10], [])]
     prefix, done = a["kv_len"] - [11, 5], np.zeros(2, np.int64)
     for level in levels:
@@ -131,23 +133,23 @@ def test_levels_of_a_tree_equal_the_tree_at_once(bf16_worker: Worker, dtype: str
         own["indptr"] = np.cumsum([0, *count]).astype(np.int32)
         own["kv_len"] = (prefix + done).astype(np.int32)
         own["block"] = done.astype(np.int32)
-        got = run(bf16_worker, a | own, dtype, deterministic=True)
+        got = run(kernel_worker, a | own, dtype, deterministic=True)
         assert np.array_equal(got["out"], at_once["out"][rows])
         assert np.array_equal(got["lse"], at_once["lse"][rows])
 
 
-def test_rows_alone_are_the_default_block(bf16_worker: Worker) -> None:
+def test_rows_alone_are_the_default_block(kernel_worker: Worker) -> None:
     a = problem([(100, 9), (31, 4), (0, 1)], tree="random", window=20)
     own = {"block": np.diff(a["indptr"]).astype(np.int32)}
-    default = run(bf16_worker, a, "float32")["out"]
-    assert np.array_equal(run(bf16_worker, a | own, "float32")["out"], default)
+    default = run(kernel_worker, a, "float32")["out"]
+    assert np.array_equal(run(kernel_worker, a | own, "float32")["out"], default)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_requests_do_not_know_each_other(bf16_worker: Worker, dtype: str) -> None:
+def test_requests_do_not_know_each_other(kernel_worker: Worker, dtype: str) -> None:
     """Deterministic: alone, in a batch and in another order a request has the same bits."""
     a = problem(LONG, dtype=dtype, dim=32, tree="random")
-    together = run(bf16_worker, a, dtype, deterministic=True)["out"]
+    together = run(kernel_worker, a, dtype, deterministic=True)["out"]
     ends = a["indptr"]
     rows = [np.arange(ends[b], ends[b + 1]) for b in range(3)]
     for order in ([0], [1], [2], [2, 0, 1]):
@@ -155,15 +157,15 @@ def test_requests_do_not_know_each_other(bf16_worker: Worker, dtype: str) -> Non
         own["indptr"] = np.cumsum([0, *(len(rows[b]) for b in order)]).astype(np.int32)
         picked = np.concatenate([rows[b] for b in order])
         own |= {name: a[name][picked] for name in ("q", "bits")}
-        got = run(bf16_worker, a | own, dtype, deterministic=True)["out"]
+        got = run(kernel_worker, a | own, dtype, deterministic=True)["out"]
         assert np.array_equal(got, together[picked])
 
 
-def test_default_mode_repeats_and_differs_from_the_fixed_parts(bf16_worker: Worker) -> None:
+def test_default_mode_repeats_and_differs_from_the_fixed_parts(kernel_worker: Worker) -> None:
     """The two modes are two orders of the same sums: close, and each the same every time."""
     a = problem(LONG, dim=32)
-    first, again = (run(bf16_worker, a, "float32")["out"] for _ in range(2))
-    fixed = run(bf16_worker, a, "float32", deterministic=True)["out"]
+    first, again = (run(kernel_worker, a, "float32")["out"] for _ in range(2))
+    fixed = run(kernel_worker, a, "float32", deterministic=True)["out"]
     assert np.array_equal(first, again)
     assert 0.0 < np.abs(first - fixed).max() < 1e-5
 
@@ -242,13 +244,13 @@ def merged(worker: Worker, parts: Any, lses: Any, dtype: str, **layout: Any) -> 
 
 @pytest.mark.parametrize("shape", [(0, 2, 8), (1, 1, 1), (3, 2, 7), (2, 3, 64), (40, 8, 130)])
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_merge_matches_float64(cpu_worker: Worker, count: int, shape: tuple[int, int, int]) -> None:
+def test_merge_matches_float64(worker: Worker, count: int, shape: tuple[int, int, int]) -> None:
     for dtype in DTYPES:
         parts, lses = parts_of(count, shape)
         parts = [rounded(p, dtype) for p in parts]
         lses[0][:1, :1] = -np.inf  # with one part: a row of none
         lses[-1][-1:] = -np.inf
-        got = merged(cpu_worker, parts, lses, dtype, offset=1, gap=shape[0] and 3)
+        got = merged(worker, parts, lses, dtype, offset=1, gap=shape[0] and 3)
         exact, lse = reference.merge(parts, lses)
         size = np.abs(exact).max(initial=0.0)
         assert np.abs(got["out"] - exact).max(initial=0.0) <= size * (ULP[dtype] + count * 2.0**-22)
@@ -259,7 +261,7 @@ def test_merge_matches_float64(cpu_worker: Worker, count: int, shape: tuple[int,
 
 def test_merge_has_the_same_bits_on_every_isa(workers: dict[str, Worker]) -> None:
     parts, lses = parts_of(5, (40, 8, 130))
-    isas = fewstep.info()["cpu"]["available"]
+    isas = [*fewstep.info()["cpu"]["available"], "cuda_on_host"]
     results = [merged(workers[isa], parts, lses, "float32", threads=1 + i % 2)
                for i, isa in enumerate(isas)]  # fmt: skip
     for other in results[1:]:

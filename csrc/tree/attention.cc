@@ -1,24 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tree/attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/attention.h"
 
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<AttentionFn> kAttention = FEWSTEP_CPU_BF16_KERNELS(attention);
+constexpr KernelSet<AttentionFn> kAttention = FEWSTEP_BF16_KERNELS(attention);
 constexpr const char* kFunction = "fewstep_tree_attention";
 
 std::string text_of(int64_t value) { return std::to_string(value); }
+
+// Whether the host can read what tensors hold.
+bool can_read(const ArgCheck& check) { return check.device().type == kCpu; }
 
 // Keys of a part when the work, keys times blocks of rows, is split into about kParts.
 int64_t part_of(int64_t work) {
   const int64_t keys = (work / kParts + kTileKeys - 1) / kTileKeys * kTileKeys;
   return keys > kSmallestPart ? keys : kSmallestPart;
+}
+
+// Parts that CUDA splits a request's keys into to have kCudaBlocks blocks of threads, of B
+// requests.
+int64_t most_cuda_parts(int64_t N, int64_t H, int64_t G, int64_t B) {
+  const int64_t blocks = G * std::max(B, N * (H / G) / kCudaRows + 1);
+  return std::max(kCudaBlocks / blocks, int64_t(1));
 }
 
 void check_options(const fewstep_tree_attention_args& a, const ArgCheck& check,
@@ -81,6 +93,22 @@ void check_heads(const ArgCheck& check, AttentionProblem* p) {
   p->ratio = int32_t(H / G);
 }
 
+// indptr: from 0 to N and never less.
+void check_indptr(const ArgCheck& check, const AttentionProblem& p) {
+  if (first_of(p, 0) != 0) check.fail({"indptr", 0}, "must be 0", text_of(first_of(p, 0)));
+  for (int64_t b = 0; b < p.B; ++b) {
+    if (first_of(p, b + 1) < first_of(p, b)) {
+      check.fail({"indptr", int(b + 1)}, "must not be below the element before it",
+                 text_of(first_of(p, b + 1)));
+    }
+  }
+  if (first_of(p, p.B) != p.N) {
+    check.fail({"indptr", int(p.B)},
+               format("must be the number of rows, %lld", static_cast<long long>(p.N)),
+               text_of(first_of(p, p.B)));
+  }
+}
+
 void check_rows(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
   const View length = check.in("kv_len", a.kv_len, only(DType::kI32), "B");
   const View indptr = check.in("indptr", a.indptr, only(DType::kI32), "B+1");
@@ -89,55 +117,49 @@ void check_rows(const fewstep_tree_attention_args& a, ArgCheck& check, Attention
   p->kv_len_stride = length.stride;
   p->indptr = indptr.as<const int32_t>();
   p->indptr_stride = indptr.stride;
-  if (first_of(*p, 0) != 0) check.fail({"indptr", 0}, "must be 0", text_of(first_of(*p, 0)));
-  for (int64_t b = 0; b < p->B; ++b) {
-    if (first_of(*p, b + 1) < first_of(*p, b)) {
-      check.fail({"indptr", int(b + 1)}, "must not be below the element before it",
-                 text_of(first_of(*p, b + 1)));
-    }
-  }
-  if (first_of(*p, p->B) != p->N) {
-    check.fail({"indptr", int(p->B)},
-               format("must be the number of rows, %lld", static_cast<long long>(p->N)),
-               text_of(first_of(*p, p->B)));
-  }
+  if (can_read(check)) check_indptr(check, *p);
 }
 
 // Lengths and the pages that they reach.
+void check_lengths(const ArgCheck& check, const AttentionProblem& p) {
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int64_t length = p.kv_len[b * p.kv_len_stride];
+    const int64_t least = p.draft == Draft::kInCache ? tokens_of(p, b) : 0;
+    if (length < least || length > p.capacity) {
+      check.fail({"kv_len", int(b)},
+                 format("must lie in [%lld, %lld], from the request's rows in the cache to the "
+                        "cache's capacity",
+                        static_cast<long long>(least), static_cast<long long>(p.capacity)),
+                 text_of(length));
+    }
+    if (!p.page_table) continue;
+    const int32_t* pages = p.page_table + b * p.table_stride;
+    for (int64_t i = 0; i * p.page_tokens < length; ++i) {
+      if (pages[i] >= 0 && pages[i] < p.pages) continue;
+      check.fail("page_table",
+                 format("must hold pages in [0, %lld)", static_cast<long long>(p.pages)),
+                 format("%d for page %lld of request %lld", int(pages[i]),
+                        static_cast<long long>(i), static_cast<long long>(b)));
+    }
+  }
+}
+
 void check_pages(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
-  const int64_t P = check.dim('P');
-  int64_t capacity = p->page_tokens;
+  p->pages = check.dim('P');
+  p->capacity = p->page_tokens;
   if (a.page_table) {
     const StridedView table =
         check.in_strided("page_table", a.page_table, only(DType::kI32), "B M");
     p->page_table = table.as<const int32_t>();
     p->table_stride = table.strides[0];
-    capacity *= check.dim('M');
-  } else if (P != p->B) {
+    p->capacity *= check.dim('M');
+  } else if (p->pages != p->B) {
     check.fail("k",
                format("must have one page per request, %lld, without a page table",
                       static_cast<long long>(p->B)),
-               text_of(P));
+               text_of(p->pages));
   }
-  for (int64_t b = 0; b < p->B; ++b) {
-    const int64_t length = p->kv_len[b * p->kv_len_stride];
-    const int64_t least = p->draft == Draft::kInCache ? tokens_of(*p, b) : 0;
-    if (length < least || length > capacity) {
-      check.fail({"kv_len", int(b)},
-                 format("must lie in [%lld, %lld], from the request's rows in the cache to the "
-                        "cache's capacity",
-                        static_cast<long long>(least), static_cast<long long>(capacity)),
-                 text_of(length));
-    }
-    if (!p->page_table) continue;
-    const int32_t* pages = p->page_table + b * p->table_stride;
-    for (int64_t i = 0; i * p->page_tokens < length; ++i) {
-      if (pages[i] >= 0 && pages[i] < P) continue;
-      check.fail("page_table", format("must hold pages in [0, %lld)", static_cast<long long>(P)),
-                 format("%d for page %lld of request %lld", int(pages[i]),
-                        static_cast<long long>(i), static_cast<long long>(b)));
-    }
-  }
+  if (can_read(check)) check_lengths(check, *p);
 }
 
 Tokens drafts_of(const StridedView& v) {
@@ -152,7 +174,7 @@ void check_block(const fewstep_tree_attention_args& a, ArgCheck& check, Attentio
   const View block = check.in("block", a.block, only(DType::kI32), "B");
   p->block = block.as<const int32_t>();
   p->block_stride = block.stride;
-  for (int64_t b = 0; b < p->B; ++b) {
+  for (int64_t b = 0; can_read(check) && b < p->B; ++b) {
     const int64_t rows = tokens_of(*p, b), cached = p->kv_len[b * p->kv_len_stride];
     if (block_of(*p, b) >= rows && block_of(*p, b) <= cached) continue;
     check.fail(
@@ -176,13 +198,14 @@ void check_draft(const fewstep_tree_attention_args& a, ArgCheck& check, Attentio
     const StridedView bits = check.in_strided("bits", a.bits, kBitWords, "N W");
     p->bits = bits.as<const uint32_t>();
     p->bits_stride = bits.strides[0];
-    for (int64_t b = 0; b < p->B; ++b) {
-      if (block_of(*p, b) <= 32 * check.dim('W')) continue;
+    p->bit_words = check.dim('W');
+    for (int64_t b = 0; can_read(check) && b < p->B; ++b) {
+      if (block_of(*p, b) <= 32 * p->bit_words) continue;
       check.fail(
           "bits",
           format("must have a bit for each of request %lld's %lld %s", static_cast<long long>(b),
                  static_cast<long long>(block_of(*p, b)), p->block ? "tokens" : "rows"),
-          format("%lld words", static_cast<long long>(check.dim('W'))));
+          format("%lld words", static_cast<long long>(p->bit_words)));
     }
   }
   if (a.depth) {
@@ -209,9 +232,32 @@ void check_outputs(const fewstep_tree_attention_args& a, ArgCheck& check, Attent
   }
 }
 
+// The most keys of a request, as far as the host knows.
+int64_t longest_of(const ArgCheck& check, const AttentionProblem& p) {
+  if (!can_read(check)) return p.capacity + (p.draft == Draft::kSeparate ? p.N : 0);
+  int64_t longest = 0;
+  for (int64_t b = 0; b < p.B; ++b) longest = std::max(longest, keys_of(p, b));
+  return longest;
+}
+
+// split_keys for the CUDA kernels.
+int64_t split_cuda_keys(AttentionProblem* p, int64_t longest) {
+  int64_t parts = 1;
+  if (p->deterministic) {
+    parts = (longest + kFixedPart - 1) / kFixedPart;
+  } else if (p->N > 0) {
+    const int64_t most = (longest + kSmallestCudaPart - 1) / kSmallestCudaPart;
+    parts = std::min(most, most_cuda_parts(p->N, p->H, p->G, p->B));
+  }
+  p->cuda_parts = int32_t(std::max(parts, int64_t(1)));
+  if (p->cuda_parts == 1) return 0;
+  return p->cuda_parts * p->N * p->H * partial_floats(*p) * int64_t(sizeof(float));
+}
+
 // Splits the keys, and finds room for the parts' sums.
 void check_workspace(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
-  const int64_t bytes = split_keys(p);
+  const bool is_cuda = !can_read(check) || active_isa() == Isa::kCudaOnHost;
+  const int64_t bytes = is_cuda ? split_cuda_keys(p, longest_of(check, *p)) : split_keys(p);
   if (!a.workspace && bytes == 0) return;
   const View w = check.out("workspace", a.workspace, only(DType::kI64), "X");
   if (w.rows > 1 && w.stride != 1) {
@@ -236,7 +282,7 @@ void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args
   const int64_t bytes = size_of(q.dtype);
   p.q = {q.as<char>(), q.strides[0] * bytes, q.strides[1] * bytes};
   p.N = check.dim('N');
-  AttentionFn& kernel = attention_kernel(check.device(), kFunction);  // data is read from here on
+  AttentionFn& kernel = attention_kernel(check.device(), kFunction);
   check_cache(*args, check, &p);
   check_heads(check, &p);
   check_rows(*args, check, &p);
@@ -247,8 +293,11 @@ void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args
   check.no_overlap();
   check_thread_settings();
   p.scale = static_cast<float>(args->scale > 0.0 ? args->scale : 1.0 / std::sqrt(double(p.D)));
-  p.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
   p.large_first_cache = first_level_cache_bytes() > 32 << 10;
+  const DeviceScope scope(kFunction, check.device());
   kernel(p);
 }
 
@@ -283,8 +332,9 @@ extern "C" int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H, 
     return parts > 1 ? (N * H * parts * row + 7) / 8 * 8 : 0;
   }
   // kParts parts and one more for each block of rows; a block has up to kBlockRows of them.
-  const int64_t rows = N * (H / G) < kBlockRows ? N * (H / G) : kBlockRows;
-  return ((kParts * rows + N * H) * row + 7) / 8 * 8;
+  const int64_t rows = std::min(N * (H / G), int64_t(kBlockRows));
+  const int64_t cuda_parts = most_cuda_parts(N, H, G, 1), cuda = cuda_parts > 1 ? cuda_parts : 0;
+  return (std::max(kParts * rows + N * H, cuda * N * H) * row + 7) / 8 * 8;
 }
 
 extern "C" fewstep_status fewstep_tree_attention(const fewstep_context* ctx,

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/host_device.h"
 #include "core/kernel_set.h"
 
 namespace fewstep::tree {
@@ -19,6 +20,11 @@ constexpr int kMaxRatio = 16;
 constexpr int64_t kFixedPart = 1024;
 constexpr int64_t kSmallestPart = 512;
 constexpr int64_t kParts = 64;
+// The same on CUDA, where the host knows neither rows nor keys of a request: the fewest keys of a
+// part, the blocks of threads that are aimed at, and the rows of one.
+constexpr int64_t kSmallestCudaPart = 256;
+constexpr int64_t kCudaBlocks = 256;
+constexpr int kCudaRows = 64;
 
 enum class Draft : int32_t { kInCache = 0, kSeparate = 1, kNone = 2 };
 
@@ -48,6 +54,7 @@ struct AttentionProblem {
   const int32_t* page_table;  // null: page b is request b's
   int64_t table_stride;
   int64_t page_tokens;
+  int64_t pages, capacity;  // pages of the cache; tokens that a request has room for
   const int32_t* indptr;
   int64_t indptr_stride;
   const int32_t* kv_len;
@@ -55,7 +62,7 @@ struct AttentionProblem {
   const int32_t* block;  // tokens of each draft block; null: the rows
   int64_t block_stride;
   const uint32_t* bits;  // null: a causal chain
-  int64_t bits_stride;
+  int64_t bits_stride, bit_words;
   const int32_t* depth;  // null: from bits, or the index in the block
   int64_t depth_stride;
   const float* sinks;  // null: none
@@ -67,8 +74,10 @@ struct AttentionProblem {
   float scale, softcap;  // softcap 0: none
   int64_t window;        // 0: none
   int64_t part;          // keys of a part, a multiple of kTileKeys
+  int32_t cuda_parts;    // instead of it on CUDA: the most parts of a request
   float* partial;        // parts of rows of D accumulated values, largest logit and sum
   int32_t threads;
+  void* cuda_stream;
   bool large_first_cache;  // more than 32 KiB
   int32_t pieces;          // of a block of rows, for threads that would have none; the kernel's own
 };
@@ -82,22 +91,22 @@ int64_t split_keys(AttentionProblem* p);
 
 namespace {  // not members: a kernel's file shares no function with another
 
-inline int64_t first_of(const AttentionProblem& p, int64_t b) {
+FEWSTEP_HOST_DEVICE inline int64_t first_of(const AttentionProblem& p, int64_t b) {
   return p.indptr[b * p.indptr_stride];
 }
-inline int64_t tokens_of(const AttentionProblem& p, int64_t b) {
+FEWSTEP_HOST_DEVICE inline int64_t tokens_of(const AttentionProblem& p, int64_t b) {
   return first_of(p, b + 1) - first_of(p, b);
 }
 // Tokens of the draft block, the last of which are the rows.
-inline int64_t block_of(const AttentionProblem& p, int64_t b) {
+FEWSTEP_HOST_DEVICE inline int64_t block_of(const AttentionProblem& p, int64_t b) {
   return p.block ? p.block[b * p.block_stride] : tokens_of(p, b);
 }
 // Keys before the draft block, and with it.
-inline int64_t prefix_of(const AttentionProblem& p, int64_t b) {
+FEWSTEP_HOST_DEVICE inline int64_t prefix_of(const AttentionProblem& p, int64_t b) {
   const int64_t cached = p.kv_len[b * p.kv_len_stride];
   return p.draft == Draft::kInCache ? cached - block_of(p, b) : cached;
 }
-inline int64_t keys_of(const AttentionProblem& p, int64_t b) {
+FEWSTEP_HOST_DEVICE inline int64_t keys_of(const AttentionProblem& p, int64_t b) {
   return prefix_of(p, b) + (p.draft == Draft::kNone ? 0 : block_of(p, b));
 }
 inline int64_t parts_of(const AttentionProblem& p, int64_t b) {
@@ -108,7 +117,7 @@ inline int64_t blocks_of(const AttentionProblem& p, int64_t b) {
   return (tokens_of(p, b) * p.ratio + kBlockRows - 1) / kBlockRows;
 }
 // Of a row of a part: its sums, the largest logit and the sum of the weights.
-inline int64_t partial_floats(const AttentionProblem& p) { return p.D + 2; }
+FEWSTEP_HOST_DEVICE inline int64_t partial_floats(const AttentionProblem& p) { return p.D + 2; }
 
 }  // namespace
 

@@ -3,12 +3,13 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "fewstep/attention.h"
 
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<MergeFn> kMerge = FEWSTEP_CPU_KERNELS(merge);
+constexpr KernelSet<MergeFn> kMerge = FEWSTEP_KERNELS(merge);
 constexpr const char* kFunction = "fewstep_tree_merge";
 static_assert(kMaxMerge == FEWSTEP_MAX_MERGE);
 
@@ -44,7 +45,10 @@ void run_merge(const fewstep_context* ctx, const fewstep_tree_merge_args* args) 
   check.no_overlap();
   check_thread_settings();
   MergeFn& kernel = kMerge.pick(check.device(), kFunction);
-  p.threads = execution_of(ctx).threads;
+  const Execution run = execution_of(ctx);
+  p.threads = run.threads;
+  p.cuda_stream = run.stream;
+  const DeviceScope scope(kFunction, check.device());
   kernel(p);
 }
 

@@ -27,6 +27,7 @@ struct MergeProblem {
   float* lse;  // null: not wanted
   int64_t lse_row;
   int32_t threads;
+  void* cuda_stream;
 };
 using MergeFn = void(const MergeProblem&);
 FEWSTEP_DECLARE_KERNELS(MergeFn, merge)

@@ -111,7 +111,7 @@ def attention(
     TypeError
         Something is not an array.
     NotImplementedError
-        The arrays are on a device for which there is no kernel.
+        This build has no kernel for the device.
 
     Notes
     -----
@@ -119,6 +119,10 @@ def attention(
     share it. Sums are float32. The bits are the same on every run and with any number of threads;
     and with every instruction set, but for bfloat16 where AVX512-BF16 multiplies pairs: that rounds
     the softmax's weights to bfloat16 as well. Allocates nothing with `out` and `workspace`.
+
+    On CUDA weights are rounded to the type of a 16-bit cache, and the bits are those of one kind of
+    GPU. Nobody reads `indptr`, lengths and pages before: a request that they do not fit is passed
+    over, and a key on a page that there is not is not seen.
 
     Values that a row does not see but that lie in its request's part of the cache or block are
     multiplied by zero: they have to be finite.
@@ -151,7 +155,7 @@ def attention(
     if out is None:
         out = empty(shape_of("fewstep.tree.attention", "q", q), dtype_name(q), q)
     if workspace is None:
-        workspace = _workspace(q, k, kv_len, deterministic)
+        workspace = _workspace(q, k, kv_len, page_table, deterministic)
     _core.tree_attention(
         q, k, v, kv_len, indptr, page_table, k_scale, v_scale, draft_k, draft_v, block,
         bits, depth, sinks, _DRAFTS.index(draft), 0.0 if scale is None else scale, softcap, window,
@@ -160,7 +164,7 @@ def attention(
     return out
 
 
-def _workspace(q: Any, k: Any, kv_len: Any, deterministic: bool) -> Any:
+def _workspace(q: Any, k: Any, kv_len: Any, page_table: Any, deterministic: bool) -> Any:
     """Allocate scratch for a call; None where the shapes are wrong, which the op says better."""
     shape = shape_of("fewstep.tree.attention", "q", q)
     cache: tuple[int, ...] = tuple(getattr(k, "shape", ()))
@@ -168,7 +172,10 @@ def _workspace(q: Any, k: Any, kv_len: Any, deterministic: bool) -> Any:
         return None
     rows, heads, dim = shape
     longest = 0
-    if deterministic:
+    if deterministic and getattr(q, "is_cuda", False):  # lengths are not for the host to read
+        pages = 1 if page_table is None else shape_of("", "page_table", page_table)[-1]
+        longest = rows + pages * cache[1]
+    elif deterministic:
         longest = rows + (int(kv_len.max()) if shape_of("", "kv_len", kv_len)[0] else 0)
     needed = _core.tree_attention_workspace_bytes(
         rows, heads, cache[2], dim, longest, deterministic
@@ -209,7 +216,8 @@ def merge(parts: Sequence[Any], lses: Sequence[Any], *, out: Any = None, lse: An
     Notes
     -----
     A part whose lse is -infinity counts for nothing, whatever its values. The same bits alone or in
-    a batch, on any number of threads, with every kernel variant. Allocates nothing with `out`.
+    a batch, on any number of threads, with every kernel variant; but the last bit of `lse` on CUDA.
+    Allocates nothing with `out`.
 
     References
     ----------

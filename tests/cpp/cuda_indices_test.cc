@@ -14,6 +14,7 @@
 #include "kv/cuda/commit.cu"
 #include "kv/cuda/copy_pages.cu"
 #include "kv/cuda/truncate.cu"
+#include "tree/cuda/attention.cu"
 #include "tree/cuda/build.cu"
 #include "tree/cuda/from_template.cu"
 #include "tree/cuda/rerank.cu"
@@ -254,4 +255,79 @@ TEST_CASE("recycle passes over tokens that the table has not, and the last of a 
   fewstep::draft::cuda_on_host::recycle(
       {2, 2, 5, table.data(), tokens.data(), ids.data(), 2, 1, 2, nullptr});
   CHECK(table == std::vector<int32_t>{0, 0, -1, -1});
+}
+
+namespace {
+
+// Two requests of one row each: one head of 16 dims, pages of 2 tokens, the values of a token its
+// slot. Keys are zero, so out is the mean of the values that a row sees.
+template <class T>
+struct Attention {
+  std::vector<T> q = std::vector<T>(2 * 16), k = std::vector<T>(6 * 16), v = k;
+  std::vector<float> out = std::vector<float>(2 * 16, -5.0f);
+  std::vector<int32_t> table{2, 0, 1, 0}, indptr{0, 1, 2}, length{3, 2}, block{1, 1};
+  std::vector<uint32_t> bits{1, 1};
+
+  std::vector<float> run(fewstep::DType type, T (*convert)(int)) {
+    for (int i = 0; i < 6 * 16; ++i) v[size_t(i)] = convert(i / 16);
+    tree::AttentionProblem p{};
+    p.B = p.N = 2;
+    p.H = p.G = p.ratio = 1;
+    p.D = 16;
+    p.q_type = p.kv_type = type;
+    p.out_type = fewstep::DType::kF32;
+    const int64_t row = 16 * sizeof(T);
+    p.q = {reinterpret_cast<char*>(q.data()), row, row};
+    p.k = {reinterpret_cast<const char*>(k.data()), 2 * row, row, row};
+    p.v = {reinterpret_cast<const char*>(v.data()), 2 * row, row, row};
+    p.out = {reinterpret_cast<char*>(out.data()), 64, 64};
+    p.page_table = table.data();
+    p.table_stride = p.page_tokens = 2;
+    p.pages = 3;
+    p.capacity = 4;
+    p.indptr = indptr.data();
+    p.kv_len = length.data();
+    p.block = block.data();
+    p.bits = bits.data();
+    p.indptr_stride = p.kv_len_stride = p.block_stride = p.bits_stride = p.bit_words = 1;
+    p.scale = 1.0f;
+    p.cuda_parts = 1;
+    tree::cuda_on_host::attention(p);
+    return {out[0], out[16]};
+  }
+};
+
+float of_int(int i) { return float(i); }
+uint16_t half_of_int(int i) { return fewstep::vec::narrow_bf16({float(i)}); }
+
+template <class T>
+void check_attention(fewstep::DType type, T (*convert)(int)) {
+  using Means = std::vector<float>;
+  CHECK(Attention<T>{}.run(type, convert) == Means{3, 2.5f});  // slots 4, 5, 0; slots 2, 3
+  for (const int32_t far : {3, kFar, -1, -kFar}) {
+    Attention<T> page;  // slots 4 and 5 alone
+    page.table[1] = far;
+    CHECK(page.run(type, convert) == Means{4.5f, 2.5f});
+  }
+  for (const int32_t far : {5, kFar, 0, -1, -kFar}) {
+    Attention<T> length, block;
+    length.length[0] = block.block[0] = far;
+    CHECK(length.run(type, convert) == Means{-5, 2.5f});
+    CHECK(block.run(type, convert) == Means{-5, 2.5f});
+  }
+  Attention<T> bits;  // a block of 33 tokens would have two words
+  bits.block[0] = bits.length[0] = 33;
+  CHECK(bits.run(type, convert) == Means{-5, 2.5f});
+  for (const auto& wrong : {std::vector<int32_t>{-3, 1, 2}, {1, 0, 2}, {kFar, 1, 2}}) {
+    Attention<T> ends;
+    ends.indptr = wrong;
+    CHECK(ends.run(type, convert)[0] == -5.0f);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("attention passes over requests that do not fit, and keys without a page") {
+  check_attention(fewstep::DType::kF32, &of_int);
+  check_attention(fewstep::DType::kBF16, &half_of_int);
 }

@@ -3,12 +3,16 @@
 // pack.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "core/cuda/launch.h"
+#include "core/cuda/math.h"
+#include "core/cuda/mma.h"
 #include "core/cuda/pack.h"
 #include "core/status.h"
 
@@ -296,6 +300,83 @@ struct Reversed {
 };
 
 }  // namespace
+
+TEST_CASE("log_of is the logarithm of every float") {
+  float x = 1e-45f;
+  for (int i = 0; i < 3000; ++i, x *= 1.0717f) {
+    const double want = std::log(double(x));
+    CHECK(std::fabs(gpu::log_of(x) - want) <= 0x1p-50 * std::fmax(1.0, std::fabs(want)));
+  }
+  CHECK(gpu::log_of(1.0f) == 0.0);
+  CHECK(gpu::log_of(0.0f) == -std::numeric_limits<double>::infinity());
+  CHECK(std::isinf(gpu::log_of(std::numeric_limits<float>::infinity())));
+  CHECK(std::isnan(gpu::log_of(std::numeric_limits<float>::quiet_NaN())));
+}
+
+namespace {
+
+// C = A B of one warp, A from rows and B from rows of its transpose or its own.
+template <bool kTransposed>
+struct ProductKernel {
+  static constexpr int kThreads = 32, kBlocks = 1;
+  struct Words {
+    uint32_t w[4];
+  };
+  struct Shared {
+    alignas(16) uint16_t a[16][16], b[16][16];
+  };
+  double* c;
+
+  void run(const gpu::Block<32>& block, Shared& s) const {
+    gpu::PerThread<Words, 32> a, b;
+    gpu::PerThread<float[4], 32> x;
+    block.each([&](int t) {
+      for (int i = 0; i < 16; ++i) {
+        s.a[t % 16][i] = fewstep::vec::narrow_bf16({float(t % 16 + 2 * i)});
+        s.b[t % 16][i] = fewstep::vec::narrow_bf16({float(3 * i - t % 16)});
+      }
+      for (float& value : x[t]) value = float(t);
+    });
+    const auto words = [](auto& of) { return [&of](int t) { return of[t].w; }; };
+    gpu::load_matrices<false>(block, [&](int t) { return &s.a[t % 16][t / 16 * 8]; }, words(a));
+    gpu::load_matrices<kTransposed>(
+        block,
+        [&](int t) {
+          return kTransposed ? &s.b[t % 16][t / 16 * 8] : &s.b[t / 16 * 8 + t % 8][t / 8 % 2 * 8];
+        },
+        words(b));
+    gpu::multiply<true>(block, [&](int t) { return x[t]; }, words(a), words(b));
+    for (int t = 0; t < 32; ++t) {
+      for (int i = 0; i < 4; ++i) c[(t / 4 + i / 2 * 8) * 8 + t % 4 * 2 + i % 2] = x[t][i] - t;
+    }
+  }
+};
+
+double product(int row, int column, bool transposed) {
+  double sum = 0.0;
+  for (int k = 0; k < 16; ++k) {
+    sum += (row + 2 * k) * (transposed ? 3 * column - k : 3 * k - column);
+  }
+  return sum;
+}
+
+}  // namespace
+
+TEST_CASE("a warp multiplies matrices whose fragments it loads, and quads join what they hold") {
+  double rows[128], own[128];
+  gpu::launch("f", ProductKernel<false>{rows}, 1, nullptr);
+  gpu::launch("f", ProductKernel<true>{own}, 1, nullptr);
+  for (int i = 0; i < 128; ++i) {
+    CHECK(rows[i] == product(i / 8, i % 8, false));
+    CHECK(own[i] == product(i / 8, i % 8, true));
+  }
+  float x[32];
+  for (int t = 0; t < 32; ++t) x[t] = float(1 << t % 4) + float(t / 4);
+  gpu::join_quads(
+      gpu::Block<32>{0}, [&](int t) -> float& { return x[t]; },
+      [](float a, float b) { return a + b; });
+  for (int t = 0; t < 32; ++t) CHECK(x[t] == 15.0f + 4 * float(t / 4));
+}
 
 TEST_CASE("threads of a block are called once each, from either end, and reduce as a tree") {
   double sums[2], tree[64];

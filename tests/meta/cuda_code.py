@@ -109,9 +109,10 @@ def readable(mangled: str) -> str:
     if terms:
         values = ", ".join(re.findall(r"L[ib](\d+)E", terms[2]))
         return f"PieceKernel<{terms[1]}<{values}>>"
-    found = re.search(r"\d(?P<name>[A-Z][A-Za-z]*Kernel)(?:IL[ib](?P<value>\d+)E)?", mangled)
+    found = re.search(r"\d(?P<name>[A-Z][A-Za-z]*Kernel)(?:I(?P<values>(?:L[ib]\d+E)+))?", mangled)
     assert found, mangled
-    return found["name"] + (f"<{found['value']}>" if found["value"] else "")
+    values = ", ".join(re.findall(r"L[ib](\d+)E", found["values"] or ""))
+    return found["name"] + (f"<{values}>" if values else "")
 
 
 def kernels(result: Compiled) -> list[Kernel]:

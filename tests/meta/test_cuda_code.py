@@ -33,6 +33,14 @@ KERNELS |= {"AppendKernel<0>", "AppendKernel<1>", "CommitKernel", "CopyPagesKern
 KERNELS |= {"TruncateKernel", "BuildKernel", "FromTemplateKernel", "RerankKernel", "RecycleKernel"}
 KERNELS |= {"SampleKernel", "TopKKernel", "RenormKernel", "PenaliseKernel"}
 KERNELS |= {"GumbelTopKKernel", "SampleArithmeticKernel"}
+HALF_ATTENTION = {
+    f"HalfAttentionKernel<{bf16}, {width}, {warps}>"
+    for bf16 in (0, 1)
+    for width in (64, 128, 256)
+    for warps in (1, 4)
+}
+KERNELS |= HALF_ATTENTION | {"JoinKernel", "MergeKernel"}
+KERNELS |= {f"FloatAttentionKernel<{i}, {width}>" for i in (0, 1) for width in (64, 128, 256)}
 COPIES = {"CommitKernel": 4, "CopyPagesKernel": 1}  # accesses of 16 bytes that are in flight
 STREAM_SOURCES = [source for source in SOURCES if source.stem in ("normal", "step")]
 # Folds guidance weights into a row's coefficients with one thread per block, in float64: arrays
@@ -118,6 +126,22 @@ def test_copies_read_16_bytes_at_once_and_several_rows_before_they_write(folder:
         assert re.search("L" * loads + "S", order), (name, order)
 
 
+def test_halves_are_multiplied_on_tensor_cores_and_copied_16_bytes_at_once(folder: Path) -> None:
+    """A kernel has the products of one step of dims, and of a tile's values with all dims."""
+    for name, operations in code(folder):
+        if name not in HALF_ATTENTION:
+            continue
+        width, warps = (int(value) for value in re.findall(r"\d+", name)[1:])
+        keys = (32 if width == 256 else 64) if warps == 4 else 16  # of a warp
+        products = [op for op in operations if op.startswith("HMMA.16816.F32")]
+        is_bf16 = [op.endswith(".BF16") for op in products]
+        assert is_bf16 == [name.startswith("HalfAttentionKernel<1")] * len(products), name
+        assert len(products) == keys // 8 + keys // 16 * width // 8, name
+        assert "LDSM.16.M88.4" in operations, name
+        assert "LDSM.16.MT88.4" in operations, name
+        assert [op for op in operations if re.match(r"LDGSTS\.E\.BYPASS\.128", op)], name
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=relative)
 def test_arithmetic_is_the_cpus(source: Path, folder: Path) -> None:
     """No product and sum that the assembler may fuse, nothing approximate, denormals kept.
@@ -142,4 +166,6 @@ def test_names_of_kernels() -> None:
     assert readable(piece) == "PieceKernel<ErrorTerms<0, 1>>"
     assert readable("_ZN3gpu10run_kernelIN6solver9SumKernelILi4EEEEEvT_") == "SumKernel<4>"
     assert readable("_ZN3gpu10run_kernelIN6solver9RowKernelILb0EEEEEvT_") == "RowKernel<0>"
+    half = "_ZN3gpu10run_kernelIN4tree19HalfAttentionKernelILb1ELi64ELi4EEEEEvT_"
+    assert readable(half) == "HalfAttentionKernel<1, 64, 4>"
     assert readable("_ZN3gpu10run_kernelIN5noise12NormalKernelEEEvT_") == "NormalKernel"

@@ -34,6 +34,8 @@ void throw_if_failed(const char* function, int32_t code);
 void check_blocks(const char* function, int64_t blocks);
 
 constexpr int64_t kMaxBlocks = 0x7fffffff;
+// Bytes of a block's shared memory that every GPU from sm_80 on grants.
+constexpr int kMostShared = 99 * 1024;
 
 template <class Kernel>
 concept Finishes = requires(const Kernel& kernel, typename Kernel::Shared& shared) {
@@ -49,10 +51,12 @@ concept IsForBlocks = requires(const Kernel& kernel, typename Kernel::Shared& sh
 
 namespace {
 
+// Where a block's shared memory is more than the 48 KiB that every kernel may declare.
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
-    run_kernel(const __grid_constant__ Kernel kernel) {
-  __shared__ typename Kernel::Shared shared;
+constexpr bool kIsLarge = sizeof(typename Kernel::Shared) > 48 * 1024;
+
+template <class Kernel>
+__device__ __forceinline__ void run_thread(const Kernel& kernel, typename Kernel::Shared& shared) {
   if constexpr (IsForBlocks<Kernel>) {
     kernel.run(Block<Kernel::kThreads>{blockIdx.x}, shared);
   } else {
@@ -68,13 +72,32 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
 }
 
 template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
+    run_kernel(const __grid_constant__ Kernel kernel) {
+  if constexpr (kIsLarge<Kernel>) {
+    extern __shared__ __align__(16) char memory[];
+    run_thread(kernel, *(typename Kernel::Shared*)memory);
+  } else {
+    __shared__ typename Kernel::Shared shared;
+    run_thread(kernel, shared);
+  }
+}
+
+template <class Kernel>
 void launch(const char* function, const Kernel& kernel, int64_t blocks, void* stream) {
   static_assert(sizeof(Kernel) <= 4000, "a kernel's parameters have 4 KiB");
+  static_assert(sizeof(typename Kernel::Shared) <= kMostShared);
   check_blocks(function, blocks);
   void* arguments[] = {const_cast<Kernel*>(&kernel)};
-  throw_if_failed(function,
-                  cudaLaunchKernel((const void*)run_kernel<Kernel>, dim3(blocks),
-                                   dim3(Kernel::kThreads), arguments, 0, (cudaStream_t)stream));
+  const void* entry = (const void*)run_kernel<Kernel>;
+  size_t shared = 0;
+  if constexpr (kIsLarge<Kernel>) {
+    shared = sizeof(typename Kernel::Shared);
+    throw_if_failed(function, cudaFuncSetAttribute(
+                                  entry, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+  }
+  throw_if_failed(function, cudaLaunchKernel(entry, dim3(blocks), dim3(Kernel::kThreads), arguments,
+                                             shared, (cudaStream_t)stream));
 }
 
 }  // namespace
@@ -95,6 +118,7 @@ void walk(const Kernel& kernel, int64_t block, typename Kernel::Shared& shared) 
 template <class Kernel>
 void launch(const char* function, const Kernel& kernel, int64_t blocks, void*) {
   check_blocks(function, blocks);
+  static_assert(sizeof(typename Kernel::Shared) <= kMostShared);
   for (int64_t block = 0; block < blocks; ++block) {
     typename Kernel::Shared shared;
     memset((void*)&shared, 0xa5, sizeof shared);  // as little use as what a GPU has there

@@ -70,7 +70,8 @@ typedef struct fewstep_tree_attention_args {
    NULL}
 
 /* Bytes of workspace that fewstep_tree_attention needs at most. S is the most keys that a request
- * has, its draft block included; it matters in the deterministic mode alone.
+ * has, its draft block included, and on CUDA has room for: a cache's tokens, and N where the draft
+ * block is separate. It matters in the deterministic mode alone.
  */
 FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H, int32_t G,
                                                            int32_t D, int64_t S,
@@ -101,20 +102,23 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  *          q's; bits: u32 or i32; page_table, kv_len, indptr, block, depth: i32; sinks, k_scale,
  *          v_scale, lse: f32; out: q's or f32; workspace: i64; arithmetic f32; of a bf16 cache the
  *          kernels for AVX512-BF16 round the weights w to bf16 before the second product and take
- *          subnormals for zero
+ *          subnormals for zero; those for CUDA round them to the type of a 16-bit cache
  * Layout   last dimension contiguous, the others strided, zero strides of inputs included;
  *          workspace contiguous
  * Alias    out, lse and workspace overlap nothing; inputs may overlap each other
- * Memory   allocates nothing; reads each key and value once per 128 rows of a KV head;
- *          workspace holds the parts' sums, fewstep_tree_attention_workspace_bytes
- * Order    CPU: done on return
- * Repeat   across runs, thread counts and ISAs but avx512_bf16 for bf16, bit for bit. The keys of
- *          a request are split into parts whose size depends on the batch. With deterministic = 1
- *          it does not, so that a row has the same bits in every batch, and the same in one block
- *          as when a chain's rows run one by one or a tree's level by level. Values that a row does
- *          not see but that lie in its request's cache or block are multiplied by zero, and have to
- *          be finite
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
+ * Memory   allocates nothing; reads each key and value once per 128 rows of a KV head, on CUDA per
+ *          64 or 16; workspace holds the parts' sums, fewstep_tree_attention_workspace_bytes
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across runs, thread counts and ISAs but avx512_bf16 for bf16, bit for bit; on CUDA
+ *          across runs and GPUs of one architecture, whose tensor cores add in an order of their
+ *          own. The keys of a request are split into parts whose size depends on the batch, on CUDA
+ *          on B, N, H and G alone. With deterministic = 1 it does not, so that a row has the same
+ *          bits in every batch, and the same in one block as when a chain's rows run one by one or
+ *          a tree's level by level. Values that a row does not see but that lie in its request's
+ *          cache or block are multiplied by zero, and have to be finite
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; on CUDA nobody
+ *          reads indptr, lengths and pages before: a request that they do not fit is passed over,
+ *          and a key on a page outside of [0, P) is not seen
  * Source   online softmax: Milakov, Gimelshein 2018, arXiv 1805.02867; tiles and split keys: Dao et
  *          al., arXiv 2205.14135, and Flash-Decoding; ancestor masks: Miao et al., arXiv
  *          2305.09781; sinks: gpt-oss, arXiv 2508.10925
@@ -152,9 +156,10 @@ typedef struct fewstep_tree_merge_args {
  * Layout   last dimension contiguous, the others strided
  * Alias    out and lse overlap nothing; parts and lses may overlap each other
  * Memory   allocates nothing; reads each part once
- * Order    CPU: done on return
- * Repeat   across ISAs, thread counts and batch compositions, bit for bit; the parts' order matters
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit, and on CUDA but for the
+ *          last bit of lse; the parts' order matters
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR
  * Source   Ye et al., FlashInfer, arXiv 2501.01005, section 2.2
  */
 FEWSTEP_API fewstep_status fewstep_tree_merge(const fewstep_context* ctx,
