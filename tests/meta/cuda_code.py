@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -83,21 +84,44 @@ class Compiled:
     report: str
 
 
-@lru_cache
-def compiled(source: Path, architecture: str, folder: Path) -> Compiled:
-    """Compile a kernel file, once per session, as the build does: -O3 and no assertions."""
-    kept = folder / f"{source.parents[1].name}_{source.stem}_{architecture}"
+_started: dict[tuple[Path, str, Path], Future[subprocess.CompletedProcess[str]]] = {}
+
+
+def start_compiling(pool: Executor, folder: Path) -> None:
+    """Compile all kernel files for all architectures, as long as `pool` is open."""
+    compiler = nvcc()
+    for architecture in architectures():
+        for source in SOURCES:
+            key = (source, architecture, folder)
+            _started[key] = pool.submit(_compile, compiler, *key)
+
+
+def _compile(
+    compiler: str, source: Path, architecture: str, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Compile a kernel file as the build does: -O3 and no assertions."""
+    kept = _kept(source, architecture, folder)
     kept.mkdir()
-    cubin = kept / "code.cubin"
-    command = [nvcc(), "-std=c++20", "-O3", "-DNDEBUG", "-DFEWSTEP_ISA=cuda", *flags()]
+    command = [compiler, "-std=c++20", "-O3", "-DNDEBUG", "-DFEWSTEP_ISA=cuda", *flags()]
     command += [f"-I{CSRC}", f"-I{CSRC / 'include'}", "-DFEWSTEP_WITH_CUDA", "-Xptxas", "-v"]
     command += [f"-arch=sm_{architecture}", "--keep", "--keep-dir", str(kept)]
-    command += ["-cubin", str(source), "-o", str(cubin)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["-cubin", str(source), "-o", str(kept / "code.cubin")]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _kept(source: Path, architecture: str, folder: Path) -> Path:
+    return folder / f"{source.parents[1].name}_{source.stem}_{architecture}"
+
+
+def compiled(source: Path, architecture: str, folder: Path) -> Compiled:
+    """Return a kernel file that `start_compiling` compiles."""
+    result = _started[source, architecture, folder].result()
     if "Unsupported gpu architecture" in result.stderr:
         pytest.skip(f"this nvcc does not know sm_{architecture}")
     assert result.returncode == 0, result.stderr
-    return Compiled(source, cubin, (kept / f"{source.stem}.ptx").read_text(), result.stderr)
+    kept = _kept(source, architecture, folder)
+    ptx = (kept / f"{source.stem}.ptx").read_text()
+    return Compiled(source, kept / "code.cubin", ptx, result.stderr)
 
 
 def readable(mangled: str) -> str:

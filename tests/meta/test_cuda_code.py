@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from .cuda_code import (
     instructions,
     kernels,
     readable,
+    start_compiling,
 )
 from .project import relative
 
@@ -52,9 +55,13 @@ FIRST_GUESSES = ("rcp.approx.ftz.f64", "rcp.approx.f32")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled kernels go, each compiled once."""
-    return tmp_path_factory.mktemp("cuda")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where compiled kernels go, each compiled once, as many at a time as there are cores."""
+    made = tmp_path_factory.mktemp("cuda")
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        start_compiling(pool, made)
+        yield made
+        pool.shutdown(cancel_futures=True)
 
 
 def code(folder: Path) -> Iterator[tuple[str, list[str]]]:
