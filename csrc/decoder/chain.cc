@@ -124,7 +124,7 @@ void run_level(const Chain& c, const Pass& p, int64_t rows) {
   forward(p, kFunction);
   tree::ExpandProblem out{};
   out.K = 1;
-  out.rows = {rows, p.d.V, p.logits.data, p.logits.stride_bytes, p.d.type, nullptr, 0, nullptr};
+  out.rows = {rows, p.d.V, p.logits.data, p.logits.stride_bytes, p.d.type, nullptr, 0, {}};
   out.cum_logp = c.scratch<float>(c.at.above);
   out.cum_logp_stride = 1;
   out.d2t = c.d2t.data;
