@@ -47,6 +47,21 @@ def test_gather_keeps_the_listed_tokens(
         same(after, reference.gather(before, *own, table=case.table()))
 
 
+def test_gather_of_more_layers_than_a_launch_has(worker: Worker) -> None:
+    case = Case((9, 4), (0, 0), G=1, D=8, T=4)
+    layers = [case.cache("bfloat16", seed) for seed in range(170)]
+    rng = np.random.default_rng(6)
+    lists = [[kept(rng, rows, 9) for rows in case.rows] for _ in layers]
+    index = np.array([[i for i, _ in layer] for layer in lists], np.int32)
+    count = np.array([[n for _, n in layer] for layer in lists], np.int32)
+    got = worker.kv(
+        verb="layers_of", op="gather", layers=layers, dtype="bfloat16", index=index, count=count,
+        page_table=case.table(),
+    )  # fmt: skip
+    for i, (after, before) in enumerate(zip(got, layers, strict=True)):
+        same(after, reference.gather(before, index[i], count[i], table=case.table()))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_copy_pages(worker: Worker, layout: str, dtype: str) -> None:

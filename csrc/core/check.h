@@ -162,6 +162,8 @@ class ArgCheck {
   void set_dim(char letter, int64_t size) { dims_[letter - 'A'] = size; }
   int64_t dim(char letter) const { return dims_[letter - 'A']; }
   Device device() const { return device_; }
+  // Whether the host can read what the tensors hold; after the first of them.
+  bool can_read() const { return device_.type == kCpu; }
   const char* function() const { return function_; }
 
  private:

@@ -2,7 +2,7 @@
 #include "draft/recycle.h"
 
 #include "core/check.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/draft.h"
 
 namespace fewstep::draft {
@@ -36,19 +36,18 @@ void run_recycle(const fewstep_context* ctx, const fewstep_tensor* table,
   const View ids = check.in("top_ids", top_ids, only(DType::kI32), "N K");
   check.no_overlap();
   RecycleFn& kernel = kRecycle.pick(check.device(), kFunction);
-  const RecycleProblem p{check.dim('V'),
-                         check.dim('K'),
-                         check.dim('N'),
-                         t.as<int32_t>(),
-                         n.as<const int32_t>(),
-                         ids.as<const int32_t>(),
-                         t.stride,
-                         n.stride,
-                         ids.stride,
-                         execution_of(ctx).stream};
-  if (check.device().type == kCpu) check_entries(check, p);
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  RecycleProblem p{check.dim('V'),
+                   check.dim('K'),
+                   check.dim('N'),
+                   t.as<int32_t>(),
+                   n.as<const int32_t>(),
+                   ids.as<const int32_t>(),
+                   t.stride,
+                   n.stride,
+                   ids.stride,
+                   nullptr};
+  if (check.can_read()) check_entries(check, p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

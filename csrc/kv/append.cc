@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/kv.h"
 #include "kv/checks.h"
 
@@ -136,13 +136,9 @@ void run_append(const fewstep_context* ctx, const Args* args) {
                {"v_scale", args->v_scale}});
   check_thread_settings();
   AppendFn& kernel = append_kernel(check.device(), kFunction);
-  if (can_read(check)) check_slots(check, slots, p);
+  if (check.can_read()) check_slots(check, slots, p);
   if (p.N == 0 || p.G == 0 || p.D == 0) return;
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -19,9 +19,6 @@ inline Ints ints_of(const View& v) { return {v.as<const int32_t>(), v.stride}; }
 // What an op without a CUDA kernel needs before it reads indices.
 void check_on_cpu(const ArgCheck& check);
 
-// Whether the host can read what tensors hold.
-inline bool can_read(const ArgCheck& check) { return check.device().type == kCpu; }
-
 // Throws when two of a layer's caches share memory, or one with itself. nulls are passed over.
 struct NamedTensor {
   const char* name;

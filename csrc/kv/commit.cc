@@ -55,7 +55,7 @@ void run_commit(const fewstep_context* ctx, const fewstep_kv_commit_args* args) 
   check.no_overlap();
   check_thread_settings();
   CommitFn& kernel = kCommit.pick(check.device(), kFunction);
-  if (can_read(check)) check_paths(check, slots, p);
+  if (check.can_read()) check_paths(check, slots, p);
   p.length = length.as<int32_t>();
   p.length_stride = length.stride;
   run_moves(ctx, check, kernel, &p);

@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/kv.h"
 #include "kv/layers.h"
 
@@ -14,7 +14,6 @@ constexpr KernelSet<CopyPagesFn> kCopyPages = FEWSTEP_KERNELS(copy_pages);
 constexpr const char* kFunction = "fewstep_kv_copy_pages";
 
 void check_pages(const ArgCheck& check, const CopyPagesProblem& p) {
-  if (!can_read(check)) return;
   const std::string must = format("must lie in [0, P=%lld)", static_cast<long long>(p.P));
   for (int64_t n = 0; n < p.N; ++n) {
     const int32_t source = at(p.source, n), target = at(p.target, n);
@@ -48,12 +47,8 @@ void run_copy_pages(const fewstep_context* ctx, const fewstep_kv_copy_pages_args
   row_bytes(check, layers, p.bytes);
   check_thread_settings();
   CopyPagesFn& kernel = kCopyPages.pick(check.device(), kFunction);
-  check_pages(check, p);
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  if (p.N > 0 && p.T > 0 && p.G > 0 && p.bytes[0] > 0) kernel(p);
+  if (check.can_read()) check_pages(check, p);
+  if (p.N > 0 && p.T > 0 && p.G > 0 && p.bytes[0] > 0) execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ void run_gather(const fewstep_context* ctx, const Args* args) {
   p.room = slots.room();
   check_thread_settings();
   CommitFn& kernel = kGather.pick(check.device(), kFunction);
-  if (can_read(check)) check_index(check, slots, p, by_layer ? p.L : 1);
+  if (check.can_read()) check_index(check, slots, p, by_layer ? p.L : 1);
   run_moves(ctx, check, kernel, &p);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kv/layers.h"
 
-#include "core/cuda/device.h"
+#include "core/execute.h"
 
 namespace fewstep::kv {
 namespace {
@@ -120,12 +120,8 @@ void set_rows(const ArgCheck& check, const Layers& layers, MoveProblem* p) {
 
 void run_moves(const fewstep_context* ctx, const ArgCheck& check, CommitFn& kernel,
                MoveProblem* p) {
-  const Execution run = execution_of(ctx);
   p->function = check.function();
-  p->threads = run.threads;
-  p->cuda_stream = run.stream;
-  const DeviceScope scope(check.function(), check.device());
-  if (p->B > 0) kernel(*p);
+  if (p->B > 0) execute(ctx, check, kernel, p);
 }
 
 void row_bytes(const ArgCheck& check, const Layers& layers, int64_t (&bytes)[4]) {

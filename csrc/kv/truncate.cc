@@ -2,7 +2,7 @@
 #include "kv/truncate.h"
 
 #include "core/check.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/kv.h"
 #include "kv/checks.h"
 
@@ -28,11 +28,9 @@ void run_truncate(const fewstep_context* ctx, const fewstep_tensor* length,
   const Ints keep = ints_of(check.in("kept", kept, only(DType::kI32), "B"));
   check.no_overlap();
   TruncateFn& kernel = kTruncate.pick(check.device(), kFunction);
-  const TruncateProblem p{check.dim('B'), out.as<int32_t>(), out.stride, keep,
-                          execution_of(ctx).stream};
-  if (can_read(check)) check_kept(check, p);
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  TruncateProblem p{check.dim('B'), out.as<int32_t>(), out.stride, keep, nullptr};
+  if (check.can_read()) check_kept(check, p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

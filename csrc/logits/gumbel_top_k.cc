@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
@@ -43,11 +43,7 @@ void run_gumbel_top_k(const fewstep_context* ctx, const fewstep_logits_gumbel_to
   problem.logprobs_stride = logprobs.stride;
   problem.status = status.as<int32_t>();
   problem.status_stride = status.stride;
-  const Execution run = execution_of(ctx);
-  problem.threads = run.threads;
-  problem.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(problem);
+  execute(ctx, check, kernel, &problem);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "core/indptr.h"
 #include "fewstep/logits.h"
 #include "logits/numbers.h"
@@ -112,11 +112,7 @@ void run_penalise(const fewstep_context* ctx, const fewstep_logits_penalise_args
   p.dtype = logits.dtype;
   p.out = out.as<char>();
   p.out_pitch = out.stride * size_of(out.dtype);
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
@@ -56,11 +56,7 @@ void run_renorm(const fewstep_context* ctx, const fewstep_logits_renorm_args* ar
   check.no_overlap();
   check_thread_settings();
   RenormFn& kernel = kRenorm.pick(check.device(), kFunction);
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
@@ -32,11 +32,20 @@ void run_sample_arithmetic(const fewstep_context* ctx,
   check.no_overlap();
   check_thread_settings();
   SampleArithmeticFn& kernel = kSampleArithmetic.pick(check.device(), kFunction);
-  const Execution run = execution_of(ctx);
-  const DeviceScope scope(kFunction, check.device());
-  kernel({rows, codes.as<uint64_t>(), codes.stride, next.as<uint64_t>(), next.stride,
-          out.as<int32_t>(), out.stride, logprobs.as<float>(), logprobs.stride,
-          status.as<int32_t>(), status.stride, run.threads, run.stream});
+  SampleArithmeticProblem p{rows,
+                            codes.as<uint64_t>(),
+                            codes.stride,
+                            next.as<uint64_t>(),
+                            next.stride,
+                            out.as<int32_t>(),
+                            out.stride,
+                            logprobs.as<float>(),
+                            logprobs.stride,
+                            status.as<int32_t>(),
+                            status.stride,
+                            0,
+                            nullptr};
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

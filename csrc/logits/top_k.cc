@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/logits.h"
 #include "logits/filters.h"
 
@@ -30,11 +30,20 @@ void run_top_k(const fewstep_context* ctx, const fewstep_logits_top_k_args* args
   check.no_overlap();
   check_thread_settings();
   TopKFn& kernel = kTopK.pick(check.device(), kFunction);
-  const Execution run = execution_of(ctx);
-  const DeviceScope scope(kFunction, check.device());
-  kernel({rows, int32_t(check.dim('K')), args->normalise != 0, ids.as<int32_t>(),
-          values.as<float>(), ids.stride, values.stride, lse.as<float>(), lse.stride,
-          status.as<int32_t>(), status.stride, run.threads, run.stream});
+  TopKProblem p{rows,
+                int32_t(check.dim('K')),
+                args->normalise != 0,
+                ids.as<int32_t>(),
+                values.as<float>(),
+                ids.stride,
+                values.stride,
+                lse.as<float>(),
+                lse.stride,
+                status.as<int32_t>(),
+                status.stride,
+                0,
+                nullptr};
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

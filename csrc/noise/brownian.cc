@@ -5,7 +5,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/noise.h"
 
 namespace fewstep::noise {
@@ -43,7 +43,7 @@ void check_time(const ArgCheck& check, const char* name, double t,
 // The times of an array, where they can be looked at.
 void check_times(const ArgCheck& check, const char* name, const View& t,
                  const fewstep_noise_brownian_params& params) {
-  if (check.device().type != kCpu) return;
+  if (!check.can_read()) return;
   const double* values = t.as<const double>();
   for (int64_t b = 0; b < t.rows; ++b) check_time(check, name, values[b * t.stride], params);
 }
@@ -72,7 +72,6 @@ void run_brownian(const fewstep_context* ctx, const fewstep_tensor* seeds, const
   check.no_overlap();
   check_thread_settings();
   BrownianFn& kernel = kBrownian.pick(check.device(), kFunction);
-  const Execution run = execution_of(ctx);
   p.B = check.dim('B');
   p.N = check.dim('N');
   p.seeds = s.as<const uint64_t>();
@@ -92,11 +91,7 @@ void run_brownian(const fewstep_context* ctx, const fewstep_tensor* seeds, const
   p.dtype = o.dtype;
   p.stream = params->stream;
   p.scale = params->scale;
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  if (p.B == 0 || p.N == 0) return;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  if (p.B > 0 && p.N > 0) execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

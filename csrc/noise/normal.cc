@@ -5,7 +5,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/noise.h"
 
 namespace fewstep::noise {
@@ -25,10 +25,10 @@ void run_normal(const fewstep_context* ctx, const fewstep_tensor* seeds,
   check.no_overlap();
   check_thread_settings();
   NormalFn& kernel = kNormal.pick(check.device(), check.function());
-  const Execution run = execution_of(ctx);
-  const DeviceScope scope(check.function(), check.device());
-  kernel({check.dim('B'), check.dim('N'), s.as<const uint64_t>(), s.stride, o.data, o.stride,
-          o.dtype, params->step, params->stream, params->scale, run.threads, run.stream});
+  NormalProblem p{
+      check.dim('B'), check.dim('N'), s.as<const uint64_t>(), s.stride,      o.data, o.stride,
+      o.dtype,        params->step,   params->stream,         params->scale, 0,      nullptr};
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/solver.h"
 #include "solver/strands.h"
 #include "solver/workspace.h"
@@ -59,11 +59,7 @@ void run_error_norm(const fewstep_context* ctx, const fewstep_solver_error_norm_
   p.rtol = args->rtol;
   p.out = out.as<double>();
   p.out_stride = out.stride;
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

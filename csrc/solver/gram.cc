@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/solver.h"
 #include "solver/strands.h"
 #include "solver/workspace.h"
@@ -60,11 +60,7 @@ void run_gram(const fewstep_context* ctx, const fewstep_solver_gram_args* args) 
   check_thread_settings();
   GramFn& kernel = kGram.pick(check.device(), kFunction);
   if (p.B == 0) return;
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/solver.h"
 #include "solver/workspace.h"
 
@@ -54,11 +54,7 @@ void run_quantile(const fewstep_context* ctx, const fewstep_solver_quantile_args
   p.out_stride = out.stride;
   p.slices = slices_of(p.N);
   set_rank(args->q, &p);
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

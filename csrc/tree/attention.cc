@@ -6,7 +6,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/attention.h"
 
 namespace fewstep::tree {
@@ -16,9 +16,6 @@ constexpr KernelSet<AttentionFn> kAttention = FEWSTEP_BF16_KERNELS(attention);
 constexpr const char* kFunction = "fewstep_tree_attention";
 
 std::string text_of(int64_t value) { return std::to_string(value); }
-
-// Whether the host can read what tensors hold.
-bool can_read(const ArgCheck& check) { return check.device().type == kCpu; }
 
 // Keys of a part when the work, keys times blocks of rows, is split into about kParts.
 int64_t part_of(int64_t work) {
@@ -117,7 +114,7 @@ void check_rows(const fewstep_tree_attention_args& a, ArgCheck& check, Attention
   p->kv_len_stride = length.stride;
   p->indptr = indptr.as<const int32_t>();
   p->indptr_stride = indptr.stride;
-  if (can_read(check)) check_indptr(check, *p);
+  if (check.can_read()) check_indptr(check, *p);
 }
 
 // Lengths and the pages that they reach.
@@ -159,7 +156,7 @@ void check_pages(const fewstep_tree_attention_args& a, ArgCheck& check, Attentio
                       static_cast<long long>(p->B)),
                text_of(p->pages));
   }
-  if (can_read(check)) check_lengths(check, *p);
+  if (check.can_read()) check_lengths(check, *p);
 }
 
 Tokens drafts_of(const StridedView& v) {
@@ -174,7 +171,7 @@ void check_block(const fewstep_tree_attention_args& a, ArgCheck& check, Attentio
   const View block = check.in("block", a.block, only(DType::kI32), "B");
   p->block = block.as<const int32_t>();
   p->block_stride = block.stride;
-  for (int64_t b = 0; can_read(check) && b < p->B; ++b) {
+  for (int64_t b = 0; check.can_read() && b < p->B; ++b) {
     const int64_t rows = tokens_of(*p, b), cached = p->kv_len[b * p->kv_len_stride];
     if (block_of(*p, b) >= rows && block_of(*p, b) <= cached) continue;
     check.fail(
@@ -199,7 +196,7 @@ void check_draft(const fewstep_tree_attention_args& a, ArgCheck& check, Attentio
     p->bits = bits.as<const uint32_t>();
     p->bits_stride = bits.strides[0];
     p->bit_words = check.dim('W');
-    for (int64_t b = 0; can_read(check) && b < p->B; ++b) {
+    for (int64_t b = 0; check.can_read() && b < p->B; ++b) {
       if (block_of(*p, b) <= 32 * p->bit_words) continue;
       check.fail(
           "bits",
@@ -234,7 +231,7 @@ void check_outputs(const fewstep_tree_attention_args& a, ArgCheck& check, Attent
 
 // The most keys of a request, as far as the host knows.
 int64_t longest_of(const ArgCheck& check, const AttentionProblem& p) {
-  if (!can_read(check)) return p.capacity + (p.draft == Draft::kSeparate ? p.N : 0);
+  if (!check.can_read()) return p.capacity + (p.draft == Draft::kSeparate ? p.N : 0);
   int64_t longest = 0;
   for (int64_t b = 0; b < p.B; ++b) longest = std::max(longest, keys_of(p, b));
   return longest;
@@ -256,7 +253,7 @@ int64_t split_cuda_keys(AttentionProblem* p, int64_t longest) {
 
 // Splits the keys, and finds room for the parts' sums.
 void check_workspace(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
-  const bool is_cuda = !can_read(check) || active_isa() == Isa::kCudaOnHost;
+  const bool is_cuda = !check.can_read() || active_isa() == Isa::kCudaOnHost;
   const int64_t bytes = is_cuda ? split_cuda_keys(p, longest_of(check, *p)) : split_keys(p);
   if (!a.workspace && bytes == 0) return;
   const View w = check.out("workspace", a.workspace, only(DType::kI64), "X");
@@ -293,12 +290,8 @@ void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args
   check.no_overlap();
   check_thread_settings();
   p.scale = static_cast<float>(args->scale > 0.0 ? args->scale : 1.0 / std::sqrt(double(p.D)));
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
   p.large_first_cache = first_level_cache_bytes() > 32 << 10;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

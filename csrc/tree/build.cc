@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/tree.h"
 #include "tree/trees.h"
 
@@ -89,17 +89,13 @@ void run_build(const fewstep_context* ctx, const fewstep_tree_build_args* args) 
   p.B = check.dim('B');
   p.N = check.dim('N');
   BuildFn& kernel = kBuild.pick(check.device(), kFunction);
-  if (check.device().type == kCpu) check_trees(check, parent, indptr, p, args->max_depth);
+  if (check.can_read()) check_trees(check, parent, indptr, p, args->max_depth);
   if (p.N == 0) return;
   p.parent = parent.data;
   p.parent_stride = parent.stride;
   p.indptr = indptr.data;
   p.indptr_stride = indptr.stride;
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

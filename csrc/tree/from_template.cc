@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/tree.h"
 #include "tree/trees.h"
 
@@ -89,18 +89,14 @@ void run_from_template(const fewstep_context* ctx, const fewstep_tree_from_templ
   p.root = root.data;
   p.root_stride = root.stride;
   FromTemplateFn& kernel = kFromTemplate.pick(check.device(), kFunction);
-  if (check.device().type == kCpu) {
+  if (check.can_read()) {
     check_template(check, p);
     check_roots(check, p);
   }
   if (p.B == 0) return;
   p.tokens = tokens.as<int32_t>();
   p.tokens_stride = tokens.stride;
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

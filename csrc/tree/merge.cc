@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/attention.h"
 
 namespace fewstep::tree {
@@ -45,11 +45,7 @@ void run_merge(const fewstep_context* ctx, const fewstep_tree_merge_args* args) 
   check.no_overlap();
   check_thread_settings();
   MergeFn& kernel = kMerge.pick(check.device(), kFunction);
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
-#include "core/cuda/device.h"
+#include "core/execute.h"
 #include "fewstep/tree.h"
 #include "tree/trees.h"
 
@@ -67,7 +67,7 @@ void run_rerank(const fewstep_context* ctx, const fewstep_tree_rerank_args* args
     check.fail("workspace", "must be contiguous", "a strided layout");
   }
   RerankFn& kernel = kRerank.pick(check.device(), kFunction);
-  if (check.device().type == kCpu) check_candidates(check, parent, indptr, budget, p);
+  if (check.can_read()) check_candidates(check, parent, indptr, budget, p);
   p.indptr = indptr.data;
   p.indptr_stride = indptr.stride;
   p.parent = parent.data;
@@ -83,11 +83,7 @@ void run_rerank(const fewstep_context* ctx, const fewstep_tree_rerank_args* args
   p.kept_indptr = kept_indptr.as<int32_t>();
   p.kept_indptr_stride = kept_indptr.stride;
   p.keys = workspace.as<uint64_t>();
-  const Execution run = execution_of(ctx);
-  p.threads = run.threads;
-  p.cuda_stream = run.stream;
-  const DeviceScope scope(kFunction, check.device());
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -201,6 +201,21 @@ FEWSTEP_HOST_DEVICE inline uint32_t narrow_pair(DType dtype, float low, float hi
 #endif
 }
 
+// One element of any address.
+FEWSTEP_HOST_DEVICE inline float load_one(const char* p, DType dtype) {
+  if (dtype == DType::kF32) return vec::float_of_bits({*(const Word*)p}).v;
+  const uint32_t half = *(const HalfWord*)p;
+  return dtype == DType::kF16 ? widen_f16(half) : vec::float_of_bits({half << 16}).v;
+}
+
+FEWSTEP_HOST_DEVICE inline void store_one(char* p, DType dtype, float x) {
+  if (dtype == DType::kF32) {
+    *(Word*)p = vec::bits({x}).v;
+  } else {
+    *(HalfWord*)p = (uint16_t)narrow_pair(dtype, x, 0.0f);
+  }
+}
+
 FEWSTEP_HOST_DEVICE inline RawPack narrow(DType dtype, const float x[kPack]) {
   RawPack raw;
   for (int i = 0; i < kPack; ++i) raw.w[i] = vec::bits({x[i]}).v;

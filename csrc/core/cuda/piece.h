@@ -45,7 +45,7 @@ inline int piece_bytes(uint64_t any) {
   return any % 2 == 0 ? 2 : 1;
 }
 
-// Calls f.template run<bytes>(...) for a piece of so many bytes.
+// Calls f.move<bytes>(...) for a piece of so many bytes.
 template <class F, class... Args>
 FEWSTEP_HOST_DEVICE inline void with_piece(int bytes, const F& f, const Args&... args) {
   if (bytes == 16) {

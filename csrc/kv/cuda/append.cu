@@ -137,12 +137,6 @@ struct AppendKernel {
     }
   }
 
-  FEWSTEP_HOST_DEVICE float load_one(const Head& head, int64_t d) const {
-    uint32_t w[kQuad] = {};
-    gpu::load_quad(head.from + d * p.in_bytes, p.in, 1, w);
-    return gpu::element_of(w, p.in, 0);
-  }
-
   // The same as floats, turned.
   FEWSTEP_HOST_DEVICE void load(const Head& head, int64_t d, float x[kQuad]) const {
     uint32_t w[kQuad] = {};
@@ -162,7 +156,8 @@ struct AppendKernel {
     const bool second = neox ? d >= p.pairs : d % 2 == 1;
     const int64_t step = neox ? p.pairs : 1;
     const int64_t j = neox ? (second ? d - p.pairs : d) : d / 2;
-    const float other = load_one(head, second ? d - step : d + step);
+    const int64_t partner = second ? d - step : d + step;
+    const float other = gpu::load_one(head.from + partner * p.in_bytes, p.in);
     if (second) return fmaf(x, head.cos[j], other * head.sin[j]);
     return fmaf(x, head.cos[j], -(other * head.sin[j]));
   }

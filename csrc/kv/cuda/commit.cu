@@ -15,14 +15,9 @@ struct CommitKernel {
   struct Shared {};
 
   LaunchLayers layers;
-  int64_t first_layer, B, G, M, first;
+  MoveProblem p;  // but for its layers, which are the host's
+  int64_t first_layer;
   uint32_t chunks;  // blocks of a request's part
-  Room room;
-  Pages pages;
-  Ints base, source, count;
-  int64_t source_layer, count_layer;
-  int32_t* length;
-  int64_t length_stride;
 
   FEWSTEP_HOST_DEVICE void prepare(gpu::Thread, Shared*) const {}
 
@@ -32,22 +27,23 @@ struct CommitKernel {
     rest /= chunks;
     const int part = (int)(rest % (uint32_t)layers.parts);
     rest /= (uint32_t)layers.parts;
-    const int64_t b = rest % (uint32_t)B, layer = rest / (uint32_t)B;
-    const int64_t start = base.data ? at(base, b) : 0;
-    int64_t rows = count.data[(first_layer + layer) * count_layer + b * count.stride];
+    const int64_t b = rest % (uint32_t)p.B, layer = rest / (uint32_t)p.B;
+    const int64_t start = p.base.data ? at(p.base, b) : 0;
+    int64_t rows = p.count.data[(first_layer + layer) * p.count_layer + b * p.count.stride];
     if (rows < 0) rows = 0;
-    if (rows > M) rows = M;
-    if (length && thread.block == b * layers.parts * chunks && thread.index == 0) {
-      length[b * length_stride] = (int32_t)(start + first + rows);
+    if (rows > p.M) rows = p.M;
+    if (p.length && thread.block == b * layers.parts * chunks && thread.index == 0) {
+      p.length[b * p.length_stride] = (int32_t)(start + p.first + rows);
     }
     const PartLayout& layout = layers.layout[part];
     const int64_t of_head = layout.row / layout.piece;
     const int64_t piece = (int64_t)chunk * kThreads + thread.index;
-    const int64_t g = of_head > 0 ? piece / of_head : G;
-    if (g >= G) return;
+    const int64_t g = of_head > 0 ? piece / of_head : p.G;
+    if (g >= p.G) return;
     const int64_t within = g * layout.head + (piece - g * of_head) * layout.piece;
     const Cache cache = cache_of(layers, layer, part);
-    const int32_t* from = source.data + (first_layer + layer) * source_layer + b * source.stride;
+    const int32_t* from =
+        p.source.data + (first_layer + layer) * p.source_layer + b * p.source.stride;
     gpu::with_piece(layout.piece, *this, cache, from, b, start, rows, within);
   }
 
@@ -61,10 +57,10 @@ struct CommitKernel {
       FEWSTEP_UNROLL
       for (int i = 0; i < kAhead; ++i) {
         target[i] = -1;
-        if (row + i >= rows || from[row + i] == first + row + i) continue;  // or it is there
-        const int64_t place = offset_within(room, pages, cache, b, start + from[row + i]);
+        if (row + i >= rows || from[row + i] == p.first + row + i) continue;  // or it is there
+        const int64_t place = offset_within(p.room, p.pages, cache, b, start + from[row + i]);
         if (place < 0) continue;
-        target[i] = offset_within(room, pages, cache, b, start + first + row + i);
+        target[i] = offset_within(p.room, p.pages, cache, b, start + p.first + row + i);
         x[i].load(data + place);
       }
       FEWSTEP_UNROLL
@@ -78,29 +74,12 @@ struct CommitKernel {
 }  // namespace
 
 void commit(const MoveProblem& p) {
-  for (int64_t layer = 0; layer < p.L;) {
-    CommitKernel kernel;
-    kernel.layers = take_layers(p.layers, p.L, layer, p.parts, p.bytes);
-    const int64_t pieces = most_pieces(kernel.layers, 1, p.G);
+  for_launches(p.layers, p.L, p.parts, p.bytes, [&](const LaunchLayers& layers, int64_t first) {
+    const int64_t pieces = most_pieces(layers, 1, p.G);
     const int64_t chunks = pieces == 0 ? 1 : (pieces - 1) / CommitKernel::kThreads + 1;
-    kernel.first_layer = layer;
-    kernel.B = p.B;
-    kernel.G = p.G;
-    kernel.M = p.M;
-    kernel.first = p.first;
-    kernel.chunks = (uint32_t)chunks;
-    kernel.room = p.room;
-    kernel.pages = p.pages;
-    kernel.base = p.base;
-    kernel.source = p.source;
-    kernel.count = p.count;
-    kernel.source_layer = p.source_layer;
-    kernel.count_layer = p.count_layer;
-    kernel.length = layer == 0 ? p.length : nullptr;
-    kernel.length_stride = p.length_stride;
-    gpu::launch(p.function, kernel, kernel.layers.count * p.parts * p.B * chunks, p.cuda_stream);
-    layer += kernel.layers.count;
-  }
+    gpu::launch(p.function, CommitKernel{layers, p, first, (uint32_t)chunks},
+                layers.count * p.parts * p.B * chunks, p.cuda_stream);
+  });
 }
 
 }  // namespace fewstep::kv::FEWSTEP_ISA

@@ -14,9 +14,8 @@ struct CopyPagesKernel {
   struct Shared {};
 
   LaunchLayers layers;
-  int64_t N, P, T, G;
-  uint32_t chunks;  // blocks of a part
-  Ints source, target;
+  CopyPagesProblem p;  // but for its layers, which are the host's
+  uint32_t chunks;     // blocks of a part
 
   FEWSTEP_HOST_DEVICE void prepare(gpu::Thread, Shared*) const {}
 
@@ -27,19 +26,19 @@ struct CopyPagesKernel {
     const PartLayout& layout = layers.layout[part];
     const int64_t of_head = layout.row / layout.piece;
     const int64_t piece = chunk * kThreads + thread.index;
-    const int64_t head = piece / of_head, t = head / G;
-    if (t >= T) return;
+    const int64_t head = piece / of_head, t = head / p.G;
+    if (t >= p.T) return;
     const int64_t within =
-        t * layout.token + (head - t * G) * layout.head + (piece - head * of_head) * layout.piece;
+        t * layout.token + (head - t * p.G) * layout.head + (piece - head * of_head) * layout.piece;
     char* data = layers.data[rest / (uint32_t)layers.parts][part] + within;
     gpu::with_piece(layout.piece, *this, data, layout.page);
   }
 
   template <int kBytes>
   FEWSTEP_HOST_DEVICE void move(char* data, int64_t page) const {
-    for (int64_t n = 0; n < N; ++n) {
-      const int64_t from = at(source, n), to = at(target, n);
-      if (from < 0 || from >= P || to < 0 || to >= P) continue;
+    for (int64_t n = 0; n < p.N; ++n) {
+      const int64_t from = at(p.source, n), to = at(p.target, n);
+      if (from < 0 || from >= p.P || to < 0 || to >= p.P) continue;
       gpu::Piece<kBytes> x;
       x.load(data + from * page);
       x.store(data + to * page);
@@ -50,22 +49,12 @@ struct CopyPagesKernel {
 }  // namespace
 
 void copy_pages(const CopyPagesProblem& p) {
-  for (int64_t layer = 0; layer < p.L;) {
-    CopyPagesKernel kernel;
-    kernel.layers = take_layers(p.layers, p.L, layer, p.parts, p.bytes);
-    const int64_t pieces = most_pieces(kernel.layers, p.T, p.G);
-    const int64_t chunks = (pieces + CopyPagesKernel::kThreads - 1) / CopyPagesKernel::kThreads;
-    kernel.N = p.N;
-    kernel.P = p.P;
-    kernel.T = p.T;
-    kernel.G = p.G;
-    kernel.chunks = (uint32_t)chunks;
-    kernel.source = p.source;
-    kernel.target = p.target;
-    gpu::launch("fewstep_kv_copy_pages", kernel, kernel.layers.count * p.parts * chunks,
-                p.cuda_stream);
-    layer += kernel.layers.count;
-  }
+  for_launches(p.layers, p.L, p.parts, p.bytes, [&](const LaunchLayers& layers, int64_t) {
+    constexpr int kThreads = CopyPagesKernel::kThreads;
+    const int64_t chunks = (most_pieces(layers, p.T, p.G) + kThreads - 1) / kThreads;
+    gpu::launch("fewstep_kv_copy_pages", CopyPagesKernel{layers, p, (uint32_t)chunks},
+                layers.count * p.parts * chunks, p.cuda_stream);
+  });
 }
 
 }  // namespace fewstep::kv::FEWSTEP_ISA

@@ -57,6 +57,16 @@ inline LaunchLayers take_layers(const Layer* layers, int64_t L, int64_t first, i
   return out;
 }
 
+// Calls f(layers, first) for the layers of each launch, `first` being the number of their first.
+template <class F>
+void for_launches(const Layer* layers, int64_t L, int parts, const int64_t* row_bytes, const F& f) {
+  for (int64_t first = 0; first < L;) {
+    const LaunchLayers taken = take_layers(layers, L, first, parts, row_bytes);
+    f(taken, first);
+    first += taken.count;
+  }
+}
+
 // Pieces of `slots` slots of G heads, of the part that has most.
 inline int64_t most_pieces(const LaunchLayers& layers, int64_t slots, int64_t G) {
   int64_t most = 0;

@@ -154,11 +154,8 @@ struct PenaliseKernel {
         const float bias = bias_of(id, table.first[i], table.biases[i], biased);
         const uint64_t sum = (uint64_t)(high & ~kInHistory) << 32 | table.low[i];
         const int64_t count = (high & kInHistory) ? (int64_t)sum : -1;
-        uint32_t w[gpu::kQuad] = {};
-        gpu::load_quad(from + (int64_t)id * bytes, p.dtype, 1, w);
-        const float x = penalised(gpu::element_of(w, p.dtype, 0), bias, count, by);
-        w[0] = p.dtype == DType::kF32 ? vec::bits({x}).v : gpu::narrow_pair(p.dtype, x, x);
-        gpu::store_quad(to + (int64_t)id * bytes, p.dtype, 1, w);
+        const float x = gpu::load_one(from + (int64_t)id * bytes, p.dtype);
+        gpu::store_one(to + (int64_t)id * bytes, p.dtype, penalised(x, bias, count, by));
       }
     });
   }

@@ -79,9 +79,7 @@ FEWSTEP_HOST_DEVICE inline float logit_of(const Row& row, const Quad& q, int i) 
 
 // The logit of one token that is there.
 FEWSTEP_HOST_DEVICE inline float logit_at(const Row& row, int64_t v) {
-  uint32_t w[gpu::kQuad] = {};
-  gpu::load_quad((const char*)row.logits + v * gpu::element_bytes(row.dtype), row.dtype, 1, w);
-  return gpu::element_of(w, row.dtype, 0);
+  return gpu::load_one((const char*)row.logits + v * gpu::element_bytes(row.dtype), row.dtype);
 }
 
 FEWSTEP_HOST_DEVICE inline bool is_allowed(const Row& row, int64_t v) {

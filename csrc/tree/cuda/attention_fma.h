@@ -75,7 +75,7 @@ struct FloatAttentionKernel {
       FEWSTEP_NO_UNROLL
       for (int row = t / 32; row < kRows; row += kThreads / 32) {
         const char* from = query_of(p, task, row < task.rows ? row : 0);
-        for (int d = t % 32; d < p.D; d += 32) s.q[row][d] = element_at(from, p.q_type, d);
+        for (int d = t % 32; d < p.D; d += 32) s.q[row][d] = element_of_q(from, d);
       }
     });
     block.each([&](int t) {
@@ -104,6 +104,11 @@ struct FloatAttentionKernel {
     block.each([&](int t) { add_values(t, sums[t], s); });
   }
 
+  // An element of a row of q's type.
+  FEWSTEP_HOST_DEVICE float element_of_q(const char* row, int d) const {
+    return gpu::load_one(row + d * gpu::element_bytes(p.q_type), p.q_type);
+  }
+
   // Four elements of a row in memory.
   FEWSTEP_HOST_DEVICE Quad quad_of(const KeyRow& row, const char* from, float scale, int d) const {
     Quad quad{};
@@ -111,7 +116,7 @@ struct FloatAttentionKernel {
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; ++i) {
       quad.x[i] = kIsInt8 && !row.is_draft ? scale * (float)((const int8_t*)from)[d + i]
-                                           : element_at(from, p.q_type, d + i);
+                                           : element_of_q(from, d + i);
     }
     return quad;
   }

@@ -259,20 +259,6 @@ struct RunningSoftmax {
   }
 };
 
-FEWSTEP_HOST_DEVICE inline float element_at(const char* row, DType type, int d) {
-  if (type == DType::kF32) return ((const float*)row)[d];
-  const uint32_t half = ((const gpu::HalfWord*)row)[d];
-  return type == DType::kF16 ? gpu::widen_f16(half) : vec::float_of_bits({half << 16}).v;
-}
-
-FEWSTEP_HOST_DEVICE inline void store_at(char* row, DType type, int d, float x) {
-  if (type == DType::kF32) {
-    ((float*)row)[d] = x;
-  } else {
-    ((gpu::HalfWord*)row)[d] = (uint16_t)gpu::narrow_pair(type, x, 0.0f);
-  }
-}
-
 // Divides row n of head h by its sum of weights; a sink is one more weight, with a value of zero.
 // A warp's work: `value(i)` is element lane + 32 i.
 template <int kCount, class Value>
@@ -288,10 +274,11 @@ FEWSTEP_HOST_DEVICE inline void finish_row(const AttentionProblem& p, int64_t n,
   }
   factor = sum == 0.0f ? 0.0f : factor / sum;
   char* to = p.out.data + n * p.out.row + h * p.out.head;
+  const int bytes = gpu::element_bytes(p.out_type);
   FEWSTEP_UNROLL
   for (int i = 0; i < kCount; ++i) {
     const int d = lane + 32 * i;
-    if (d < p.D) store_at(to, p.out_type, d, value(i) * factor);
+    if (d < p.D) gpu::store_one(to + d * bytes, p.out_type, value(i) * factor);
   }
   if (p.lse && lane == 0) {
     p.lse[n * p.lse_stride + h] =

@@ -27,12 +27,6 @@ struct MergeKernel {
     return p.parts[i].lse[n * p.parts[i].lse_row + h];
   }
 
-  FEWSTEP_HOST_DEVICE static float element_at(const char* row, DType type, int64_t d) {
-    if (type == DType::kF32) return ((const float*)row)[d];
-    const uint32_t half = ((const gpu::HalfWord*)row)[d];
-    return type == DType::kF16 ? gpu::widen_f16(half) : vec::float_of_bits({half << 16}).v;
-  }
-
   FEWSTEP_HOST_DEVICE void merge_row(int64_t n, int64_t h, int lane) const {
     const float none = -__builtin_inff();
     float largest = none, sum = 0.0f, weights[kMaxMerge];
@@ -52,7 +46,10 @@ struct MergeKernel {
     FEWSTEP_UNROLL
     for (int i = 0; i < kMaxMerge; ++i) weights[i] = is_empty ? 0.0f : weights[i] / sum;
     char* to = p.out + n * p.out_row + h * p.out_head;
-    for (int64_t d = lane; d < p.D; d += 32) store(to, d, joined(n, h, d, kept, weights));
+    const int bytes = gpu::element_bytes(p.out_type);
+    for (int64_t d = lane; d < p.D; d += 32) {
+      gpu::store_one(to + d * bytes, p.out_type, joined(n, h, d, kept, weights));
+    }
     if (p.lse && lane == 0) {
       p.lse[n * p.lse_row + h] = is_empty ? none : (float)((double)largest + gpu::log_of(sum));
     }
@@ -66,17 +63,10 @@ struct MergeKernel {
       if ((kept >> i & 1u) == 0) continue;
       const MergeProblem::Part& part = p.parts[i];
       const char* row = part.data + n * part.row + h * part.head;
-      sum = fmaf(element_at(row, part.type, d), weights[i], sum);
+      const float x = gpu::load_one(row + d * gpu::element_bytes(part.type), part.type);
+      sum = fmaf(x, weights[i], sum);
     }
     return sum;
-  }
-
-  FEWSTEP_HOST_DEVICE void store(char* row, int64_t d, float x) const {
-    if (p.out_type == DType::kF32) {
-      ((float*)row)[d] = x;
-    } else {
-      ((gpu::HalfWord*)row)[d] = (uint16_t)gpu::narrow_pair(p.out_type, x, 0.0f);
-    }
   }
 };
 
