@@ -72,17 +72,23 @@ void find_blocks(const AttentionProblem& p, const Task& task, Scratch& s) {
   }
 }
 
-// Which of a tile's keys the rows of a block see; heads of one token share the answer.
-void find_mask(const AttentionProblem& p, const Task& task, const Block& block, int64_t begin,
-               int count, Scratch& s) {
+// Which of a tile's keys rows see, `rows` of them from `first` on; heads of one token share the
+// answer. Rows behind the task's last one see what that one does.
+void find_mask(const AttentionProblem& p, const Task& task, int first, int rows, int64_t begin,
+               int count, Scratch& s, const uint32_t** hidden) {
   int64_t token = -1;
   int slot = -1;
-  for (int r = 0; r < block.rows; ++r) {
-    const int64_t t = (task.first + block.first + r) / p.ratio;
+  for (int r = 0; r < rows; ++r) {
+    const int64_t t = (task.first + min_of(first + r, task.rows - 1)) / p.ratio;
     if (t != token) find_hidden(p, task.b, t, begin, count, s.hidden[++slot]);
     token = t;
-    s.run.hidden[r] = s.hidden[slot];
+    hidden[r] = s.hidden[slot];
   }
+}
+
+void find_mask(const AttentionProblem& p, const Task& task, const Block& block, int64_t begin,
+               int count, Scratch& s) {
+  find_mask(p, task, block.first, block.rows, begin, count, s, s.run.hidden);
 }
 
 template <class Cell>
@@ -197,21 +203,6 @@ void end_columns(const Task& task, Scratch& s) {
   }
 }
 
-// What of a tile the rows of a vector see.
-void mask_columns(const AttentionProblem& p, const Task& task, int first, int64_t begin, int count,
-                  const Columns& c, Scratch& s) {
-  const uint32_t* hidden[kLanes];
-  int64_t token = -1;
-  int slot = -1;
-  for (int r = 0; r < kLanes; ++r) {
-    const int64_t t = (task.first + min_of(first + r, task.rows - 1)) / p.ratio;
-    if (t != token) find_hidden(p, task.b, t, begin, count, s.hidden[++slot]);
-    token = t;
-    hidden[r] = s.hidden[slot];
-  }
-  hide_columns(c, hidden, count);
-}
-
 template <int kRows, int kVectors>
 void add_rest(const Block& block, const TileRows& tile, int D, Scratch& s) {
   const char* w = weights_of<PairRow>(block, 0);
@@ -278,7 +269,11 @@ void do_columns(const AttentionProblem& p, const Task& task, TileRows& tile, int
       c.weights = s.values + i * kTileKeys / 2 * kLanes;
       c.largest = s.largest + first;
       c.sums = s.sums + first;
-      if (s.run.masked) mask_columns(p, task, first, begin, count, c, s);
+      if (s.run.masked) {
+        const uint32_t* hidden[kLanes];
+        find_mask(p, task, first, kLanes, begin, count, s, hidden);
+        hide_columns(c, hidden, count);
+      }
       if (s.run.masked || p.softcap > 0.0f) find_top(c, count);
       if (count % 2 != 0) vec::store(c.scores + count * pitch, vec::set(minus_infinity()));
       weigh_columns(c, scale, count);
