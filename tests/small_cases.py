@@ -164,6 +164,41 @@ def tree_cases(few: bool) -> Iterator[dict[str, Any]]:
         }
 
 
+def growth_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Ragged frontiers expanded and drawn from, by every law, with and without filters."""
+    for seed, V in enumerate((1, 17, 1030, 5000)[:: 3 if few else 1]):
+        case = tree.growth_case(seed, V)
+        rows, requests = len(case["logits"]), len(case["indptr"]) - 1
+        place = {"offset": seed % 2, "gap": 3 * (seed % 2)}
+        given = {
+            "cum_logp": (case["cum_logp"], "float32"),
+            "logits": (case["logits"], logits.DTYPES[seed % 3]),
+            "indptr": (case["indptr"], "int32"),
+            "d2t": (np.arange(V) - 1, "int32"),
+        }
+        integers, floats = ((rows, 5), "int32"), ((rows, 5), "float32")
+        beams = {n: ((requests, 7), "int32") for n in ("beam_ids", "beam_parent")}
+        beams["beam_logp"] = ((requests, 7), "float32")
+        yield {
+            "op": "tree.expand",
+            "inputs": given,
+            "outputs": {"ids": integers, "logp": floats} | beams,
+            "options": {"k": 5},
+        } | place
+        keys = {"seeds": (np.arange(requests), "int64"), "positions": (np.arange(rows), "int32")}
+        for law in ("iid", "without_replacement", "stochastic_beam"):
+            drawn: dict[str, Any] = {"draws": integers, "logq": floats}
+            if law != "iid":
+                drawn |= {"perturbed": floats, "beam": ((requests, 7), "int32")}
+            for filters in ({}, {"top_k": 3}, {"top_p": 0.8}):
+                yield {
+                    "op": "tree.sample_children",
+                    "inputs": given | keys,
+                    "outputs": drawn,
+                    "options": {"law": law, "k": 5, **filters},
+                } | place
+
+
 def logits_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Every op of logits that has a kernel, over vocabularies, types, masks and filters."""
     for index, V in enumerate(logits.VOCABULARIES[:: 3 if few else 1]):
@@ -265,7 +300,9 @@ def merge_cases(few: bool) -> Iterator[dict[str, Any]]:
 
 def run_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Cases of the ops that have no call of their own."""
-    for cases in (tree_cases, attention_cases, merge_cases, logits_cases, penalise_cases):
+    for cases in (tree_cases, growth_cases, attention_cases, merge_cases):
+        yield from cases(few)
+    for cases in (logits_cases, penalise_cases):
         yield from cases(few)
     for V, K, N in draft.TABLES:
         table, tokens, ids = draft.update(V, K, N)

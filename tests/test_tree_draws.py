@@ -43,7 +43,7 @@ def drawn(worker: Worker, case: dict[str, Any], law: str, k: int, **options: Any
     """Run the op between guard bands."""
     rows, requests = len(case["logits"]), len(case["indptr"]) - 1
     kinds = {"seeds": "int64", "logits": options.pop("dtype", "float32")}
-    floats = ("temperature", "cum_logp", "parent_perturbed")
+    floats = ("temperature", "top_p", "min_p", "cum_logp", "parent_perturbed")
     kinds |= dict.fromkeys(floats, "float32")
     outputs: dict[str, Any] = {
         "draws": ((rows, k), "int32"),
@@ -54,7 +54,7 @@ def drawn(worker: Worker, case: dict[str, Any], law: str, k: int, **options: Any
         outputs |= {"perturbed": ((rows, k), "float32"), "beam": ((requests, 3), "int32")}
     left_out = () if law == "stochastic_beam" else ("parent_perturbed",)
     given = {n: (v, kinds.get(n, "int32")) for n, v in case.items() if n not in left_out}
-    chosen = {"law": law, "k": k}
+    chosen = {"law": law, "k": k, **options.pop("filters", {})}
     return worker.run(
         op="tree.sample_children", inputs=given, outputs=outputs, options=chosen, **options
     )
@@ -64,13 +64,13 @@ def drawn(worker: Worker, case: dict[str, Any], law: str, k: int, **options: Any
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("vocabulary", [1, 5, 513, 5003])
 def test_sample_children_matches_reference(
-    cpu_worker: Worker, vocabulary: int, law: str, layout: dict[str, int]
+    worker: Worker, vocabulary: int, law: str, layout: dict[str, int]
 ) -> None:
     """Every draw is the one that the contract's numbers give, in float64."""
     dtype = ("float32", "float16", "bfloat16")[vocabulary % 3]
     case, k = problem(1 + len(layout), vocabulary), 6
     case["logits"] = rounded(case["logits"], dtype).astype(np.float32)
-    got = drawn(cpu_worker, case, law, k, dtype=dtype, **layout)
+    got = drawn(worker, case, law, k, dtype=dtype, **layout)
     requests = np.repeat(np.arange(4), np.diff(case["indptr"])).tolist()
     for r, b in enumerate(requests):
         if not np.isfinite(case["logits"][r]).any():
@@ -100,11 +100,11 @@ def test_sample_children_matches_reference(
 @pytest.mark.parametrize("law", LAWS)
 def test_sample_children_draws_the_same_everywhere(workers: dict[str, Worker], law: str) -> None:
     """On every ISA, on any number of threads, alone or in a batch in any order."""
-    from conftest import CPU_ISAS
+    from conftest import ISAS
 
     case = problem(2, 9001)
     results = [
-        drawn(workers[isa], case, law, 8, threads=threads) for isa in CPU_ISAS for threads in (1, 3)
+        drawn(workers[isa], case, law, 8, threads=threads) for isa in ISAS for threads in (1, 3)
     ]
     for other in results[1:]:
         assert all(np.array_equal(results[0][name], other[name]) for name in other)
@@ -195,24 +195,27 @@ def test_a_stochastic_beam_draws_paths_without_replacement() -> None:
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", FILTERS)
-def test_filtered_draws_have_the_law_that_renorm_gives(law: str, name: str) -> None:
+def test_filtered_draws_have_the_law_that_renorm_gives(
+    worker: Worker, law: str, name: str
+) -> None:
     """Draw by draw, by the contract's random numbers."""
     rows, k, filters = 24, 8, FILTERS[name]
     logits, seeds = logit_rows(rows, 2050), np.array([2**40 + 5])
-    at = np.arange(rows, dtype=np.int32)
-    got = tree.sample_children(logits, law, k, seeds, at, **filters)
+    case = {"logits": logits, "seeds": seeds, "indptr": np.array([0, rows], np.int32)}
+    case["positions"] = np.arange(rows, dtype=np.int32)
+    got = drawn(worker, case, law, k, filters=filters)
     given = fewstep.logits.renorm(logits, **filters).astype(np.float64)
     for r in range(rows):
         with np.errstate(divide="ignore"):
             logits_of_law = np.log(given[r])
         draws, logq, _ = reference.sample_children(logits_of_law, law, k, int(seeds[0]), r, r)
-        assert got.draws[r].tolist() == draws + [-1] * (k - len(draws))
-        assert np.allclose(got.logq[r, : len(draws)], logq, rtol=1e-6, atol=1e-6)
-        assert (got.logq[r, len(draws) :] == -np.inf).all()
+        assert got["draws"][r].tolist() == draws + [-1] * (k - len(draws))
+        assert np.allclose(got["logq"][r, : len(draws)], logq, rtol=1e-6, atol=1e-6)
+        assert (got["logq"][r, len(draws) :] == -np.inf).all()
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_filters_are_a_request_s_own(law: str) -> None:
+def test_filters_are_a_request_s_own(worker: Worker, law: str) -> None:
     logits, seeds = logit_rows(6, 500), np.array([3, 3, 3])
     ends, at = np.array([0, 1, 4, 6], np.int32), np.arange(6, dtype=np.int32)
     own: dict[str, list[float]] = {
@@ -221,29 +224,30 @@ def test_filters_are_a_request_s_own(law: str) -> None:
     }  # fmt: skip
     kinds = {"top_k": np.int32}
     arrays = {n: np.array(v, kinds.get(n, np.float32)) for n, v in own.items()}
-    got = tree.sample_children(logits, law, 6, seeds, at, indptr=ends, **arrays)
+    case = {"logits": logits, "seeds": seeds, "positions": at, "indptr": ends} | arrays
+    got = drawn(worker, case, law, 6)
     for b in range(3):
         part = slice(ends[b], ends[b + 1])
         alone = tree.sample_children(
             logits[part], law, 6, seeds[:1], at[part], **{n: v[b] for n, v in own.items()}
         )
-        assert np.array_equal(alone.draws, got.draws[part])
-        assert np.array_equal(alone.logq, got.logq[part])
+        assert np.array_equal(alone.draws, got["draws"][part])
+        assert np.allclose(alone.logq, got["logq"][part], rtol=1e-6)
     best = [int(logits[0].argmax())]
-    assert got.draws[0].tolist() == (best * 6 if law == "iid" else best + [-1] * 5)
-    assert got.logq[0, 0] == 0
+    assert got["draws"][0].tolist() == (best * 6 if law == "iid" else best + [-1] * 5)
+    assert got["logq"][0, 0] == 0
 
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_without_a_law(cpu_worker: Worker, law: str, value: float) -> None:
+def test_rows_without_a_law(worker: Worker, law: str, value: float) -> None:
     """A status and no draws; neither has a row whose path is dead."""
     case = problem(3, 700)
     case["logits"][:] = np.random.default_rng(1).normal(size=case["logits"].shape)
     case["logits"][0, 600] = value
     case["logits"][1] = -np.inf
     case["cum_logp"][2] = -np.inf
-    got = drawn(cpu_worker, case, law, 4)
+    got = drawn(worker, case, law, 4)
     assert got["status"][:4].tolist() == [1 if np.isnan(value) else 2, 3, 0, 0]
     assert (got["draws"][:3] == -1).all()
     assert (got["logq"][:3] == -np.inf).all()

@@ -49,13 +49,13 @@ def expanded(worker: Worker, case: dict[str, Any], k: int, beam: int, **options:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_expand_matches_reference(
-    cpu_worker: Worker, vocabulary: int, dtype: str, layout: dict[str, int]
+    worker: Worker, vocabulary: int, dtype: str, layout: dict[str, int]
 ) -> None:
     case = cases.growth_case(len(dtype), vocabulary)
     case["logits"] = rounded(case["logits"], dtype).astype(np.float32)
     k, beam = (4, 7) if layout else (10, 3)
     d2t = np.random.default_rng(3).permutation(9 * vocabulary)[:vocabulary] if layout else None
-    got = expanded(cpu_worker, case, k, beam, dtype=dtype, d2t=d2t, **layout)
+    got = expanded(worker, case, k, beam, dtype=dtype, d2t=d2t, **layout)
     wanted = reference.expand(case["cum_logp"], case["logits"], k, beam, case["indptr"], d2t)
     for name in ("ids", "beam_ids", "beam_parent"):
         assert np.array_equal(got[name], wanted[name]), name
@@ -71,17 +71,17 @@ def test_expand_matches_reference(
 
 def test_expand_has_the_same_bits_everywhere(workers: dict[str, Worker]) -> None:
     """On every ISA, on any number of threads, in any batch."""
-    from conftest import CPU_ISAS
+    from conftest import ISAS
 
     case = cases.growth_case(2, 9001)
     results = [
         expanded(workers[isa], case, 8, 8, threads=threads, dtype="bfloat16")
-        for isa in CPU_ISAS
+        for isa in ISAS
         for threads in (1, 3)
     ]
     for other in results[1:]:
         assert all(np.array_equal(results[0][name], other[name]) for name in other)
-    whole = expanded(workers[CPU_ISAS[0]], case, 8, 8)
+    whole = expanded(workers[ISAS[0]], case, 8, 8)
     for b in range(len(case["indptr"]) - 1):
         part = slice(case["indptr"][b], case["indptr"][b + 1])
         alone = tree.expand(case["cum_logp"][part].copy(), case["logits"][part].copy(), 8)
@@ -92,7 +92,7 @@ def test_expand_has_the_same_bits_everywhere(workers: dict[str, Worker]) -> None
 
 @pytest.mark.parametrize("where", [0, 300, 511, 512, 700])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_expand_of_rows_without_a_law(cpu_worker: Worker, value: float, where: int) -> None:
+def test_expand_of_rows_without_a_law(worker: Worker, value: float, where: int) -> None:
     """A status and no children, never a wrong id; the rows beside are untouched."""
     rng = np.random.default_rng(9)
     logits = rng.normal(size=(4, 701)).astype(np.float32)
@@ -101,12 +101,30 @@ def test_expand_of_rows_without_a_law(cpu_worker: Worker, value: float, where: i
     logits[2] = -np.inf
     logits[2, where] = value if np.isnan(value) else -np.inf
     case = {"cum_logp": np.zeros(4, np.float32), "logits": logits}
-    got = expanded(cpu_worker, case | {"indptr": np.arange(5, dtype=np.int32)}, 3, 3)
+    got = expanded(worker, case | {"indptr": np.arange(5, dtype=np.int32)}, 3, 3)
     assert got["status"].tolist() == [0, 1, 1, 0] if np.isnan(value) else [0, 2, 3, 0]
     assert (got["ids"][1:3] == -1).all()
     assert (got["beam_ids"][1:3] == -1).all()
     assert (got["logp"][1:3] == -np.inf).all()
     assert np.array_equal(got["ids"][[0, 3]], wanted.ids[[0, 3]])
+
+
+@pytest.mark.parametrize("counts", [(16, 0, 1), (17, 40)])
+def test_a_beam_of_many_children(worker: Worker, counts: tuple[int, ...]) -> None:
+    """More than are chosen from at once, nearly all of them with ties."""
+    rows = sum(counts)
+    logits = np.random.default_rng(7).integers(0, 3, (rows, 70)).astype(np.float32)
+    logits[:, 0] = 9.0
+    ends = np.cumsum([0, *counts]).astype(np.int32)
+    case = {"cum_logp": np.zeros(rows, np.float32), "logits": logits, "indptr": ends}
+    got = expanded(worker, case, 64, 64)
+    for b, count in enumerate(counts):
+        own = slice(ends[b], ends[b + 1])
+        best = reference.best(got["logp"][own].ravel(), 64)
+        room = [-1] * (64 - len(best))
+        assert len(best) == min(64, 64 * count)
+        assert got["beam_parent"][b].tolist() == [i // 64 for i in best] + room
+        assert got["beam_ids"][b].tolist() == got["ids"][own].ravel()[best].tolist() + room
 
 
 def test_expand_takes_its_own_beam() -> None:

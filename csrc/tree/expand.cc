@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/execute.h"
 #include "fewstep/tree.h"
 #include "logits/filters.h"
 #include "tree/trees.h"
@@ -10,7 +11,7 @@
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<ExpandFn> kExpand = FEWSTEP_CPU_KERNELS(expand);
+constexpr KernelSet<ExpandFn> kExpand = FEWSTEP_KERNELS(expand);
 constexpr const char* kFunction = "fewstep_tree_expand";
 
 void check_children(const ArgCheck& check, const char* name, int64_t count) {
@@ -66,7 +67,7 @@ void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args
   p.B = check.dim('B');
   p.K = int32_t(check.dim('K'));
   ExpandFn& kernel = expand_kernel(check.device(), kFunction);
-  check_indptr(check, "indptr", indptr, p.B, p.rows.R, 'R');
+  if (check.can_read()) check_indptr(check, "indptr", indptr, p.B, p.rows.R, 'R');
   p.cum_logp = cum.as<float>();
   p.cum_logp_stride = cum.stride;
   p.indptr = indptr.data;
@@ -75,8 +76,7 @@ void run_expand(const fewstep_context* ctx, const fewstep_tree_expand_args* args
   p.ids_stride = ids.stride;
   p.logp = logp.as<float>();
   p.logp_stride = logp.stride;
-  p.threads = execution_of(ctx).threads;
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ struct ExpandProblem {
   int64_t cum_logp_stride, indptr_stride, d2t_stride, status_stride;
   int64_t ids_stride, logp_stride, beam_ids_stride, beam_logp_stride, beam_parent_stride;
   int32_t threads;
+  void* cuda_stream;
 };
 using ExpandFn = void(const ExpandProblem&);
 FEWSTEP_DECLARE_KERNELS(ExpandFn, expand)

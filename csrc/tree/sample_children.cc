@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/execute.h"
 #include "fewstep/noise.h"
 #include "fewstep/tree.h"
 #include "logits/filters.h"
@@ -11,7 +12,7 @@
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<SampleChildrenFn> kSampleChildren = FEWSTEP_CPU_KERNELS(sample_children);
+constexpr KernelSet<SampleChildrenFn> kSampleChildren = FEWSTEP_KERNELS(sample_children);
 constexpr const char* kFunction = "fewstep_tree_sample_children";
 constexpr DTypeSet kIndex = only(DType::kI32);
 constexpr DTypeSet kScore = only(DType::kF32);
@@ -103,19 +104,17 @@ void run_sample_children(const fewstep_context* ctx,
   p.stream = FEWSTEP_STREAM_DRAFT;
   const Indices indptr(check.in("indptr", args->indptr, kIndex, "B+1"));
   take_inputs(*args, check, &p);
-  const logits::Filters filters = logits::check_filters(args->filters, "B", check);
-  p.filters = &filters;
+  p.filters = logits::check_filters(args->filters, "B", check);
   take_outputs(*args, check, &p);
   check.no_overlap();
   check_thread_settings();
   p.B = check.dim('B');
   p.K = int32_t(check.dim('K'));
   SampleChildrenFn& kernel = kSampleChildren.pick(check.device(), kFunction);
-  check_indptr(check, "indptr", indptr, p.B, p.rows.R, 'R');
+  if (check.can_read()) check_indptr(check, "indptr", indptr, p.B, p.rows.R, 'R');
   p.indptr = indptr.data;
   p.indptr_stride = indptr.stride;
-  p.threads = execution_of(ctx).threads;
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

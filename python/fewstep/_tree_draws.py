@@ -117,8 +117,9 @@ def sample_children(
     -----
     Random numbers are Philox words of (seed, position, node, token) in the stream of drafts: they
     depend on no batch, thread or kernel variant, and share nothing with those of verification.
-    Decisions are taken in float64. `fewstep.logits.renorm` with the same filters gives the law that
-    X
+    Decisions are taken in float64. `fewstep.logits.renorm` with the same filters gives the law
+    that is drawn from. On CUDA it is as with `fewstep.logits.sample`; nobody reads `indptr` before,
+    and a row that no request has gets no draws.
 
     References
     ----------

@@ -92,7 +92,9 @@ def expand(
     -----
     Ties go to the lower id, then to the earlier row. Exponentials in float32, sums and logarithm
     in float64; the same bits alone or in a batch, on any number of threads, with every kernel
-    variant. Allocates nothing with all outputs and `indptr` given.
+    variant. Allocates nothing with all outputs and `indptr` given. On CUDA the logarithm may be
+    rounded otherwise, and nobody reads `indptr` before: a request whose rows are not there has no
+    beam.
 
     References
     ----------

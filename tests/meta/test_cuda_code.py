@@ -36,6 +36,7 @@ KERNELS |= {"AppendKernel<0>", "AppendKernel<1>", "CommitKernel", "CopyPagesKern
 KERNELS |= {"TruncateKernel", "BuildKernel", "FromTemplateKernel", "RerankKernel", "RecycleKernel"}
 KERNELS |= {"SampleKernel", "TopKKernel", "RenormKernel", "PenaliseKernel"}
 KERNELS |= {"GumbelTopKKernel", "SampleArithmeticKernel"}
+KERNELS |= {"ExpandKernel", "SampleChildrenKernel", "BeamKernel"}
 HALF_ATTENTION = {
     f"HalfAttentionKernel<{bf16}, {width}, {warps}>"
     for bf16 in (0, 1)

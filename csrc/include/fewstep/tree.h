@@ -140,11 +140,13 @@ typedef struct fewstep_tree_expand_args {
  *          their sums, the logarithm and what follows in f64, rounded once
  * Layout   first dimension strided, others contiguous
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
- * Memory   allocates nothing; reads logits once
- * Order    CPU: done on return; no CUDA kernel yet
- * Repeat   across ISAs, thread counts and batch compositions, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written: an indptr
- *          that does not ascend from 0 to R
+ * Memory   allocates nothing; reads logits once from memory, on CUDA again from the caches
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit; on CUDA but for the
+ *          rounding of the logarithm
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; before anything is
+ *          written: an indptr that does not ascend from 0 to R. On CUDA nobody reads it before: a
+ *          request whose rows are not among the R has no beam
  * Source   Li et al. 2024, "EAGLE-2", arXiv 2406.16858, section 4.1
  */
 FEWSTEP_API fewstep_status fewstep_tree_expand(const fewstep_context* ctx,
@@ -271,15 +273,18 @@ typedef struct fewstep_tree_sample_children_args {
  * Layout   first dimension strided, others contiguous
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads logits once for independent draws from the whole vocabulary,
- *          once more for others, and as fewstep_logits_sample where they are filtered
- * Order    CPU: done on return; no CUDA kernel yet
- * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ *          once more for others, and as fewstep_logits_sample where they are filtered and on CUDA
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit; on CUDA but for the
+ *          rounding of logarithms, and as fewstep_logits_filters says
  * Random   Philox4x32-10, key (seed lo, seed hi), counter (block, node, position,
  *          FEWSTEP_STREAM_DRAFT). Token v has word w = v % 4 of block v / 4 and the Gumbel
  *          -log(-log((w + 1/2) / 2^32)); independent draw j takes the 52-bit uniform of words 0 and
  *          1 of block j, by inversion. Rows of one seed and position need different nodes
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; before anything is written: an indptr
- *          that does not ascend from 0 to R, a filter's number out of its range
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; before anything is
+ *          written: an indptr that does not ascend from 0 to R, a filter's number out of its range.
+ *          On CUDA nobody reads them before: a row that no request has gets no draws, a request
+ *          whose rows are not among the R has no beam, filters are as fewstep_logits_filters says
  * Source   Jeon et al. 2024, "Recursive speculative decoding", arXiv 2402.14160, section 3.1; Kool,
  *          van Hoof, Welling 2019, "Stochastic beams and where to find them", arXiv 1903.06059
  */

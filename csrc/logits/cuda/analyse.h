@@ -7,10 +7,8 @@
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
-FEWSTEP_HOST_DEVICE inline RowStatus analyse(const Block& block, const Rows& rows, LawShared* s) {
-  block.each([&](int t) {
-    if (t == 0) put_row(rows, block.index, &s->law.row);
-  });
+// Of the row that is put there.
+FEWSTEP_HOST_DEVICE inline RowStatus analyse_row(const Block& block, LawShared* s) {
   const Row& row = s->law.row;
   const bool alone = row.temperature < kLeastTemperature;
   const float scale = alone ? 1.0f : 1.0f / row.temperature;
@@ -37,23 +35,33 @@ FEWSTEP_HOST_DEVICE inline RowStatus analyse(const Block& block, const Rows& row
   return kRowFine;
 }
 
+// Of the block's own row.
+FEWSTEP_HOST_DEVICE inline RowStatus analyse(const Block& block, const Rows& rows, LawShared* s) {
+  block.each([&](int t) {
+    if (t == 0) put_row(rows, block.index, &s->law.row);
+  });
+  return analyse_row(block, s);
+}
+
 // The weight of a token that is there.
 FEWSTEP_HOST_DEVICE inline float weight_at(const Law& law, int64_t v) {
   return weights_of(law.w, vec::set(logit_at(law.row, v)), v).v;
 }
 
-// The piece that holds the target, which becomes what is left of it there; one thread's part.
-FEWSTEP_HOST_DEVICE inline int64_t find_piece(const LawShared& s, double* target) {
-  int last = -1;
+// What a draw at u in (0, 1) of the cumulative law asks for, in the order of ids; one thread's
+// part.
+FEWSTEP_HOST_DEVICE inline Target target_at(const LawShared& s, double u) {
+  Target target = {u * s.law.mass, -1};
+  if (s.law.count >= 0) return target;
   const int pieces = pieces_of(s.law.row);
   for (int p = 0; p < pieces; ++p) {
     if (!(s.pieces.mass[p] > 0.0)) continue;
-    last = p;
-    if (*target < s.pieces.mass[p]) return last;
-    *target -= s.pieces.mass[p];
+    target.piece = p;
+    if (target.sum < s.pieces.mass[p]) return target;
+    target.sum -= s.pieces.mass[p];
   }
-  *target = s.law.mass;  // by rounding past all pieces: the last token with a weight
-  return last;
+  target.sum = s.law.mass;  // by rounding past all pieces: the last token with a weight
+  return target;
 }
 
 // Weights of a block's tokens, in the order of ids; returns how many there are.
@@ -73,36 +81,39 @@ struct Drawn {
   float weight;
 };
 
-// The token at u in (0, 1) of the cumulative law, in the order of ids.
-FEWSTEP_HOST_DEVICE inline Drawn draw(const Block& block, double u, LawShared* s) {
+// The token that a draw asks for. A law without a list loses its pieces' masses.
+FEWSTEP_HOST_DEVICE inline Drawn draw(const Block& block, Target target, LawShared* s) {
   const Row& row = s->law.row;
   List* const list = &s->work.list;
   block.each([&](int t) {
     if (t != 0) return;
     s->walk.sum = 0.0;
     s->walk.last = -1;
-    s->total = u * s->law.mass;
-    if (s->law.count < 0) s->walk.count = (int32_t)find_piece(*s, &s->total);
   });
-  const double target = block.get(s->total);
   if (s->law.count >= 0) {
-    find_listed<Meets::kAbove>(block, s->law.count, target, list, &s->walk);
+    find_listed<Meets::kAbove>(block, s->law.count, target.sum, list, &s->walk);
     const int at = block.get(s->walk.last);
     return {id_of(row, list->keys[at]), list->weights[at]};
   }
-  const int64_t begin = block.get(s->walk.count) * piece_of(row.V);
+  const int64_t begin = target.piece * piece_of(row.V);
   int64_t token = -1;
   for (int64_t b = begin; b < begin + piece_of(row.V) && b < row.V; b += kBlock) {
     block.each([&](int t) {
       if (t == 0) s->walk.last = -1;
     });
     const int count = weigh_block(block, b, s);
-    const bool met = find_listed<Meets::kAbove>(block, count, target, list, &s->walk) >= 0;
+    const bool met = find_listed<Meets::kAbove>(block, count, target.sum, list, &s->walk) >= 0;
     const int last = block.get(s->walk.last);
     if (last >= 0) token = b + last;
     if (met) break;
   }
   return {token, token < 0 ? 0.0f : weight_at(s->law, token)};
+}
+FEWSTEP_HOST_DEVICE inline Drawn draw(const Block& block, double u, LawShared* s) {
+  block.each([&](int t) {
+    if (t == 0) s->target = target_at(*s, u);
+  });
+  return draw(block, block.get(s->target), s);
 }
 
 }  // namespace

@@ -17,6 +17,13 @@ struct Law {
   int32_t count;  // of tokens in the list, in ascending order, where they are few; else -1
 };
 
+// What a draw asks for: the token at which the sum of a piece's weights, or of a list's, exceeds
+// it.
+struct Target {
+  double sum;
+  int32_t piece;
+};
+
 // Masses of runs of tokens, where a law has no list.
 struct Pieces {
   Sums sums;
@@ -36,6 +43,7 @@ struct LawShared {
   };
   Search search;
   Walk walk;
+  Target target;
   uint32_t nan;
   float max;
   double total;
@@ -129,17 +137,24 @@ FEWSTEP_HOST_DEVICE inline void sum_pieces(const Block& block, LawShared* s) {
   add_pieces(block, s);
 }
 
-// The largest logit up to the end of each block of a tile.
-FEWSTEP_HOST_DEVICE inline void find_maxima(const Block& block, int64_t tile, LawShared* s) {
+// The largest logit up to the end of each block of a tile; best: as best_of() has it, or null.
+FEWSTEP_HOST_DEVICE inline void find_maxima(const Block& block, int64_t tile, LawShared* s,
+                                            Block::Per<uint64_t>* best) {
   block.each([&](int t) {
     float most = kMinusInfinity;
+    int64_t at = -1;
     bool nan = false;
-    for_tokens_of_tile(s->law.row, t, tile, [&](int64_t, float l, int) {
+    for_tokens_of_tile(s->law.row, t, tile, [&](int64_t v, float l, int) {
       nan = nan || is_nan(l);
-      if (l > most) most = l;
+      if (!(l > most)) return;
+      most = l;
+      at = v;
     });
     if (nan) gpu::atomic_max(&s->nan, 1);
     s->pieces.of_thread[t] = most;
+    if (!best) return;
+    const uint64_t key = at < 0 ? 0 : key_of(s->law.row, most, at);
+    if (tile == 0 || key > (*best)[t]) (*best)[t] = key;
   });
   block.each([&](int t) {
     if (t >= kGroups) return;
@@ -160,15 +175,17 @@ FEWSTEP_HOST_DEVICE inline void find_maxima(const Block& block, int64_t tile, La
   });
 }
 
-// A law of all tokens; its row is read once from memory, and again while it is near.
-FEWSTEP_HOST_DEVICE inline RowStatus analyse_all(const Block& block, LawShared* s) {
+// A law of all tokens; its row is read once from memory, and again while it is near. On the way the
+// best token of each thread is found where that is asked for.
+FEWSTEP_HOST_DEVICE inline RowStatus analyse_all(const Block& block, LawShared* s,
+                                                 Block::Per<uint64_t>* best = nullptr) {
   block.each([&](int t) {
     if (t != 0) return;
     s->nan = 0;
     s->max = kMinusInfinity;
   });
   for (int64_t tile = 0; tile < tiles_of(s->law.row); ++tile) {
-    find_maxima(block, tile, s);
+    find_maxima(block, tile, s, best);
     sum_blocks(block, s->law.row, tile, &s->pieces.sums, [&](int64_t, float l, int t) {
       Weighing w = s->law.w;
       w.max = s->pieces.of_block[t / kGroup];

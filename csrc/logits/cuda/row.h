@@ -32,20 +32,24 @@ FEWSTEP_HOST_DEVICE inline float cut(float x, float least, float most, float off
   return x < least ? least : (x > most ? most : x);
 }
 
-FEWSTEP_HOST_DEVICE inline void put_row(const Rows& rows, int64_t r, Row* to) {
+// pitch: bytes between rows.
+FEWSTEP_HOST_DEVICE inline void put_row(const RowSpec& spec, int64_t pitch, Row* to) {
   Row row{};
-  *(RowSpec*)&row = row_at(rows, r);
+  *(RowSpec*)&row = spec;
   row.temperature = cut(row.temperature, 0.0f, 0x1.fffffep+127f, 1.0f);
   row.top_p = cut(row.top_p, 0.0f, 1.0f, 1.0f);
   row.min_p = cut(row.min_p, 0.0f, 1.0f, 0.0f);
   row.typical = cut(row.typical, 0.0f, 1.0f, 1.0f);
   row.eta = cut(row.eta, 0.0f, 1.0f, 0.0f);
-  row.wide = gpu::is_wide(row.logits, rows.pitch, rows.dtype);
+  row.wide = gpu::is_wide(row.logits, pitch, row.dtype);
   while (row.V - 1 > (int64_t)row.ids) {
     ++row.id_bits;
     row.ids = row.ids << 1 | 1u;
   }
   *to = row;
+}
+FEWSTEP_HOST_DEVICE inline void put_row(const Rows& rows, int64_t r, Row* to) {
+  put_row(row_at(rows, r), rows.pitch, to);
 }
 
 // Four neighbouring tokens as they were read.

@@ -5,6 +5,7 @@
 #include "logits/cpu/analyse.h"
 #include "logits/cpu/perturb.h"
 #include "tree/cpu/beam.h"
+#include "tree/cpu/given_greatest.h"
 
 // Requires: V >= 1, indptr and filters checked, 1 <= K, M <= kMaxDraws.
 namespace fewstep::tree::FEWSTEP_ISA {
@@ -33,17 +34,6 @@ void draw_iid(const SampleChildrenProblem& p, const Row& row) {
     const int64_t id = draw(row.law, open_uniform(words[0], words[1]));
     put(p, row, j, (int32_t)id, shifted_at(row.law, id));
   }
-}
-
-// A child's perturbed log-probability given that the greatest of its siblings' is the parent's:
-// -log(exp(-parent) - exp(-greatest) + exp(-own)).
-// Source: Kool, van Hoof, Welling 2019, "Stochastic beams and where to find them", arXiv
-// 1903.06059, appendix B.3, in its stable form.
-double given_greatest(double own, double greatest, double parent) {
-  const double below = own - greatest;  // at most 0
-  const double log_rest = below > -0.6931 ? log(-expm1(below)) : log1p(-exp(below));
-  const double v = parent - own + log_rest;
-  return parent - (v > 0.0 ? v : 0.0) - log1p(exp(-fabs(v)));
 }
 
 void draw_without_replacement(const SampleChildrenProblem& p, const Row& row, double above,
@@ -75,7 +65,7 @@ void draw_row(const SampleChildrenProblem& p, int64_t b, Row* row) {
   const float parent = p.parent_scores ? p.parent_scores[r * p.parent_scores_stride] : 0.0f;
   if (!(above > -INFINITY) || !(parent > -INFINITY)) return;
   logits::RowSpec spec = row_at(p.rows, r);
-  put_filters(*p.filters, b, &spec);
+  put_filters(p.filters, b, &spec);
   const logits::RowStatus status = analyse(spec, &row->law);
   if (p.status) p.status[r * p.status_stride] = status;
   if (status != logits::kRowFine) return;
