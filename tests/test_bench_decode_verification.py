@@ -113,7 +113,7 @@ def test_chains_keep_the_targets_law(name: str) -> None:
     assert _follows(first, logits[0].softmax(-1))
 
 
-@pytest.mark.parametrize("name", ["rejection_rows", "rejection_rows_inverted"])
+@pytest.mark.parametrize("name", ["rejection_rows", "rejection_rows_inverted", "rejection_batched"])
 def test_trees_keep_the_targets_law(name: str) -> None:
     """The first token of 3,000 trees of three children and one grandchild."""
     torch.manual_seed(7)
@@ -124,9 +124,14 @@ def test_trees_keep_the_targets_law(name: str) -> None:
     below = torch.multinomial(q[1].expand(count, -1), 1)
     tokens = torch.cat([torch.zeros(count, 1, dtype=torch.long), drawn, below], 1)
     q_token = torch.cat([torch.ones(count, 1), q[0][drawn], q[1][below]], 1)
-    drafts = [tokens.tolist(), q_token.tolist()][: 1 if name == "rejection_rows" else 2]
+    children = [[1, 2, 3], [4], [], [], []]
+    drafts: dict[str, list[Any]] = {
+        "rejection_rows": [children, tokens.tolist()],
+        "rejection_rows_inverted": [children, tokens.tolist(), q_token.tolist()],
+        "rejection_batched": [torch.tensor([c + [-1] * (3 - len(c)) for c in children]), tokens, 3],
+    }
     node, next_token = getattr(verifiers, name)(
-        logits.expand(count, -1, -1), q.expand(count, -1, -1), [[1, 2, 3], [4], [], [], []], *drafts
+        logits.expand(count, -1, -1), q.expand(count, -1, -1), *drafts[name]
     )
     assert set(node.tolist()) == {0, 1, 2, 3, 4}
     at = torch.where(node == 4, 1, node)

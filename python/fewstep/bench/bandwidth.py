@@ -11,7 +11,7 @@ import torch
 from . import cases
 from .cases import CASES, ROW, SHAPES
 from .engine import Engine
-from .rows import DTYPES, Options, Row, add_bar, set_threads
+from .rows import DTYPES, Options, Row, add_bar, limit_row, set_threads
 from .steps import OUTPUTS, Setting, Sides, add_share, formula_error, row_of, stream_of
 from .target import Target
 from .timing import Timed, Timing, interleaved, rotated
@@ -68,6 +68,29 @@ def copy_of(size: int, target: Target) -> Timed:
     return Timed(rotated([partial(to.copy_, source) for source, to in pairs]))
 
 
+def copies(target: Target) -> dict[str, Timed]:
+    """Return the copies whose faster one is the limit, by the names that `fastest` knows."""
+    return {f"copy {size}": copy_of(size, target) for size in COPIES}
+
+
+def fastest(times: dict[str, Timing]) -> float:
+    """Return the rate of the fastest of `copies`, bytes read and written, in GB/s."""
+    return max(gb_per_s(2 * size, times[f"copy {size}"]) for size in COPIES)
+
+
+def ideal(moved: int, rate: float) -> Timing:
+    """Return what so many bytes take at a rate in GB/s."""
+    us = moved / rate / 1e3
+    return Timing(us, us, us)
+
+
+def copy_row(head: Row, moved: int, times: dict[str, Timing]) -> Row:
+    """Return the row of the limit: `moved` bytes in the time of ``ours`` against `copies`."""
+    best = fastest(times)
+    row = limit_row(head, "copy", times["ours"], ideal(moved, best))
+    return row | {"copy_gb_per_s": round(best, 1)}
+
+
 def gb_per_s(moved: int, timing: Timing) -> float:
     """Return the rate in gigabytes per second."""
     return moved / timing.median_us / 1e3
@@ -90,12 +113,9 @@ def _against_copies(options: Options, target: Target) -> Iterator[Row]:
         moved = engines[0].bytes_moved(ROW)
         engines += [engine_of(setting, target) for _ in range(target.sets(moved) - 1)]
         timed = {"ours": Timed(rotated([partial(e.step, ROW) for e in engines]))}
-        timed |= {f"copy {size}": copy_of(size, target) for size in COPIES}
-        times = interleaved(timed, 1.0, target.clock)
-        best = max(gb_per_s(2 * size, times[f"copy {size}"]) for size in COPIES)
-        # The rival's time is what that copy would take for as many bytes.
-        ideal = moved / best / 1e3
-        row = row_of(setting, target, "copy", times["ours"], Timing(ideal, ideal, ideal), moved)
+        times = interleaved(timed | copies(target), 1.0, target.clock)
+        best = fastest(times)
+        row = row_of(setting, target, "copy", times["ours"], ideal(moved, best), moved)
         row |= {"limit": "copy", "copy_gb_per_s": round(best, 1), "cold": True}
         row["share"] = round(gb_per_s(moved, times["ours"]) / best, 3)
         row["difference"] = float(f"{error:.1e}")
@@ -108,6 +128,5 @@ def _warm(setting: Setting, target: Target, engine: Engine, moved: int, best: fl
     """Return the same step on one set of tensors, part of which the cache still holds."""
     timed = {"ours": Timed(partial(engine.step, ROW))}
     timing = interleaved(timed, 0.2, target.clock)["ours"]
-    ideal = moved / best / 1e3
-    row = row_of(setting, target, "copy", timing, Timing(ideal, ideal, ideal), moved)
+    row = row_of(setting, target, "copy", timing, ideal(moved, best), moved)
     return row | {"limit": "copy", "cold": False, "share": round(gb_per_s(moved, timing) / best, 3)}

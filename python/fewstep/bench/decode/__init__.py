@@ -61,7 +61,7 @@ def run(
     target = target or cpu()
     parts = [(_title(s), partial(s.rows, options, progress)) for s in sections()]
     if target.is_cuda:
-        parts = [(_title(device), partial(device.rows, options, progress, target))]
+        parts = [(_title(s), partial(s.rows, options, progress, target)) for s in device.sections()]
     return measure(parts, progress, target, keep)
 
 

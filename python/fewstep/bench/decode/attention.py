@@ -50,6 +50,17 @@ class Size:
     GQA: int = 4
     dtype: str = "bfloat16"
     paged: bool = False
+    tree: bool = False  # rows are nodes with three children each, else a chain
+
+    @property
+    def parents(self) -> list[int]:
+        """Of the nodes of the tree, each of which has three children as far as there are nodes."""
+        return [-1] + [(node - 1) // 3 for node in range(1, self.T)]
+
+    @property
+    def case(self) -> str:
+        """What a row of the output calls it."""
+        return "tree" if self.tree else "paged" if self.paged else "contiguous"
 
     @property
     def flops(self) -> float:
@@ -108,15 +119,18 @@ class Problem:
 
     def __init__(self, size: Size) -> None:
         self.size = size
-        generator = torch.Generator().manual_seed(1)
+        torch.manual_seed(1)
         kind, groups = DTYPES[size.dtype], HEADS // size.GQA
         shape = (size.B, groups, size.L, DIM)
-        self.q = torch.randn(size.B, HEADS, size.T, DIM, generator=generator).to(kind)
-        self.k = torch.randn(shape, generator=generator).to(kind)
-        self.v = torch.randn(shape, generator=generator).to(kind)
-        seen = torch.ones(size.T, size.L, dtype=torch.bool)
-        seen[:, size.L - size.T :].tril_()
-        self.mask = torch.zeros(size.T, size.L, dtype=kind).masked_fill_(~seen, -math.inf)
+        self.q = torch.randn(size.B, HEADS, size.T, DIM).to(kind)
+        self.k, self.v = torch.randn(shape).to(kind), torch.randn(shape).to(kind)
+        self.seen = torch.ones(size.T, size.L, dtype=torch.bool)
+        block = self.seen[:, size.L - size.T :].tril_()
+        if size.tree:
+            for node, parent in enumerate(size.parents):
+                block[node] = block[parent] if node else False
+                block[node, node] = True
+        self.mask = torch.zeros(size.T, size.L, dtype=kind).masked_fill_(~self.seen, -math.inf)
         self.folded_mask = self.mask.repeat(size.GQA, 1)
         self.grouped = self.q.view(size.B, groups, size.GQA * size.T, DIM)
 
@@ -130,12 +144,16 @@ class Problem:
         k, v, table = self.k.transpose(1, 2), self.v.transpose(1, 2), None
         if size.paged:
             pages = size.B * size.L // PAGE
-            order = torch.randperm(pages, generator=torch.Generator().manual_seed(2))
+            order = torch.randperm(pages)
             table = order.view(size.B, -1).int()
             k, v = (self._paged(x, order) for x in (k, v))
+        bits = None
+        if size.tree:
+            parents = torch.tensor(size.parents, dtype=torch.int32)
+            bits = fewstep.tree.build(parents).bits.repeat(size.B, 1)
         needed = _core.tree_attention_workspace_bytes(len(rows), HEADS, k.shape[2], DIM, 0, 0)
         call = partial(
-            fewstep.tree.attention, rows, k, v, length, ends, out=out, page_table=table,
+            fewstep.tree.attention, rows, k, v, length, ends, out=out, page_table=table, bits=bits,
             workspace=torch.empty(needed // 8, dtype=torch.int64),
         )  # fmt: skip
 
@@ -172,7 +190,8 @@ class Problem:
 
     def flex(self) -> Call:
         """Return the compiled form."""
-        return flex(self.q, self.k, self.v, self.size.L - self.size.T)
+        first = self.size.L - self.size.T
+        return flex(self.q, self.k, self.v, lambda b, h, row, key: key <= row + first)
 
     def transformers(self) -> torch.Tensor:
         """What transformers calls: heads expanded by `repeat_kv`, a mask of four dimensions."""
@@ -222,8 +241,8 @@ def measured(size: Size, threads: int) -> Iterator[Row]:
     timed = {name: Timed(call) for name, call in {"ours": ours, **forms}.items()}
     times = interleaved(timed | {"read": Timed(reader(problem.k, problem.v, threads))}, BUDGET_S)
     head = {
-        "op": "tree.attention", "case": "paged" if size.paged else "contiguous", "T": size.T,
-        "L": size.L, "B": size.B, "GQA": size.GQA, "dtype": size.dtype, "threads": threads,
+        "op": "tree.attention", "case": size.case, "T": size.T, "L": size.L, "B": size.B,
+        "GQA": size.GQA, "dtype": size.dtype, "threads": threads,
     }  # fmt: skip
     best = min(forms, key=lambda name: times[name].median_us)
     for name, form in (("torch best", best), *((each, each) for each in forms)):

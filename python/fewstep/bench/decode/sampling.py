@@ -78,9 +78,9 @@ def _measured(case: str, vocabulary: int, batch: int, dtype: str, threads: int) 
     torch.manual_seed(11)
     logits = (3 * torch.randn(batch, vocabulary)).to(DTYPES[dtype])
     filters, forms = CASES[case]
-    ours = _ours(logits, filters)
+    ours = our_draws(logits, filters)
     rivals = forms(logits) if dtype == "float32" else samplers.widened(logits, forms)
-    _check(case, batch, ours, rivals)
+    check_draws(case, batch, ours, rivals)
     calls = {"ours": Timed(ours)} | {name: Timed(form.draw) for name, form in rivals.items()}
     # A second thread costs more than it brings where the logits are few.
     halves = logits.view(2, -1)
@@ -100,7 +100,7 @@ def _measured(case: str, vocabulary: int, batch: int, dtype: str, threads: int) 
     yield limit_row(head, "read bandwidth", times["ours"], fastest)
 
 
-def _ours(logits: torch.Tensor, filters: dict[str, Any]) -> Callable[..., torch.Tensor]:
+def our_draws(logits: torch.Tensor, filters: dict[str, Any]) -> Callable[..., torch.Tensor]:
     """Return a call that draws the next number each time."""
     seeds = torch.arange(len(logits))
     positions = torch.full((len(logits),), 100, dtype=torch.int32)
@@ -116,7 +116,7 @@ def _ours(logits: torch.Tensor, filters: dict[str, Any]) -> Callable[..., torch.
     return call
 
 
-def _check(
+def check_draws(
     case: str, batch: int, ours: Callable[..., torch.Tensor], rivals: dict[str, Sampler]
 ) -> None:
     """Compare our draws with the laws of all rivals, and theirs with what may be drawn."""

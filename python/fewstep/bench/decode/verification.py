@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -51,7 +51,7 @@ def rows(options: Options, progress: Callable[[str], None]) -> Iterator[Row]:
     """Measure what was asked for."""
     vocabularies = QUICK_VOCABULARIES if options.quick else VOCABULARIES
     sizes = list(product(vocabularies, BATCHES[:1] if options.quick else BATCHES))
-    measured = {"chain": _chain, "tree_stochastic": _stochastic, "tree_greedy": _greedy}
+    measured = {"chain": _drawn, "tree_stochastic": _drawn, "tree_greedy": _greedy}
     for threads in options.threads:
         set_threads(threads)
         for case in NAMES:
@@ -61,7 +61,7 @@ def rows(options: Options, progress: Callable[[str], None]) -> Iterator[Row]:
                 progress(f"tree.verify, {case}, V={vocabulary} B={batch}, {threads} threads")
                 torch.manual_seed(12)
                 random.seed(12)
-                yield from measured[case](vocabulary, batch, threads)
+                yield from measured[case](case, vocabulary, batch, threads)
 
 
 class Problem:
@@ -136,8 +136,18 @@ def _with_bar(row: Row, key: str = "ratio") -> Row:
     return row
 
 
-def _chain(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
-    """Measure chains of drafts that were drawn from laws near the target's."""
+class Sides(NamedTuple):
+    """A problem, the laws of its drafts [B, .., V], our call, the rivals', sizes beside V and B."""
+
+    problem: Problem
+    q: torch.Tensor
+    ours: Callable[..., tree.Verified]
+    rivals: Rivals
+    sizes: dict[str, int]
+
+
+def chain(vocabulary: int, batch: int) -> Sides:
+    """Make chains of drafts that were drawn from laws near the target's."""
     logits = 2 * torch.randn(batch, DRAFTS + 1, vocabulary)
     draft_logits = _near(logits[:, :DRAFTS])
     q = draft_logits.softmax(-1)
@@ -156,16 +166,15 @@ def _chain(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
             verifiers.chain_full_inverted, logits, draft_logits, tokens
         ),
     }
-    _check("chain", problem, ours, rivals)
-    yield from _measured(_head("chain", vocabulary, batch, threads, K=DRAFTS), ours, rivals)
+    return Sides(problem, q, ours, rivals, {"K": DRAFTS})
 
 
 def _shape() -> list[int]:
     return [-1] + [(i - 1) // CHILDREN for i in range(1, NODES)]
 
 
-def _stochastic(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
-    """Measure trees whose children were drawn without replacement."""
+def tree_stochastic(vocabulary: int, batch: int) -> Sides:
+    """Make trees whose children were drawn without replacement."""
     logits = 2 * torch.randn(batch, NODES, vocabulary)
     internal = (NODES - 1) // CHILDREN
     draft_logits = _near(logits[:, :internal])
@@ -197,12 +206,18 @@ def _stochastic(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
             q_token.tolist(),
         ),
     }
-    _check("tree_stochastic", problem, ours, rivals)
-    head = _head("tree_stochastic", vocabulary, batch, threads, Q=NODES, K=CHILDREN)
-    yield from _measured(head, ours, rivals)
+    return Sides(problem, q, ours, rivals, {"Q": NODES, "K": CHILDREN})
 
 
-def _greedy(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
+def _drawn(case: str, vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
+    """Check and measure what draws."""
+    sides = SIDES[case](vocabulary, batch)
+    check_walks(case, sides)
+    head = _head(case, vocabulary, batch, threads, **sides.sizes)
+    yield from _measured(head, sides.ours, sides.rivals)
+
+
+def _greedy(case: str, vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
     """Measure trees of which three nodes are accepted; the limit reads the rows of the path."""
     logits = torch.randn(batch, NODES, vocabulary)
     tokens = torch.randint(vocabulary, (batch, NODES))
@@ -219,17 +234,18 @@ def _greedy(vocabulary: int, batch: int, threads: int) -> Iterator[Row]:
     ours()
     for name, call in rivals.items():
         equal = all(map(torch.equal, problem.found(), call()))
-        check(f"tree_greedy, {name}", 0.0 if equal else 1.0, 0.0)
+        check(f"{case}, {name}", 0.0 if equal else 1.0, 0.0)
     halves = logits[:, PATH].view(2, -1)
-    head = _head("tree_greedy", vocabulary, batch, threads, Q=NODES, K=CHILDREN)
+    head = _head(case, vocabulary, batch, threads, Q=NODES, K=CHILDREN)
     yield from _measured(head, ours, rivals, read=reader(halves[0], halves[1], threads))
 
 
-def _check(case: str, problem: Problem, ours: Callable[..., Any], rivals: Rivals) -> None:
+def check_walks(case: str, sides: Sides) -> None:
     """Compare log-probabilities with the target's law, and means over many walks with the rivals'.
 
     The means are those of how many drafts are accepted and of the next token's log-probability.
     """
+    problem, _, ours, rivals, _ = sides
     target = problem.logits.log_softmax(-1)
     every = torch.arange(len(target))
 
@@ -245,6 +261,12 @@ def _check(case: str, problem: Problem, ours: Callable[..., Any], rivals: Rivals
         check(f"{case}, log-probabilities", float(error), TOLERANCE)
     for name, call in rivals.items():
         _compare(f"{case}, {name}", torch.cat(walks), torch.cat([of(*call()) for _ in walks]))
+
+
+SIDES: dict[str, Callable[[int, int], Sides]] = {
+    "chain": chain,
+    "tree_stochastic": tree_stochastic,
+}
 
 
 def _compare(what: str, ours: torch.Tensor, other: torch.Tensor) -> None:

@@ -9,17 +9,17 @@ import torch
 
 
 def flex(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sees: Callable[..., torch.Tensor]
 ) -> Callable[[], torch.Tensor]:
-    """Return compiled attention of rows that lie at `first` and behind among the keys.
+    """Return compiled attention under a mask.
 
     Parameters
     ----------
     q : torch.Tensor, shape (B, H, T, D)
     k, v : torch.Tensor, shape (B, G, L, D)
         H is a multiple of G.
-    first : int
-        Key that the first row sees last.
+    sees : callable
+        Takes a batch, a head, a row and a key, and says whether the row sees the key.
 
     Returns
     -------
@@ -29,9 +29,7 @@ def flex(
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     torch.compiler.reset()  # else the eighth size is refused
-    mask = create_block_mask(
-        lambda b, h, row, key: key <= row + first, None, None, q.shape[2], k.shape[2], device="cpu"
-    )
+    mask = create_block_mask(sees, None, None, q.shape[2], k.shape[2], device=q.device.type)
     compiled = torch.compile(flex_attention, dynamic=False)
 
     def call() -> torch.Tensor:

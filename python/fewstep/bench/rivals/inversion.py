@@ -20,4 +20,5 @@ def inverted(weights: torch.Tensor, sums: torch.Tensor | None = None) -> torch.T
     torch.Tensor, shape (B, 1)
     """
     steps = torch.cumsum(weights, -1, out=sums)
-    return torch.searchsorted(steps, torch.rand(len(weights), 1) * steps[:, -1:], right=True)
+    u = torch.rand(len(weights), 1, device=weights.device)
+    return torch.searchsorted(steps, u * steps[:, -1:], right=True)

@@ -33,7 +33,7 @@ def plain(logits: torch.Tensor) -> dict[str, Sampler]:
     """Return the forms without a filter."""
     p = torch.empty_like(logits)
     blocks = p.view(len(p), -1, BLOCK)
-    rows = torch.arange(len(p))
+    rows = torch.arange(len(p), device=p.device)
 
     def law() -> torch.Tensor:
         return torch.softmax(logits, -1, out=p)
@@ -53,7 +53,7 @@ def _transformers(logits: torch.Tensor, warpers: list[Any]) -> Sampler:
     from transformers import LogitsProcessorList
 
     process: Any = LogitsProcessorList(warpers)
-    ids = torch.zeros(len(logits), 1, dtype=torch.long)
+    ids = torch.zeros(len(logits), 1, dtype=torch.long, device=logits.device)
 
     def law() -> torch.Tensor:
         p: torch.Tensor = process(ids, logits).softmax(-1)
@@ -66,7 +66,7 @@ def largest(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k largest and their ids: all lie in the k blocks with the largest maxima."""
     blocks = logits.view(len(logits), -1, BLOCK)
     best = blocks.amax(-1).topk(min(k, blocks.shape[1]), -1).indices
-    rows = torch.arange(len(logits))[:, None]
+    rows = torch.arange(len(logits), device=logits.device)[:, None]
     values, at = blocks[rows, best].flatten(1).topk(k, -1)
     return values, best.gather(1, at // BLOCK).mul_(BLOCK).add_(at % BLOCK)
 
@@ -160,7 +160,8 @@ def min_p(logits: torch.Tensor, temperature: float, share: float) -> dict[str, S
     from transformers import MinPLogitsWarper, TemperatureLogitsWarper
 
     weights, sums = torch.empty_like(logits), torch.empty_like(logits)
-    blocks, rows = logits.view(len(logits), -1, BLOCK), torch.arange(len(logits))
+    blocks = logits.view(len(logits), -1, BLOCK)
+    rows = torch.arange(len(logits), device=logits.device)
     cut = temperature * math.log(share)
 
     def kept() -> torch.Tensor:
@@ -176,7 +177,7 @@ def min_p(logits: torch.Tensor, temperature: float, share: float) -> dict[str, S
 
     def law() -> torch.Tensor:
         row, block, near = kept_blocks()
-        p = torch.zeros(blocks.shape)
+        p = torch.zeros_like(blocks)
         p[row, block] = near
         return p.flatten(1).div_(p.sum((1, 2))[:, None])
 
@@ -185,7 +186,7 @@ def min_p(logits: torch.Tensor, temperature: float, share: float) -> dict[str, S
         steps = near.flatten().double().cumsum(0)
         ends = steps[torch.searchsorted(row, rows, right=True) * BLOCK - 1]
         begins = torch.nn.functional.pad(ends[:-1], (1, 0))
-        u = torch.lerp(begins, ends, torch.rand(len(rows), dtype=torch.float64))
+        u = torch.lerp(begins, ends, torch.rand_like(ends))
         at = torch.searchsorted(steps, u, right=True)
         return (block[at // BLOCK] * BLOCK + at % BLOCK)[:, None]
 

@@ -27,7 +27,7 @@ Found = tuple[torch.Tensor, torch.Tensor]  # the last accepted nodes [B], the ne
 def chain_lazy(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
     """Compute one residual law a request, as transformers' ``_speculative_sampling`` does."""
     batch, count = tokens.shape
-    p, rows = logits.softmax(-1), torch.arange(batch)
+    p, rows = logits.softmax(-1), torch.arange(batch, device=logits.device)
     accepted = _accepted(p, q, tokens).cumprod(1).sum(1)
     law, refused = p[rows, accepted], accepted < count
     left = (law[refused] - q[rows[refused], accepted[refused]]).clamp(min=0.0)
@@ -51,19 +51,19 @@ def _accepted(p: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> torch.T
     """Return 1 for drafts that pass their own tests, shape (B, K)."""
     chosen = tokens[:, :, None]
     ratio = p[:, : tokens.shape[1]].gather(2, chosen) / q.gather(2, chosen)
-    return (torch.rand(tokens.shape) < ratio[:, :, 0]).long()
+    return (torch.rand_like(ratio[:, :, 0]) < ratio[:, :, 0]).long()
 
 
 def chain_lazy_inverted(logits: torch.Tensor, q: torch.Tensor, tokens: torch.Tensor) -> Found:
     """Read only the rows that the walk visits, those of all requests at once."""
     batch, count = tokens.shape
-    accepted, next_token = torch.zeros(batch, dtype=torch.long), torch.empty_like(tokens[:, 0])
-    live = torch.arange(batch)
+    accepted, next_token = torch.zeros_like(tokens[:, 0]), torch.empty_like(tokens[:, 0])
+    live = torch.arange(batch, device=tokens.device)
     for i in range(count):
         rows = logits[:, i] if len(live) == batch else logits[live, i]
         logp, token = rows.log_softmax(-1), tokens[live, i]
         p = logp.gather(1, token[:, None])[:, 0].exp_()
-        refused = torch.rand(len(live)) * q[live, i, token] >= p
+        refused = torch.rand_like(p) * q[live, i, token] >= p
         ends = live[refused]
         if len(ends):
             left = logp[refused].exp_().sub_(q[ends, i]).clamp_(min=0.0)
@@ -84,10 +84,10 @@ def chain_full_inverted(
     batch, count = tokens.shape
     p, q = logits.softmax(-1), draft_logits.softmax(-1)
     chosen = tokens[:, :, None]
-    p_token, q_token = p[:, :count].gather(2, chosen), q.gather(2, chosen)
-    passed = (torch.rand(batch, count) * q_token[:, :, 0] < p_token[:, :, 0]).long()
+    p_token, q_token = (x[:, :count].gather(2, chosen)[:, :, 0] for x in (p, q))
+    passed = (torch.rand_like(q_token) * q_token < p_token).long()
     accepted = passed.cumprod(1).sum(1)
-    rows = torch.arange(batch)
+    rows = torch.arange(batch, device=logits.device)
     drawn_from = q[rows, accepted.clamp(max=count - 1)].mul_((accepted < count)[:, None])
     return accepted, inverted(p[rows, accepted].sub_(drawn_from).clamp_(min=0.0))[:, 0]
 
@@ -157,6 +157,39 @@ def rejection_rows_inverted(
         last.append(node)
         next_tokens.append(int(inverted(p[None])))
     return torch.tensor(last), torch.tensor(next_tokens)
+
+
+def rejection_batched(
+    logits: torch.Tensor, q: torch.Tensor, children: torch.Tensor, tokens: torch.Tensor, levels: int
+) -> Found:
+    """Verify all requests level by level; the host waits for nothing.
+
+    Of drafts without replacement, as `rejection_rows`. Here `children` has shape (Q, C), -1 where
+    a node has fewer, `tokens` has shape (B, Q), and no path has more than `levels` nodes.
+    """
+    every = torch.arange(len(tokens), device=tokens.device)
+    last, next_token = torch.zeros_like(tokens[:, 0]), torch.zeros_like(tokens[:, 0])
+    live = torch.ones_like(last, dtype=torch.bool)
+    for _ in range(levels):
+        p = logits[every, last].softmax(-1)
+        drawn_from = q[every, last.clamp(max=q.shape[1] - 1)]
+        chosen = torch.full_like(last, -1)
+        for column in range(children.shape[1]):
+            child = children[last, column]
+            token, untried = tokens[every, child], live & (child >= 0) & (chosen < 0)
+            chance = drawn_from[every, token]
+            accepted = torch.rand_like(chance) * chance < p[every, token]
+            chosen = torch.where(untried & accepted, child, chosen)
+            refused = (untried & ~accepted)[:, None]
+            p = torch.where(refused, (p - drawn_from).clamp_(min=0.0), p)
+            p /= p.sum(-1, keepdim=True)
+            drawn_from[every, token] = torch.where(refused[:, 0], 0.0, chance)
+            drawn_from /= drawn_from.sum(-1, keepdim=True)
+        ends = live & (chosen < 0)
+        next_token = torch.where(ends, inverted(p)[:, 0], next_token)
+        live = live & (chosen >= 0)
+        last = torch.where(live, chosen, last)
+    return last, next_token
 
 
 def greedy_full(logits: torch.Tensor, child_with: Sequence[Sequence[Mapping[int, int]]]) -> Found:

@@ -14,11 +14,11 @@ import torch
 
 import fewstep
 
-from ..bandwidth import COPIES, copy_of, gb_per_s
-from ..rows import Options, Row, add_bar, check, limit_row, timed_row
-from ..target import Target
-from ..timing import Timed, Timing, interleaved, rotated
-from .cache import DRAFT, PATH, D, G
+from ...bandwidth import copies, copy_row
+from ...rows import Options, Row, add_bar, check, timed_row
+from ...target import Target
+from ...timing import Timed, interleaved, rotated
+from ..cache import DRAFT, PATH, D, G
 
 NAMES = ("append_layers", "commit")
 LAYERS, BATCH, TOKENS = 32, 64, 1024
@@ -82,16 +82,13 @@ def _committed(layers: int, target: Target) -> Iterator[Row]:
     timed = {
         "ours": Timed(rotated(ours)),
         "torch in place": Timed(rotated([partial(in_place, n) for n in begins])),
-        **{f"copy {size}": copy_of(size, target) for size in COPIES},
     }
-    times = interleaved(timed, BUDGET_S, target.clock)
+    times = interleaved(timed | copies(target), BUDGET_S, target.clock)
     head = _head("kv.commit", "commit", DRAFT, layers, target)
     yield timed_row(head, "torch in place", times["ours"], times["torch in place"])
-    best = max(gb_per_s(2 * size, times[f"copy {size}"]) for size in COPIES)
-    ideal = moved / best / 1e3  # what that copy would take for as many bytes
-    row = limit_row(head, "copy", times["ours"], Timing(ideal, ideal, ideal))
+    row = copy_row(head, moved, times)
     add_bar(row, COMMIT_SHARE, "share")
-    yield row | {"copy_gb_per_s": round(best, 1)}
+    yield row
 
 
 def _appended(layers: int, target: Target) -> Iterator[Row]:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tree.attention`` on a GPU: trees of 64 nodes and single rows, 32 heads on 8 of the cache.
+
+Calls take other tensors each time, several times the device's cache together, so that none finds
+its keys there. Each is a captured graph, on all sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+
+from ... import cases
+from ...bandwidth import copies, copy_row
+from ...rivals import flashinfer
+from ...rivals.flex import flex
+from ...rows import Options, Row, add_bar, check, difference, limit_row, timed_row, unmeasured_row
+from ...target import Target
+from ...timing import Timed, Timing, interleaved, rotated
+from ..attention import PAGE, TOLERANCE, Call, Problem, Size
+from ..verification import NODES
+
+BUDGET_S = 1.0
+SIZES = tuple(Size(NODES, n, b, tree=True) for n in (4096, 32768) for b in (1, 16))
+SINGLE = Size(1, 32768, 16)
+QUICK = (Size(NODES, 512, 2, tree=True), Size(1, 512, 2))
+BEST_RATIO = 1.2  # to the better one of the rivals
+COPY_SHARE, GEMM_SHARE = 0.85, 0.5
+
+
+def rows(options: Options, progress: Callable[[str], None], target: Target) -> Iterator[Row]:
+    """Measure what was asked for."""
+    if not options.wants("attention"):
+        return
+    for size in QUICK if options.quick else (*SIZES, SINGLE):
+        progress(f"tree.attention, T={size.T} L={size.L} B={size.B}")
+        yield from _measured(size, target)
+
+
+def _measured(size: Size, target: Target) -> Iterator[Row]:
+    with target.device:
+        problems = [Problem(size) for _ in range(target.sets(int(size.bytes)))]
+        ours = [target.capture(problem.ours()) for problem in problems]
+        result = problems[0].ours()()
+    forms: dict[str, list[Call]] = {
+        "torch sdpa": [problem.sdpa for problem in problems],
+        "torch eager folded": [problem.eager_folded for problem in problems],
+    }
+    head: Row = {
+        "op": "tree.attention", "case": size.case, "T": size.T, "L": size.L, "B": size.B,
+        "GQA": size.GQA, "dtype": size.dtype, **target.labels,
+    }  # fmt: skip
+    missing: list[Row] = []
+    for name, made in (("flashinfer", _flashinfer), ("torch flex", _flex)):
+        try:
+            calls = [made(problem) for problem in problems]
+            difference(result, calls[0]())
+        except Exception as refusal:  # of any kind: what an import, a compiler or a kernel may say
+            reason = f"{type(refusal).__name__}: {refusal}".strip().splitlines()[0]
+            missing.append(unmeasured_row(head, name, reason))
+        else:
+            forms[name] = calls
+    worst = 0.0
+    for name, calls in forms.items():
+        error = difference(result, calls[0]())
+        worst = max(worst, check(f"attention, {name}", error, TOLERANCE[size.dtype]))
+    replayed = {name: [target.capture(call) for call in calls] for name, calls in forms.items()}
+    timed = {"ours": Timed(rotated(ours))}
+    timed |= {name: Timed(rotated(calls)) for name, calls in replayed.items()}
+    if size.T >= 16:
+        timed |= {"gemm": _product(target)}
+    times = interleaved(timed | copies(target), BUDGET_S, target.clock)
+    best = min(forms, key=lambda name: times[name].median_us)
+    for name in forms:
+        yield timed_row(head, name, times["ours"], times[name])
+    row = timed_row(head, "best", times["ours"], times[best])
+    row |= {"form": best, "difference": float(f"{worst:.1e}")}
+    # Without FlashInfer there is nothing that the bar was set for.
+    if size in SIZES and "flashinfer" in forms:
+        add_bar(row, BEST_RATIO)
+    yield row
+    yield from missing
+    yield _copied(size, head, times)
+    if "gemm" in times:
+        yield _multiplied(size, head, times)
+
+
+def _flashinfer(problem: Problem) -> Call:
+    return flashinfer.attention(problem.q, problem.k, problem.v, problem.seen, PAGE)
+
+
+def _flex(problem: Problem) -> Call:
+    return flex(problem.q, problem.k, problem.v, lambda b, h, row, key: problem.seen[row, key])
+
+
+def _product(target: Target) -> Timed:
+    n = cases.MATMUL
+    a, b, out = (torch.randn((n, n), device=target.device, dtype=torch.bfloat16) for _ in range(3))
+    return Timed(partial(torch.mm, a, b, out=out))
+
+
+def _copied(size: Size, head: Row, times: dict[str, Timing]) -> Row:
+    row = copy_row(head, int(size.bytes), times)
+    if size == SINGLE:
+        add_bar(row, COPY_SHARE, "share")
+    return row
+
+
+def _multiplied(size: Size, head: Row, times: dict[str, Timing]) -> Row:
+    us = times["gemm"].median_us * size.flops / (2.0 * cases.MATMUL**3)
+    row = limit_row(head, "gemm", times["ours"], Timing(us, us, us))
+    if size == SIZES[-1]:
+        add_bar(row, GEMM_SHARE, "share")
+    return row
