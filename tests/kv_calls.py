@@ -132,6 +132,7 @@ def transfer(
     page_table: np.ndarray | None = None,
     data: np.ndarray | None = None,
     offset: int = 0,
+    message_offset: int = 0,
     gap: int = 0,
     **options: int,
 ) -> Any:
@@ -144,11 +145,11 @@ def transfer(
     others = _ints(buffers, {"page_table": page_table}, gap=gap)
     if data is None:
         size = fewstep.kv.export_tokens(**given, **others, **options).numel()
-        out = buffers.place("out", np.full(size, 7, np.uint8), "uint8", offset=offset)
+        out = buffers.place("out", np.full(size, 7, np.uint8), "uint8", offset=message_offset)
         assert fewstep.kv.export_tokens(**given, **others, **options, out=out) is out
         buffers.verify()
-        return out.numpy().copy()
-    message = buffers.freeze("data", buffers.place("data", data, "uint8", offset=offset))
+        return out.cpu().numpy().copy()
+    message = buffers.freeze("data", buffers.place("data", data, "uint8", offset=message_offset))
     tokens = fewstep.kv.import_tokens(message, **given, **others, **options)
     buffers.verify()
     return tokens, [m.read() for m in made]

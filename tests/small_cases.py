@@ -16,6 +16,7 @@ import numpy as np
 import harness
 import kv_calls
 from cases import attention, draft, kv, logits, noise, solver, sums, tree
+from reference import kv as reference
 
 LARGEST = 4500  # elements of a sample
 
@@ -129,6 +130,25 @@ def commit_cases(few: bool) -> Iterator[dict[str, Any]]:
             "base": np.array(case.lengths, np.int32),
             "page_table": case.table(),
         }
+
+
+def transfer_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Every layout, as a message and back."""
+    for index, case in enumerate(kv.CASES[:: 3 if few else 1]):
+        dtype = ("float32", "bfloat16", "int8")[index % 3]
+        layers = [case.cache(dtype, seed) for seed in range(2)]
+        given = {
+            "layers": layers,
+            "dtype": dtype,
+            "layout": case.layout,
+            "page_table": case.table(),
+            "begin": 0,
+        }
+        if not case.lengths:
+            continue
+        yield given | {"end": case.lengths[0]}
+        message = reference.export_tokens(layers, dtype, 0, case.lengths[0], table=case.table())
+        yield given | {"data": np.frombuffer(message, np.uint8).copy()}
 
 
 def tree_cases(few: bool) -> Iterator[dict[str, Any]]:
@@ -323,6 +343,7 @@ OPS = {
     harness.error_norm: error_norm_cases,
     kv_calls.append: append_cases,
     kv_calls.commit: commit_cases,
+    kv_calls.transfer: transfer_cases,
     harness.run: run_cases,
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cases.kv import DTYPES, LAYOUTS, Case
+from conftest import CPU_ISAS
 from fewstep import kv
 from harness import Worker
 from reference import kv as reference
@@ -20,10 +21,9 @@ from test_kv import same
 @pytest.mark.parametrize("dtype", [*DTYPES, "int8"])
 @pytest.mark.parametrize(("T", "other"), [(1, 4), (5, 0), (0, 3)])
 def test_round_trip_between_caches(
-    workers: dict[str, Worker], layout: str, dtype: str, T: int, other: int
+    worker: Worker, layout: str, dtype: str, T: int, other: int
 ) -> None:
     """The message is the reference's; it goes into a cache of another layout and page size."""
-    worker = workers["scalar"]
     made = [
         Case((8, 15), (0, 0), G=2, D=7, T=t or 15, paged=t > 0, layout=form, gap=2, offset=1)
         for t, form in ((T, layout), (other, LAYOUTS[(LAYOUTS.index(layout) + 1) % 4]))
@@ -31,6 +31,8 @@ def test_round_trip_between_caches(
     source, target = ([case.cache(dtype, 10 * i + n) for n in range(2)] for i, case in
                       enumerate(made))  # fmt: skip
     place = [{"layout": c.layout, "offset": c.offset, "gap": c.gap} for c in made]
+    for given in place:
+        given["message_offset"] = 0 if worker.isa in ("cuda", "cuda_on_host") else 1
     message = worker.kv(
         verb="transfer", layers=source, dtype=dtype, page_table=made[0].table(), row=1, begin=3,
         end=13, first_layer=4, **place[0],
@@ -47,6 +49,43 @@ def test_round_trip_between_caches(
     imported = reference.import_tokens(target, wanted, 5, row=1, table=made[1].table())
     for after, expected in zip(got, imported, strict=True):
         same(after, expected)
+
+
+@pytest.mark.parametrize(
+    ("layers", "tokens", "G", "D"), [(2, 40, 4, 64), (90, 3, 1, 5), (1, 0, 2, 3)]
+)
+def test_messages_of_any_size(worker: Worker, layers: int, tokens: int, G: int, D: int) -> None:
+    """More chunks than a block sums up, more layers than a launch has, no tokens."""
+    case = Case((tokens,), (0,), G=G, D=D, T=max(1, tokens), paged=False)
+    source = [case.cache("float32", n) for n in range(layers)]
+    given = {"verb": "transfer", "dtype": "float32"}
+    message = worker.kv(layers=source, begin=0, end=tokens, **given)
+    assert message.tobytes() == reference.export_tokens(source, "float32", 0, tokens)
+    target = [case.cache("float32", 100 + n) for n in range(layers)]
+    count, got = worker.kv(layers=target, data=message, begin=0, **given)
+    assert count == tokens
+    imported = reference.import_tokens(target, message.tobytes(), 0)
+    for after, expected in zip(got, imported, strict=True):
+        same(after, expected)
+
+
+def test_messages_of_version_1_are_read(workers: dict[str, Worker]) -> None:
+    case = Case((5,), (0,), G=2, D=300, T=5, paged=False)
+    source, target = ([case.cache("float32", n)] for n in range(2))
+    given = {"verb": "transfer", "dtype": "float32", "layers": target, "begin": 0}
+    message = np.frombuffer(
+        reference.export_tokens(source, "float32", 0, 5, version=1), "u1"
+    ).copy()
+    for isa in CPU_ISAS:
+        tokens, got = workers[isa].kv(data=message, **given)
+        assert tokens == 5
+        same(got[0], source[0])
+    with pytest.raises(ValueError, match="'data' must have a header with version 2, got 1"):
+        workers["cuda_on_host"].kv(data=message, **given)
+    damaged = message.copy()
+    damaged[-1] ^= 1
+    with pytest.raises(ValueError, match="'data' must have the checksum that its header tells"):
+        workers["scalar"].kv(data=damaged, **given)
 
 
 def caches(seed: int = 0) -> dict[str, Any]:
@@ -96,7 +135,8 @@ def test_a_damaged_message_is_refused_and_nothing_is_written() -> None:
 
 FIELDS: list[tuple[int, bytes, str]] = [
     (0, b"X", "a header with magic 'FSTEPKV', got other bytes"),
-    (8, b"\2", "a header with version 1, got 2"),
+    (8, b"\0", "a header with version 2, got 0"),
+    (8, b"\3", "a header with version 2, got 3"),
     (12, b"\x48", "a header with header_bytes 64, got 72"),
     (16, b"\7", "a header with dtype of a cache, got code 7 with 8 bits"),
     (18, b"\2", "a header with lanes 1, got 2"),

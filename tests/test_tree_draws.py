@@ -195,9 +195,7 @@ def test_a_stochastic_beam_draws_paths_without_replacement() -> None:
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", FILTERS)
-def test_filtered_draws_have_the_law_that_renorm_gives(
-    worker: Worker, law: str, name: str
-) -> None:
+def test_filtered_draws_have_the_law_that_renorm_gives(worker: Worker, law: str, name: str) -> None:
     """Draw by draw, by the contract's random numbers."""
     rows, k, filters = 24, 8, FILTERS[name]
     logits, seeds = logit_rows(rows, 2050), np.array([2**40 + 5])

@@ -27,16 +27,34 @@ void export_tokens(py::handle k_cache, py::handle v_cache, int32_t begin, int32_
   run_op(&fewstep_kv_export_tokens, stream.context(caches.k.get(), kFunction, "k_cache"), args);
 }
 
-// Returns the number of tokens.
-uint64_t import_tokens(py::handle data, py::handle k_cache, py::handle v_cache, int32_t begin,
-                       int32_t row, int32_t first_layer, py::handle k_scale, py::handle v_scale,
-                       py::handle page_table) {
+// How many tokens an imported message has: its header tells where the host can read it, else its
+// size.
+int64_t tokens_of(const fewstep_tensor& data, const Caches& caches) {
+  if (!is_cuda(int32_t(data.device.device_type))) {
+    fewstep_kv_header header{};
+    check(fewstep_kv_read_header(static_cast<const char*>(data.data) + data.byte_offset,
+                                 uint64_t(data.shape[0]), &header));
+    return int64_t(header.tokens);
+  }
+  const fewstep_tensor& k = caches.k.tensors.front();
+  const int64_t layers = k.ndim == 5 ? k.shape[0] : int64_t(caches.k.tensors.size());
+  const int64_t* sizes = k.shape + k.ndim - 2;
+  const auto bytes = [&](int64_t tokens) {
+    return fewstep_kv_export_bytes(layers, tokens, sizes[0], sizes[1], k.dtype.bits);
+  };
+  return bytes(1) > bytes(0) ? (data.shape[0] - bytes(0)) / (bytes(1) - bytes(0)) : 0;
+}
+
+int64_t import_tokens(py::handle data, py::handle k_cache, py::handle v_cache, int32_t begin,
+                      int32_t row, int32_t first_layer, py::handle k_scale, py::handle v_scale,
+                      py::handle page_table, py::handle status) {
   constexpr const char* kFunction = "fewstep_kv_import_tokens";
-  const py::handle arguments[] = {data, k_cache, v_cache, k_scale, v_scale, page_table};
+  const py::handle arguments[] = {data, k_cache, v_cache, k_scale, v_scale, page_table, status};
   CallStream stream(arguments);
   const Borrowed data_t(data, kFunction, "data", Borrowed::kRead, &stream);
   const Caches caches(k_cache, v_cache, k_scale, v_scale, kFunction, Borrowed::kWrite, &stream);
   const Optional table(page_table, kFunction, "page_table", Borrowed::kRead, &stream);
+  const Borrowed status_t(status, kFunction, "status", Borrowed::kWrite, &stream);
   fewstep_kv_import_tokens_args args = FEWSTEP_KV_IMPORT_TOKENS_ARGS_INIT;
   args.row = row;
   args.begin = begin;
@@ -44,20 +62,9 @@ uint64_t import_tokens(py::handle data, py::handle k_cache, py::handle v_cache, 
   args.caches = caches.caches;
   args.page_table = table.get();
   args.data = data_t.get();
-  const fewstep_context* ctx = stream.context(caches.k.get(), kFunction, "k_cache");
-  fewstep_status status;
-  fewstep_kv_header header{};
-  {
-    const py::gil_scoped_release release;
-    status = fewstep_kv_import_tokens(ctx, &args);
-    if (status == FEWSTEP_OK) {
-      const fewstep_tensor& t = *data_t;
-      status = fewstep_kv_read_header(static_cast<const char*>(t.data) + t.byte_offset,
-                                      uint64_t(t.shape[0]), &header);
-    }
-  }
-  check(status);
-  return header.tokens;
+  args.status = status_t.get();
+  run_op(&fewstep_kv_import_tokens, stream.context(caches.k.get(), kFunction, "k_cache"), args);
+  return tokens_of(*data_t, caches);
 }
 
 }  // namespace
@@ -70,7 +77,7 @@ void bind_kv_transfer(py::module_& m) {
         py::arg("k_scale"), py::arg("v_scale"), py::arg("page_table"), py::arg("out"));
   m.def("kv_import_tokens", &import_tokens, py::arg("data"), py::arg("k_cache"), py::arg("v_cache"),
         py::arg("begin"), py::arg("row"), py::arg("first_layer"), py::arg("k_scale"),
-        py::arg("v_scale"), py::arg("page_table"));
+        py::arg("v_scale"), py::arg("page_table"), py::arg("status"));
 }
 
 }  // namespace fewstep::python

@@ -89,13 +89,6 @@ Cache cache_of(const StridedView& v) {
   return {v.as<char>(), v.strides[0] * bytes, v.strides[1] * bytes, v.strides[2] * bytes};
 }
 
-void check_on_cpu(const ArgCheck& check) {
-  if (check.device().type == kCpu || check.device().type == 0) return;
-  throw Error(FEWSTEP_UNSUPPORTED,
-              format("%s: this build has no kernel for device type %d (1 is CPU, 2 CUDA)",
-                     check.function(), int(check.device().type)));
-}
-
 void check_apart(const ArgCheck& check, int layer, const NamedTensor (&caches)[4]) {
   Grid grids[4];
   for (int i = 0; i < 4; ++i) {
@@ -114,7 +107,7 @@ void check_apart(const ArgCheck& check, int layer, const NamedTensor (&caches)[4
 }
 
 void SlotCheck::page_of(int64_t b, int64_t slot) const {
-  if (!pages.table.data) return;
+  if (!pages.table.data || !check.can_read()) return;
   const int64_t column = slot / pages.T;
   const int32_t page = pages.table.data[b * pages.table.stride + column];
   if (page >= 0 && page < P) return;

@@ -16,9 +16,6 @@ Cache cache_of(const StridedView& v);
 
 inline Ints ints_of(const View& v) { return {v.as<const int32_t>(), v.stride}; }
 
-// What an op without a CUDA kernel needs before it reads indices.
-void check_on_cpu(const ArgCheck& check);
-
 // Throws when two of a layer's caches share memory, or one with itself. nulls are passed over.
 struct NamedTensor {
   const char* name;
@@ -26,7 +23,7 @@ struct NamedTensor {
 };
 void check_apart(const ArgCheck& check, int layer, const NamedTensor (&caches)[4]);
 
-// A slot of a request: below `capacity`, on a page in [0, P).
+// A slot of a request: below `capacity`, on a page in [0, P) where the host can read the table.
 struct SlotCheck {
   const ArgCheck& check;
   Pages pages;

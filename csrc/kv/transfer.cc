@@ -8,46 +8,28 @@
 namespace fewstep::kv {
 namespace {
 
-constexpr uint64_t kPrime = 0x9e3779b97f4a7c15u;
-
-// Four lanes of 64-bit words, each step a bijection of its lane, so that any change of one word
-// changes the sum; zeros stand for what is missing of the last 32 bytes.
-uint64_t mix(uint64_t seed, const char* data, int64_t bytes) {
-  uint64_t lane[4] = {seed, seed + kPrime, seed + 2 * kPrime, seed + 3 * kPrime};
-  uint64_t word[4];
-  for (int64_t i = 0; i < bytes; i += 32) {
-    if (bytes - i < 32) std::memset(word, 0, sizeof word);
-    std::memcpy(word, data + i, size_t(bytes - i < 32 ? bytes - i : 32));
-    for (int j = 0; j < 4; ++j) lane[j] = std::rotl(lane[j] ^ word[j], 29) * kPrime;
-  }
-  uint64_t sum = uint64_t(bytes);
-  for (const uint64_t part : lane) sum = std::rotl(sum ^ part, 31) * kPrime;
-  return sum;
-}
-
 [[noreturn]] void wrong(const ArgCheck& check, const char* name, const char* field,
                         const std::string& wanted, const std::string& got) {
   check.fail(name, std::string("must have a header with ") + field + " " + wanted, got);
 }
 
-template <class Copy>
-void for_rows(const ArgCheck& check, const Layers& layers, const Pages& pages, int64_t row,
-              int64_t begin, int64_t end, const Copy& copy) {
-  int64_t bytes[4];
-  row_bytes(check, layers, bytes);
-  const int64_t heads = check.dim('G');
-  int64_t offset = 0;
-  for (int64_t layer = 0; layer < layers.L; ++layer) {
-    for (int part = 0; part < layers.parts; ++part) {
-      const Cache& c = layers.layer[layer].part[part];
-      for (int64_t slot = begin; slot < end; ++slot) {
-        char* data = c.data + offset_of(pages, c, row, slot);
-        for (int64_t g = 0; g < heads; ++g, offset += bytes[part]) {
-          copy(data + g * c.head, offset, size_t(bytes[part]));
-        }
-      }
-    }
+// Slots of one request.
+SlotCheck check_row(const ArgCheck& check, const View& page_table, int64_t row, int64_t begin,
+                    int64_t end) {
+  SlotCheck slots{check, {{nullptr, 0}, check.dim('T')}, check.dim('P'), 1};
+  int64_t rows = slots.P;
+  if (check.dim('C') >= 0) {
+    slots.pages.table = ints_of(page_table);
+    slots.columns = check.dim('C');
+    rows = check.dim('B');
   }
+  if (row < 0 || row >= rows) {
+    check.fail("row", format("must lie in [0, B=%lld)", static_cast<long long>(rows)),
+               std::to_string(row));
+  }
+  if (begin < 0) check.fail("begin", "must be 0 or more", std::to_string(begin));
+  slots.range("begin", row, begin, end);
+  return slots;
 }
 
 }  // namespace
@@ -74,6 +56,7 @@ Header header_of(const ArgCheck& check, const Layers& layers, int64_t first_laye
   h.scales = layers.parts == 4 ? 1 : 0;
   h.tokens = uint64_t(tokens);
   h.payload_bytes = uint64_t(payload_of(h));
+  h.checksum = mix(0, reinterpret_cast<const char*>(&h), kSummedHeader);
   return h;
 }
 
@@ -83,7 +66,8 @@ int64_t payload_of(const Header& h) {
   return bytes ? bytes - kHeaderBytes : -1;
 }
 
-Header read_header(const ArgCheck& check, const char* name, const void* data, uint64_t bytes) {
+Header read_header(const ArgCheck& check, const char* name, const void* data, uint64_t bytes,
+                   uint32_t oldest) {
   if (bytes < uint64_t(kHeaderBytes)) {
     check.fail(name, "must have the 64 bytes of a header or more", std::to_string(bytes));
   }
@@ -95,7 +79,8 @@ Header read_header(const ArgCheck& check, const char* name, const void* data, ui
   const auto field = [&](const char* text, uint64_t wanted, uint64_t got) {
     if (wanted != got) wrong(check, name, text, std::to_string(wanted), std::to_string(got));
   };
-  field("version", kVersion, h.version);
+  if (h.version < oldest) field("version", kVersion, h.version);
+  if (h.version > kVersion) field("version", kVersion, h.version);
   field("header_bytes", uint64_t(kHeaderBytes), h.header_bytes);
   DType type;
   if (!dtype_of(h.dtype_code, h.dtype_bits, 1, &type) || !contains(kCacheTypes, type)) {
@@ -111,40 +96,42 @@ Header read_header(const ArgCheck& check, const char* name, const void* data, ui
   return h;
 }
 
-uint64_t checksum_of(const void* message, int64_t payload_bytes) {
+uint64_t checksum_of(const void* message, const Header& header) {
   const char* data = static_cast<const char*>(message);
-  const int64_t before = kHeaderBytes - int64_t(sizeof(uint64_t));
-  return mix(mix(0, data, before), data + kHeaderBytes, payload_bytes);
+  const uint64_t own = mix(0, data, kSummedHeader);
+  const int64_t bytes = int64_t(header.payload_bytes);
+  if (header.version == 1) return mix(own, data + kHeaderBytes, bytes);
+  return own + payload_sum(data + kHeaderBytes, bytes);
 }
 
-SlotCheck check_row(const ArgCheck& check, const View& page_table, int64_t row, int64_t begin,
-                    int64_t end) {
-  SlotCheck slots{check, {{nullptr, 0}, check.dim('T')}, check.dim('P'), 1};
-  int64_t rows = slots.P;
-  if (check.dim('C') >= 0) {
-    slots.pages.table = ints_of(page_table);
-    slots.columns = check.dim('C');
-    rows = check.dim('B');
+bool on_gpu(const ArgCheck& check) { return !check.can_read() || active_isa() == Isa::kCudaOnHost; }
+
+void check_message(const ArgCheck& check, const char* name, const View& message) {
+  if (message.rows > 1 && message.stride != 1) {
+    check.fail(name, "must be contiguous", "a strided layout");
   }
-  if (row < 0 || row >= rows) {
-    check.fail("row", format("must lie in [0, B=%lld)", static_cast<long long>(rows)),
-               std::to_string(row));
-  }
-  if (begin < 0) check.fail("begin", "must be 0 or more", std::to_string(begin));
-  slots.range("begin", row, begin, end);
-  return slots;
+  const uintptr_t past = reinterpret_cast<uintptr_t>(message.data) % sizeof(uint64_t);
+  if (!on_gpu(check) || past == 0) return;
+  check.fail(name, "must begin at a multiple of 8 bytes on CUDA",
+             format("%d bytes behind one", int(past)));
 }
 
-void to_payload(const ArgCheck& check, const Layers& layers, const Pages& pages, int64_t row,
-                int64_t begin, int64_t end, char* payload) {
-  for_rows(check, layers, pages, row, begin, end,
-           [=](const char* at, int64_t i, size_t n) { std::memcpy(payload + i, at, n); });
-}
-
-void from_payload(const ArgCheck& check, const Layers& layers, const Pages& pages, int64_t row,
-                  int64_t begin, int64_t end, const char* payload) {
-  for_rows(check, layers, pages, row, begin, end,
-           [=](char* at, int64_t i, size_t n) { std::memcpy(at, payload + i, n); });
+TransferProblem transfer_of(const ArgCheck& check, const Layers& layers, const View& page_table,
+                            int64_t row, int64_t begin, int64_t end) {
+  const SlotCheck slots = check_row(check, page_table, row, begin, end);
+  TransferProblem p{};
+  p.L = layers.L;
+  p.G = check.dim('G');
+  p.parts = layers.parts;
+  row_bytes(check, layers, p.bytes);
+  p.layers = layers.layer;
+  p.pages = slots.pages;
+  p.room = slots.room();
+  p.row = row;
+  p.begin = begin;
+  p.tokens = end - begin;
+  p.function = check.function();
+  return p;
 }
 
 }  // namespace fewstep::kv
@@ -170,7 +157,7 @@ extern "C" fewstep_status fewstep_kv_read_header(const void* data, uint64_t byte
     const fewstep::ArgCheck check("fewstep_kv_read_header", nullptr);
     if (!data) check.fail("data", "must be given", "NULL");
     if (!out) check.fail("out", "must be given", "NULL");
-    const Header h = read_header(check, "data", data, bytes);
+    const Header h = read_header(check, "data", data, bytes, 1);
     *out = {h.version, h.layers,     h.first_layer, h.heads,  h.head_dim,
             h.scales,  h.dtype_code, h.dtype_bits,  h.tokens, h.payload_bytes};
   });

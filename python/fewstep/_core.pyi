@@ -74,6 +74,7 @@ def kv_import_tokens(
     k_scale: object,
     v_scale: object,
     page_table: object,
+    status: object,
 ) -> int: ...
 def kv_truncate(length: object, kept: object) -> None: ...
 def kv_append(

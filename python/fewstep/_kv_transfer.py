@@ -53,14 +53,16 @@ def export_tokens(
     ValueError
         A shape, dtype, value or overlap that is not as described, slots beyond the cache or a page
         that is not in the table; nothing has been written.
-    NotImplementedError
-        The arrays are not on the CPU.
 
     Notes
     -----
     The message does not tell of layouts and pages: it can be imported into a cache of any. The
     header has a version, every size, and a checksum of the whole; ``fewstep/kv.h`` describes it.
     Layers in parts of their own can be sent while later ones are computed [1]_.
+
+    On CUDA the message is in device memory, to be sent from there or copied. `out` must begin at a
+    multiple of 8 bytes there, as what torch allocates does; nobody reads `page_table` before, and
+    slots without a page are zeros.
 
     References
     ----------
@@ -108,6 +110,7 @@ def import_tokens(
     k_scale: Any = None,
     v_scale: Any = None,
     page_table: Any = None,
+    status: Any = None,
 ) -> int:
     """Put a message's tokens into a request's slots.
 
@@ -127,6 +130,8 @@ def import_tokens(
         Scales of int8 caches, written in place.
     page_table : array, shape (B, C), int32, optional
         Pages of each request.
+    status : array, shape (2,), int64, optional
+        Where to write, on CUDA, what became of the message; see Notes.
 
     Returns
     -------
@@ -137,13 +142,15 @@ def import_tokens(
     ------
     ValueError
         A message that is damaged or not of such caches, by the header's field; slots beyond the
-        cache, or another argument that is not as described. Nothing has been written.
-    NotImplementedError
-        The arrays are not on the CPU.
+        cache, or another argument that is not as described. No cache has been written.
 
     Notes
     -----
-    Size, header and checksum are compared before the first row is written.
+    Size, header and checksum are compared before the first row is written. On CUDA the kernel does:
+    ``status[0]`` is 0 where the tokens are there, else the number of the header's first wrong byte,
+    from 1 on, or 57 for the checksum. With `status` given nothing waits for the device and the
+    caller is to look at it; without, this function does. `data` must begin at a multiple of 8
+    bytes there, and slots without a page are passed over.
 
     Examples
     --------
@@ -155,6 +162,13 @@ def import_tokens(
     >>> other[0].ravel()
     array([1., 2., 0., 0.], dtype=float32)
     """
-    return _core.kv_import_tokens(
-        data, k_cache, v_cache, begin, row, first_layer, k_scale, v_scale, page_table
+    own = empty((2,), "int64", data) if status is None else status
+    tokens = _core.kv_import_tokens(
+        data, k_cache, v_cache, begin, row, first_layer, k_scale, v_scale, page_table, own
     )
+    if status is None and (wrong := int(own[0])) != 0:
+        raise ValueError(
+            "fewstep_kv_import_tokens: 'data' must have the header and the checksum of a message "
+            f"of these caches, got another byte {wrong - 1}"
+        )
+    return tokens

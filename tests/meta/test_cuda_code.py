@@ -33,7 +33,15 @@ KERNELS |= {f"PieceKernel<ErrorTerms<{m}, {x}>>" for m in (0, 1) for x in (0, 1)
 KERNELS |= {f"SampleKernel<{sums}>" for sums in (1, *GRAM_SUMS.values())}
 KERNELS |= {"StartKernel", "FindKernel", *(f"CountKernel<{level}>" for level in (0, 1, 2))}
 KERNELS |= {"AppendKernel<0>", "AppendKernel<1>", "CommitKernel", "CopyPagesKernel"}
-KERNELS |= {"TruncateKernel", "BuildKernel", "FromTemplateKernel", "RerankKernel", "RecycleKernel"}
+KERNELS |= {f"{name}<{i}>" for name in ("HeaderKernel", "TransferKernel") for i in (0, 1)}
+KERNELS |= {
+    "ChecksumKernel",
+    "TruncateKernel",
+    "BuildKernel",
+    "FromTemplateKernel",
+    "RerankKernel",
+    "RecycleKernel",
+}
 KERNELS |= {"SampleKernel", "TopKKernel", "RenormKernel", "PenaliseKernel"}
 KERNELS |= {"GumbelTopKKernel", "SampleArithmeticKernel"}
 KERNELS |= {"ExpandKernel", "SampleChildrenKernel", "BeamKernel"}

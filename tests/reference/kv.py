@@ -157,7 +157,7 @@ WORD = 2**64
 
 
 def checksum(message: bytes) -> int:
-    """Return the checksum of a message, by the description in csrc/kv/transfer.cc."""
+    """Return the checksum of a message, by the description in csrc/kv/message.h."""
     prime = 0x9E3779B97F4A7C15
 
     def rotated(x: int, bits: int) -> int:
@@ -174,7 +174,11 @@ def checksum(message: bytes) -> int:
             total = rotated(total ^ lane, 31) * prime % WORD
         return total
 
-    return mixed(mixed(0, message[:56]), message[64:])
+    own, payload = mixed(0, message[:56]), message[64:]
+    if message[8] == 1:
+        return mixed(own, payload)
+    chunks = range(0, len(payload), 1024)
+    return (own + sum(mixed(i, payload[i : i + 1024]) for i in chunks)) % WORD
 
 
 def export_tokens(
@@ -185,6 +189,7 @@ def export_tokens(
     row: int = 0,
     table: Array | None = None,
     first_layer: int = 0,
+    version: int = 2,
 ) -> bytes:
     """Return the message of a request's slots."""
     _, T, G, D = layers[0]["k"].shape
@@ -194,8 +199,8 @@ def export_tokens(
         layer[name][place].tobytes() for layer in layers for name in names for place in places
     )
     head = struct.pack(
-        "<8sIIBBHIIIIIQQ", b"FSTEPKV", 1, 64, *CODES[dtype], 1, len(layers), first_layer, G, D,
-        int(dtype == "int8"), end - begin, len(payload),
+        "<8sIIBBHIIIIIQQ", b"FSTEPKV", version, 64, *CODES[dtype], 1, len(layers), first_layer, G,
+        D, int(dtype == "int8"), end - begin, len(payload),
     )  # fmt: skip
     return head + struct.pack("<Q", checksum(head + bytes(8) + payload)) + payload
 

@@ -21,6 +21,14 @@ FEWSTEP_HOST_DEVICE inline uint32_t atomic_add(uint32_t* p, uint32_t x) {
 #endif
 }
 
+FEWSTEP_HOST_DEVICE inline void atomic_add(uint64_t* p, uint64_t x) {
+#if defined(__CUDA_ARCH__)
+  atomicAdd((unsigned long long*)p, (unsigned long long)x);
+#else
+  *p += x;
+#endif
+}
+
 FEWSTEP_HOST_DEVICE inline void atomic_or(uint32_t* p, uint32_t x) {
 #if defined(__CUDA_ARCH__)
   atomicOr(p, x);

@@ -245,7 +245,7 @@ FEWSTEP_API fewstep_status fewstep_kv_copy_pages(const fewstep_context* ctx,
 /* A message of fewstep_kv_export_tokens begins with 64 bytes, little-endian:
  *
  *    0  char[8]  "FSTEPKV" and a zero     32  u32  head_dim D
- *    8  u32      version, 1               36  u32  scales, 1 for int8 and else 0
+ *    8  u32      version, 2               36  u32  scales, 1 for int8 and else 0
  *   12  u32      header_bytes, 64         40  u64  tokens
  *   16  u8 u8    dtype: DLPack's code, bits   48  u64  payload_bytes
  *   18  u16      lanes, 1                 56  u64  checksum of all other bytes
@@ -254,7 +254,9 @@ FEWSTEP_API fewstep_status fewstep_kv_copy_pages(const fewstep_context* ctx,
  *   28  u32      heads G
  *
  * and goes on with each layer's keys and values [tokens, G, D] and, of int8 caches, the scales of
- * both [tokens, G] f32. The checksum is in csrc/kv/transfer.cc. */
+ * both [tokens, G] f32. The checksum, in csrc/kv/message.h, adds up what each 1024 bytes of the
+ * payload are mixed to, so that a GPU can have it too; that of version 1, which is still read on
+ * the CPU, mixes all of them in turn. */
 typedef struct fewstep_kv_header {
   uint32_t version, layers, first_layer, heads, head_dim, scales;
   uint8_t dtype_code, dtype_bits;
@@ -283,19 +285,23 @@ typedef struct fewstep_kv_export_tokens_args {
 #define FEWSTEP_KV_EXPORT_TOKENS_ARGS_INIT \
   {sizeof(fewstep_kv_export_tokens_args), 0, 0, 0, 0, FEWSTEP_KV_CACHES_INIT, NULL, NULL}
 
-/* Writes tokens of a request, in the given layers, as a message for another process or a file.
+/* Writes tokens of a request, in the given layers, as a message for another process or a file,
+ * where the caches are: on CUDA in device memory.
  *
  * Caches of all kinds and page sizes give the same message.
  *
  * Shapes   caches [P, T, G, D] each  page_table [B, pages]  out [N]
  * Types    caches: one of f32 f16 bf16 i8, scales f32; page_table: i32; out: u8
- * Layout   caches and scales strided but for the last dimension; out contiguous
+ * Layout   caches and scales strided but for the last dimension; out contiguous, on CUDA at a
+ *          multiple of 8 bytes
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads the rows once and the message once more for its checksum
- * Order    CUDA: no kernel yet; CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   exact
  * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also slots beyond the cache, a
- *          page that is not in the table, an `out` of another size; FEWSTEP_UNSUPPORTED
+ *          page that is not in the table, an `out` of another size; FEWSTEP_UNSUPPORTED,
+ *          FEWSTEP_BACKEND_ERROR. On CUDA nobody reads the table before: slots without a page are
+ *          zeros
  * Source   prompt and token phases on different machines: Patel et al. 2023, "Splitwise", arXiv
  *          2311.18677, sec. 4.2, layer by layer
  */
@@ -311,25 +317,33 @@ typedef struct fewstep_kv_import_tokens_args {
   fewstep_kv_caches caches;
   const fewstep_tensor* page_table; /* [B, pages] i32, or NULL: P = B */
   const fewstep_tensor* data;       /* [N] u8 */
+  const fewstep_tensor* status;     /* [2] i64; may be NULL on the CPU */
 } fewstep_kv_import_tokens_args;
 
 #define FEWSTEP_KV_IMPORT_TOKENS_ARGS_INIT \
-  {sizeof(fewstep_kv_import_tokens_args), 0, 0, 0, FEWSTEP_KV_CACHES_INIT, NULL, NULL}
+  {sizeof(fewstep_kv_import_tokens_args), 0, 0, 0, FEWSTEP_KV_CACHES_INIT, NULL, NULL, NULL}
 
 /* Puts a message's tokens into a request's slots from `begin` on; how many, its header tells.
  *
- * Nothing is written unless the message is whole: its size, every field of its header and the
- * checksum are compared first.
+ * No cache is written unless the message is whole: its size, every field of its header and the
+ * checksum are compared first. On CUDA the host cannot read the message: its size tells how many
+ * tokens there must be, and status[0] becomes 0 where they are imported, else the number of the
+ * header's first byte that is not as it must be, from 1 on, and 57 where the checksum is not;
+ * status[1] is scratch.
  *
- * Shapes   caches [P, T, G, D] each  page_table [B, pages]  data [N]
- * Types    caches: one of f32 f16 bf16 i8, scales f32; page_table: i32; data: u8
- * Layout   caches and scales strided but for the last dimension; data contiguous, of any alignment
+ * Shapes   caches [P, T, G, D] each  page_table [B, pages]  data [N]  status [2] or, on the CPU,
+ *          NULL
+ * Types    caches: one of f32 f16 bf16 i8, scales f32; page_table: i32; data: u8; status: i64
+ * Layout   caches and scales strided but for the last dimension; data contiguous, of any alignment,
+ *          on CUDA at a multiple of 8 bytes
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads the message twice, writes the rows once
- * Order    CUDA: no kernel yet; CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   exact
  * Errors   FEWSTEP_INVALID_ARGUMENT, before anything is written: also a message that differs from
- *          what the caches want, by the field's name; FEWSTEP_UNSUPPORTED
+ *          what the caches want, by the field's name; FEWSTEP_UNSUPPORTED,
+ *          FEWSTEP_BACKEND_ERROR. On CUDA nobody reads the table before: slots without a page are
+ *          passed over
  * Source   as fewstep_kv_export_tokens
  */
 FEWSTEP_API fewstep_status fewstep_kv_import_tokens(const fewstep_context* ctx,
