@@ -66,7 +66,7 @@ def test_models_that_do_not_fit() -> None:
         (
             model_of("Llama", torch.float64),
             ValueError,
-            "on cpu, of float32, float16 or bfloat16, got float64 on cpu",
+            "on cpu or cuda, of float32, float16 or bfloat16, got float64 on cpu",
         ),
     ]
     for model, kind, want in cases:

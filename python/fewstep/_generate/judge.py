@@ -13,11 +13,13 @@ from fewstep import logits as logits_ops
 from fewstep._generate.pack import DETERMINISTIC, NO_DRAWS, Block, Group, draws
 from fewstep._generate.request import Request
 from fewstep._generate.sampling import FILTERS, Sampling
+from fewstep._transfer import Download, on_device, uploaded
 from fewstep.tree import RULES, verify
 
 Arrays = tuple[Any, ...]
 
 MATCH = RULES.index("match")
+LOGITS = 3  # where they stand among what is given to `_core.tree_verify`
 _DEFAULTS = verify.__kwdefaults__ or {}
 PARAMS = tuple(_DEFAULTS[name] for name in ("epsilon", "delta", "strength", "share"))
 _STATUS = {1: "hold NaN", 2: "hold +inf", 3: "allow no token"}
@@ -122,14 +124,27 @@ def _verify(
     """Verify a group's drafts; return what was said of those that could not be used."""
     try:
         given = inputs + (NO_DRAWS if group.law == DETERMINISTIC else draws(block, group))
-        _core.tree_verify(group.rule, group.law, PARAMS, filters, given, outputs)
+        _run(group.rule, group.law, filters, given, outputs)
     except ValueError as error:
         # No draft, then, as if its tokens were negative; what is wrong with the logits comes again.
         parent, indptr, token, *others = inputs
         given = (parent, indptr, np.full_like(token, -1), *others, *NO_DRAWS)
-        _core.tree_verify(MATCH, DETERMINISTIC, PARAMS, filters, given, outputs)
+        _run(MATCH, DETERMINISTIC, filters, given, outputs)
         return error
     return None
+
+
+def _run(rule: int, law: int, filters: Arrays, inputs: Arrays, outputs: Arrays) -> None:
+    """Verify where the logits are; `outputs` are on the host."""
+    logits = inputs[LOGITS]
+    if not on_device(logits):
+        _core.tree_verify(rule, law, PARAMS, filters, inputs, outputs)
+        return
+    sent = uploaded(logits.device, (*filters, *inputs))
+    found = Download(logits.device, outputs)
+    filters, inputs = tuple(sent[: len(filters)]), tuple(sent[len(filters) :])
+    _core.tree_verify(rule, law, PARAMS, filters, inputs, tuple(found.tensors))
+    found.take()
 
 
 def _reason(request: Request, status: int) -> ValueError:
@@ -192,12 +207,15 @@ def _penalised(block: Block, above: list[list[list[int]]], logits: Any) -> Any:
         )
         for name in ("repetition", "presence", "frequency")
     }
-    return logits_ops.penalise(
-        logits, np.array(ids, np.int32), np.array(ends, np.int32),
-        counts=np.array(counts, np.int32), bias_ids=np.array(bias_ids, np.int32),
-        bias_values=np.array(bias_values, np.float32), bias_indptr=np.array(bias_ends, np.int32),
-        **values,
-    )  # fmt: skip
+    lists: dict[str, Any] = {
+        "tokens": np.array(ids, np.int32), "indptr": np.array(ends, np.int32),
+        "counts": np.array(counts, np.int32), "bias_ids": np.array(bias_ids, np.int32),
+        "bias_values": np.array(bias_values, np.float32),
+        "bias_indptr": np.array(bias_ends, np.int32), **values,
+    }  # fmt: skip
+    if on_device(logits):
+        lists = dict(zip(lists, uploaded(logits.device, list(lists.values())), strict=True))
+    return logits_ops.penalise(logits, **lists)
 
 
 def _masks(

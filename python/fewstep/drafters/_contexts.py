@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from fewstep import _core
 from fewstep._generate.request import Request
-from fewstep.drafters._likeliest import likeliest, on_device
+from fewstep._transfer import on_device
+from fewstep.drafters._likeliest import likeliest
 from fewstep.drafters._protocol import Draft, Seen
 
 

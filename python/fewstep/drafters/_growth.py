@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fewstep._generate.pack import MAX_NODES, ends_of
 from fewstep._generate.request import Request
+from fewstep._transfer import on_host
 from fewstep.drafters._pace import Pace
 from fewstep.drafters._protocol import Draft
 from fewstep.language_model import LanguageModel
@@ -178,9 +179,9 @@ class Cache:
         if not pairs:
             return blocks, None
         tokens, ends = _new_rows(pairs)
-        logits = self.model.forward(
-            [rows.sequence for _, rows in pairs], tokens, ends, rows=ends[1:].astype(np.int64) - 1
-        )
+        sequences = [rows.sequence for _, rows in pairs]
+        wanted = ends[1:].astype(np.int64) - 1
+        logits = on_host(self.model.forward(sequences, tokens, ends, rows=wanted))
         for request, rows in pairs:
             rows.base = len(request.tokens) - 1
             rows.add(request.tokens[-1], -1)
@@ -334,7 +335,7 @@ class Cache:
             depth += rows.depth[-n:]
             for mask in rows.sees[-n:]:
                 bits += mask.to_bytes(width, "little")
-        return self.model.forward(
+        logits = self.model.forward(
             [rows.sequence for rows in blocks],
             np.array(token, np.int32),
             np.array(ends_of(counts), np.int32),
@@ -343,6 +344,7 @@ class Cache:
             block=np.array(sizes, np.int32),
             rows=wanted,
         )
+        return on_host(logits)  # where trees grow
 
 
 def chain_draft(tokens: Sequence[int], logp: Sequence[float]) -> Draft:

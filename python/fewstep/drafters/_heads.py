@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep._generate.request import Request
+from fewstep._transfer import on_host
 from fewstep.drafters._protocol import Draft, Seen
 from fewstep.drafters._shape import Paths, Shape
 
@@ -83,7 +84,7 @@ class Template:
         last = seen.indptr[:-1] + [
             seen.path[b, n - 1] if n else 0 for b, n in enumerate(seen.accepted.tolist())
         ]
-        heads = np.asarray(self._heads(seen.hidden[last]), np.int32)
+        heads = np.asarray(on_host(self._heads(seen.hidden[last])), np.int32)
         self._candidates.update(
             {request.number: own for request, own in zip(seen.requests, heads, strict=True)}
         )

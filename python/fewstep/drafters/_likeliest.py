@@ -9,12 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep import logits as logits_ops
-from fewstep._arrays import is_torch
-
-
-def on_device(logits: Any) -> bool:
-    """Tell whether logits lie on a device, where the best of them are to be found."""
-    return is_torch(logits) and not logits.is_cpu
 
 
 def likeliest(logits: Any, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from fewstep import _core, tree
 from fewstep import draft as drafts
 from fewstep._generate.request import Request
-from fewstep.drafters._likeliest import likeliest, on_device
+from fewstep._transfer import on_device
+from fewstep.drafters._likeliest import likeliest
 from fewstep.drafters._protocol import Draft, Seen
 from fewstep.drafters._shape import Paths, Shape
 

@@ -143,7 +143,8 @@ def _unfit(
     wants_gradient = torch.is_grad_enabled() and query.requires_grad
     if torch.compiler.is_compiling() or wants_gradient or dropout > 0:
         return "without gradients, dropout and compilation"
-    if query.device.type != "cpu" or query.dtype not in FITTING:
+    # What rows see is on the device of pages alone; any other call makes it here.
+    if not (query.is_cpu or type(key) is PagedKeys) or query.dtype not in FITTING:
         return "on cpu, of float32, float16 or bfloat16"
     dim, ratio = query.shape[3], query.shape[1] // key.shape[1]
     if dim % 16 or dim > 256 or value.shape[3] != dim or ratio > 16:
@@ -164,7 +165,8 @@ def _paged(
     pages, layer, q = key.pages, key.layer, flat(query)
     requests = pages.requests([span[0] for span in spans] if spans else None)
     if requests.index is None:
-        out = pages.store.attend(layer, q, requests, torch.empty(q.shape, dtype=q.dtype), **options)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        pages.store.attend(layer, q, requests, out, **options)
     else:
         some = q[requests.index]
         out = torch.zeros(q.shape, dtype=q.dtype)

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from .._runtime import info
 from ..kv import Pool
 from ._rows import LONGEST
 from ._shares import layer_stack
 from ._store import FITTING
 
 FUNCTION = "fewstep.transformers.PagedModel"
+DEVICES = ("cpu", "cuda")
 
 
 def check_block(block: list[int], counts: list[int], length: list[int]) -> None:
@@ -64,10 +66,15 @@ def check_model(model: Any) -> None:
         raise TypeError(
             f"{FUNCTION}: 'model' must have a head, got {type(model).__name__} without one"
         )
-    if model.device.type != "cpu" or model.dtype not in FITTING:
+    if model.device.type not in DEVICES or model.dtype not in FITTING:
         raise ValueError(
-            f"{FUNCTION}: 'model' must be on cpu, of float32, float16 or bfloat16, got "
+            f"{FUNCTION}: 'model' must be on cpu or cuda, of float32, float16 or bfloat16, got "
             f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
+        )
+    if model.device.type != "cpu" and not info()["cuda"]["built"]:
+        raise NotImplementedError(
+            f"{FUNCTION}: 'model' must be on cpu, as this build has no CUDA kernels "
+            f"(FEWSTEP_CUDA=ON), got one on {model.device}"
         )
 
 

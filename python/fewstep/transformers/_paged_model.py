@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from .._transfer import uploaded
 from ..torch import pack_linears
 from ._cache import NAME, PagedRows, check_cache_dtype
 from ._checks import (
@@ -41,8 +42,8 @@ class PagedModel:
     Parameters
     ----------
     model : PreTrainedModel
-        On the CPU; float32 | float16 | bfloat16. Its attention is set to ``"fewstep"``, and it to
-        evaluation.
+        On the CPU or a CUDA device; float32 | float16 | bfloat16. Its attention is set to
+        ``"fewstep"``, and it to evaluation.
     pages : int, optional
         Pages of the cache: 65,536 tokens by default. Memory is taken up as pages are written.
     page_tokens : int, default 32
@@ -88,7 +89,9 @@ class PagedModel:
     Notes
     -----
     A model that was given to `fewstep.transformers.fuse` runs without the forward pass of
-    transformers, in a fraction of its time. One thread at a time.
+    transformers, in a fraction of its time; on the CPU alone. On a CUDA device keys and values are
+    there, and so are logits; which rows run is said from here, in one copy a call. One thread at a
+    time.
 
     References
     ----------
@@ -130,14 +133,14 @@ class PagedModel:
         ids = None if vocabulary is None else checked_ids(model, vocabulary)
         if pages is None:
             pages = max(1, (1 << 16) // max(page_tokens, 1))
-        store = Store(pages, page_tokens, cache_dtype == "int8", deterministic)
+        store = Store(pages, page_tokens, cache_dtype == "int8", deterministic, model.device)
         if model.config._attn_implementation != NAME:
             model.set_attn_implementation(NAME)
         self.model = model.eval()
         if ids is not None or layers is not None:
-            index = None if ids is None else torch.from_numpy(ids).long()
+            index = None if ids is None else torch.from_numpy(ids).long().to(model.device)
             self.model = sharing(model, layers, index)
-            if ids is not None:
+            if ids is not None and model.device.type == "cpu":
                 pack_linears(self.model.get_output_embeddings())
         self.pool, self._core_pool = store.pool, store.pool._pool
         self.d2t: NDArray[Any] | None = ids
@@ -148,6 +151,7 @@ class PagedModel:
         longest = getattr(config, "max_position_embeddings", None)
         self.max_length: int | None = longest
         self.stop_tokens = stop_tokens(model)
+        self._device = model.device
         self._whole = Whole(self.model, store) if is_plain(self.model) else None
         accepted = inspect.signature(type(model).forward).parameters
         self._name = "cache" if "cache" in accepted else "past_key_values"
@@ -315,13 +319,17 @@ class PagedModel:
         self, ids: NDArray[np.int64], rows: Rows, wanted: NDArray[np.int64] | None, hidden: bool
     ) -> Any:
         """Run rows by the forward pass of transformers."""
-        self._cache.rows = rows
-        index = torch.arange(len(ids)) if wanted is None else torch.from_numpy(wanted)
+        self._cache.rows = rows = rows.to(self._device)
+        given_ids, index = torch.from_numpy(ids), torch.arange(len(ids))
+        if wanted is not None:
+            index = torch.from_numpy(wanted)
+        if self._device.type != "cpu":
+            given_ids, index = uploaded(self._device, (given_ids, index))
         given: dict[str, Any] = {self._name: self._cache}
         if self._keeps:
             given["logits_to_keep"] = index
         out = self.model(
-            input_ids=torch.from_numpy(ids)[None],
+            input_ids=given_ids[None],
             position_ids=rows.positions.long()[None],
             use_cache=True,
             output_hidden_states=hidden,

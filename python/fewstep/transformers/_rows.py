@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._transfer import uploaded
+
 Ints = NDArray[np.int32]
 
 LONGEST = 256  # rows of a request of `fewstep.tree.attention`
@@ -47,6 +49,23 @@ class Rows:
     positions: torch.Tensor
     requests: Requests
     padded: dict[int, Requests] = field(default_factory=dict)  # by the first token that is seen
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the same on a device."""
+        if device.type == "cpu":
+            return self
+        seen = self.requests
+        indptr, length, table, positions, ends, kv_len, pages, *options = uploaded(
+            device,
+            (
+                self.indptr, self.length, self.table, self.positions,
+                seen.indptr, seen.kv_len, seen.table, *seen.options.values(),
+            ),
+        )  # fmt: skip
+        named = dict(zip(seen.options, options, strict=True))
+        requests = Requests(ends, kv_len, pages, seen.single, options=named)
+        vars(requests)["longest"] = seen.longest  # which nobody shall wait for
+        return Rows(indptr, length, table, positions, requests)
 
 
 def tensor(values: Any, dtype: Any = np.int32) -> torch.Tensor:

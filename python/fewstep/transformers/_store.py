@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import _core
+from .._transfer import uploaded
 from ..kv import Pool, append, commit, copy_pages
 from ..linear import aligned
 from ..tree import attention
@@ -26,7 +27,12 @@ class Store:
     """
 
     def __init__(
-        self, pages: int, page_tokens: int, int8: bool = False, deterministic: bool = False
+        self,
+        pages: int,
+        page_tokens: int,
+        int8: bool = False,
+        deterministic: bool = False,
+        device: Any = "cpu",
     ) -> None:
         self.pool = Pool(pages, page_tokens)
         self.shape = (pages, page_tokens)
@@ -35,7 +41,8 @@ class Store:
         self.v: dict[int, torch.Tensor] = {}
         self.scales: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._flat: dict[int, tuple[torch.Tensor, ...]] = {}
-        self._scratch = torch.empty(0, dtype=torch.int64)
+        self._device = torch.device(device)
+        self._scratch = torch.empty(0, dtype=torch.int64, device=device)
 
     def _make(self, layer: int, like: torch.Tensor) -> None:
         shape = (*self.shape, *like.shape[1:])
@@ -45,7 +52,8 @@ class Store:
             aligned(count, like).view(dtype).view(shape) for _ in range(2)
         )
         if self.int8:
-            self.scales[layer] = torch.empty(shape[:3]), torch.empty(shape[:3])
+            k, v = (torch.empty(shape[:3], device=self._device) for _ in range(2))
+            self.scales[layer] = k, v
         parts = (self.k[layer], self.v[layer], *self.scales.get(layer, ()))
         self._flat[layer] = tuple(part.view(-1, 1, *part.shape[2:]) for part in parts)
 
@@ -92,7 +100,7 @@ class Store:
         )
         needed = size // 8
         if self._scratch.size(0) < needed:
-            self._scratch = torch.empty(needed, dtype=torch.int64)
+            self._scratch = torch.empty(needed, dtype=torch.int64, device=self._device)
         return self._scratch
 
     def extend(self, sequences: Sequence[int], n_tokens: Sequence[int]) -> None:
@@ -116,13 +124,17 @@ class Store:
         pairs = [pair for pair in pairs if pair[0] >= 0]
         if not (pairs and self.k):
             return
-        source, target = (tensor(part) for part in zip(*pairs, strict=True))
+        source, target = self._placed(*(tensor(part) for part in zip(*pairs, strict=True)))
         copy_pages(*self._caches(), source, target, **self._scales())
 
     def commit(self, sequences: Sequence[int], path: Any, accepted: Any, base: Any) -> None:
         """Move accepted rows of draft blocks, whose roots lie at `base`, behind their roots."""
-        table = self.pool.page_table(sequences)
-        commit(*self._caches(), path, accepted, base, page_table=table, first=1, **self._scales())
+        given = self._placed(path, accepted, base, self.pool.page_table(sequences))
+        commit(*self._caches(), *given[:3], page_table=given[3], first=1, **self._scales())
+
+    def _placed(self, *arrays: Any) -> Sequence[Any]:
+        """Return arrays where the caches are."""
+        return arrays if self._device.type == "cpu" else uploaded(self._device, arrays)
 
     def _caches(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         return list(self.k.values()), list(self.v.values())

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small arrays of the host on their way to a device and back, all of a call in one copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep._arrays import is_torch
+
+_ALIGN = 16  # bytes
+
+
+def on_device(array: Any) -> bool:
+    """Tell whether an array is a tensor that the host does not read as it is."""
+    return is_torch(array) and not array.is_cpu
+
+
+def on_host(array: Any) -> Any:
+    """Return an array, or a copy of it on the host where it lies on a device."""
+    return array.cpu() if on_device(array) else array
+
+
+def uploaded(device: Any, arrays: Sequence[Any]) -> list[Any]:
+    """Return arrays as tensors on a device; None and what lies there stay as they are.
+
+    Parameters
+    ----------
+    device : torch.device
+    arrays : sequence of array or None
+        NumPy's, or tensors.
+    """
+    import torch
+
+    given = [None if one is None or on_device(one) else np.ascontiguousarray(one) for one in arrays]
+    begins, end = [], 0
+    for one in given:
+        begins.append(end)
+        end += 0 if one is None else -(-one.nbytes // _ALIGN) * _ALIGN
+    packed = np.empty(end, np.uint8)
+    for one, begin in zip(given, begins, strict=True):
+        if one is not None:
+            packed[begin : begin + one.nbytes] = (
+                np.ascontiguousarray(one).reshape(-1).view(np.uint8)
+            )
+    there = torch.from_numpy(packed).to(device)
+    return [
+        whole
+        if one is None
+        else there[begin : begin + one.nbytes].view(getattr(torch, one.dtype.name)).view(one.shape)
+        for whole, one, begin in zip(arrays, given, begins, strict=True)
+    ]
+
+
+class Download:
+    """Room on a device for what becomes arrays of the host.
+
+    Parameters
+    ----------
+    device : torch.device
+    arrays : sequence of array of int32, or None
+        Where the numbers go in the end.
+    """
+
+    def __init__(self, device: Any, arrays: Sequence[NDArray[np.int32] | None]) -> None:
+        import torch
+
+        self._arrays = [one for one in arrays if one is not None]
+        sizes = [0 if one is None else one.size for one in arrays]
+        self._all = torch.empty(sum(sizes), dtype=torch.int32, device=device)
+        self.tensors: list[Any] = []
+        begin = 0
+        for one, size in zip(arrays, sizes, strict=True):
+            part = self._all[begin : begin + size]
+            self.tensors.append(None if one is None else part.view(one.shape))
+            begin += size
+
+    def take(self) -> None:
+        """Wait for the device and fill the arrays."""
+        whole, begin = self._all.cpu().numpy(), 0
+        for one in self._arrays:
+            one[...] = whole[begin : begin + one.size].reshape(one.shape)
+            begin += one.size

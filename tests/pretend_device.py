@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CUDA device that the CPU plays, to torch and to fewstep's Python: where each tensor is counts.
+
+A `Placed` tensor says that it is on ``meta`` and computes with a CPU tensor. What a device does
+not do is refused: operations on tensors of both places, and ops whose arrays are not all there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+DEVICE = torch.device("meta")
+MOVES = ("aten::_to_copy", "aten::copy_")
+
+
+class Placed(torch.Tensor):
+    """A tensor on the device; `host` has its numbers."""
+
+    host: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, host: torch.Tensor) -> Placed:
+        made: Placed = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, host.size(), strides=host.stride(), storage_offset=host.storage_offset(),
+            dtype=host.dtype, device=DEVICE,
+        )  # fmt: skip
+        made.host = host
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return dispatched(func, args, kwargs or {})
+
+
+def dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Compute with the host tensors and place the results where they belong."""
+    flat, _ = tree_flatten((args, kwargs))
+    placed = [one for one in flat if isinstance(one, Placed)]
+    others = [one for one in flat if isinstance(one, torch.Tensor) and not isinstance(one, Placed)]
+    name = func._schema.name
+    if placed and name not in MOVES and any(one.dim() for one in others):
+        raise RuntimeError(f"{name}: tensors on the device and on the CPU")
+    wrappers = {id(one.host): one for one in placed}
+    given = dict(kwargs)
+    there = bool(placed)
+    if given.get("device") is not None:
+        there = torch.device(given["device"]).type == "meta"
+        given["device"] = torch.device("cpu")
+    elif name == "aten::copy_":
+        there = isinstance(args[0], Placed)
+    host_args, host_kwargs = tree_map(
+        lambda one: one.host if isinstance(one, Placed) else one, (args, given)
+    )
+    out = func(*host_args, **host_kwargs)
+    if name == "aten::_local_scalar_dense" or not there:
+        return out
+
+    def wrap(one: Any) -> Any:
+        if not isinstance(one, torch.Tensor):
+            return one
+        return wrappers[id(one)] if id(one) in wrappers else Placed(one)
+
+    return tree_map(wrap, out)
+
+
+class Device(TorchDispatchMode):
+    """Catches what makes tensors on the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return dispatched(func, args, kwargs or {})
+
+
+def placed(model: torch.nn.Module) -> torch.nn.Module:
+    """Move a module's parameters and buffers to the device, in place."""
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is None:
+                    continue
+                moved = Placed(tensor.detach())
+                store[name] = (
+                    torch.nn.Parameter(moved, requires_grad=False)
+                    if store is module._parameters
+                    else moved
+                )
+    return model
+
+
+def _unwrapped(name: str, function: Any) -> Any:
+    """Return an op that takes arrays of one place alone."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        flat, spec = tree_flatten((args, kwargs))
+        arrays = [one for one in flat if isinstance(one, (torch.Tensor, np.ndarray))]
+        there = [isinstance(one, Placed) for one in arrays]
+        if any(there) and not all(there):
+            kinds = {type(one).__name__ for one in arrays}
+            raise ValueError(f"{name}: arrays of several places, {sorted(kinds)}")
+        host = [one.host if isinstance(one, Placed) else one for one in flat]
+        args, kwargs = tree_unflatten(host, spec)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the device be there, with kernels for all ops."""
+    from fewstep import _core, _runtime
+    from fewstep.transformers import _checks
+    from fewstep.transformers._cache import PagedKeys
+
+    for name, function in vars(_core).items():
+        if callable(function) and not isinstance(function, type):
+            monkeypatch.setattr(_core, name, _unwrapped(name, function))
+    # A subclass of a tensor cannot be made of one of another subclass; nobody computes with this.
+    keys_of = PagedKeys.of
+    monkeypatch.setattr(
+        PagedKeys, "of", lambda rows, *rest: keys_of(getattr(rows, "host", rows), *rest)
+    )
+    facts = _runtime.info() | {"cuda": {"built": True, "devices": 1}}
+    monkeypatch.setattr(_checks, "info", lambda: facts)
+    monkeypatch.setattr(_checks, "DEVICES", ("cpu", DEVICE.type))
+    with Device(), torch.no_grad():
+        yield
