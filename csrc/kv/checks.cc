@@ -55,7 +55,8 @@ bool overlaps_itself(const Grid& g) {
 // inner ones span less than the stride, so that only the two nearest multiples can bring them
 // together.
 bool meets(const Grid& g, int i, int64_t shift) {
-  if (i == g.n) return std::abs(shift) < g.unit;
+  // The second is said for GCC 12, which inlines this beyond the arrays' ends and warns of it.
+  if (i == g.n || i == ShapePattern::kMaxTokens) return std::abs(shift) < g.unit;
   int64_t steps = shift / g.stride[i];
   if (shift < 0 && steps * g.stride[i] != shift) --steps;
   for (const int64_t s : {steps, steps + 1}) {
