@@ -18,8 +18,8 @@ import fewstep._guide
 import fewstep._run
 from fewstep._arrays import Arrays
 
-# Ops that torch does not see, where the loop calls them.
-OPS = (
+# Ops that torch does not see, where the sampler's loop calls them.
+OPS: tuple[tuple[Any, str], ...] = (
     (fewstep._run, "step"),
     (fewstep._guide, "step"),
     (fewstep._guide, "gram"),
@@ -49,8 +49,9 @@ class Recorded:
     """In place of `fewstep._graph.CudaRecording`; `made` counts them."""
 
     made = 0
+    ops = OPS
 
-    def __init__(self, arrays: Arrays, work: Callable[[], None]) -> None:
+    def __init__(self, arrays: Arrays, work: Callable[[], None], function: str = "") -> None:
         type(self).made += 1
         work()
         operations = Operations()
@@ -62,7 +63,7 @@ class Recorded:
 
             return call
 
-        kept = [(module, name, getattr(module, name)) for module, name in OPS]
+        kept = [(module, name, getattr(module, name)) for module, name in self.ops]
         for module, name, function in kept:
             setattr(module, name, recorded(function))
         try:

@@ -42,7 +42,7 @@ class CudaRecording:
     # One capture at a time: another thread's synchronisation would break one that is under way.
     _capture_lock = threading.Lock()
 
-    def __init__(self, arrays: Arrays, work: Work) -> None:
+    def __init__(self, arrays: Arrays, work: Work, function: str = "Sampler") -> None:
         torch = self._torch = arrays.torch
         self._device = arrays.device
         self._graph = torch.cuda.CUDAGraph()
@@ -56,11 +56,11 @@ class CudaRecording:
                 # The outer context restores the stream even where a capture that failed does not.
                 with torch.cuda.stream(stream), use_stream(stream), _uncached_autocast(torch):
                     work()  # libraries set themselves up and plans go to the device on first use
-                    self._capture(stream, work)
+                    self._capture(stream, work, function)
             finally:
                 caller.wait_stream(stream)
 
-    def _capture(self, stream: Any, work: Work) -> None:
+    def _capture(self, stream: Any, work: Work, function: str) -> None:
         # Other threads may go on allocating: this one alone must do nothing that cannot be
         # captured.
         capture = self._torch.cuda.graph(
@@ -71,8 +71,8 @@ class CudaRecording:
                 work()
         except RuntimeError as error:
             raise RuntimeError(
-                "Sampler: 'model' must be capturable with graph=True (no synchronisation with the "
-                f"host, no copy from its memory), got {error}"
+                f"{function}: 'model' must be capturable with graph=True (no synchronisation with "
+                f"the host, no copy from its memory), got {error}"
             ) from error
 
     @classmethod

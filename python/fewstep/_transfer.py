@@ -24,35 +24,58 @@ def on_host(array: Any) -> Any:
     return array.cpu() if on_device(array) else array
 
 
-def uploaded(device: Any, arrays: Sequence[Any]) -> list[Any]:
-    """Return arrays as tensors on a device; None and what lies there stay as they are.
+class Parcel:
+    """Arrays packed one after the other.
 
     Parameters
     ----------
-    device : torch.device
     arrays : sequence of array or None
-        NumPy's, or tensors.
-    """
-    import torch
+        NumPy's, or tensors. None and what lies on a device stay as they are.
 
-    given = [None if one is None or on_device(one) else np.ascontiguousarray(one) for one in arrays]
-    begins, end = [], 0
-    for one in given:
-        begins.append(end)
-        end += 0 if one is None else -(-one.nbytes // _ALIGN) * _ALIGN
-    packed = np.empty(end, np.uint8)
-    for one, begin in zip(given, begins, strict=True):
-        if one is not None:
-            packed[begin : begin + one.nbytes] = (
-                np.ascontiguousarray(one).reshape(-1).view(np.uint8)
-            )
-    there = torch.from_numpy(packed).to(device)
-    return [
-        whole
-        if one is None
-        else there[begin : begin + one.nbytes].view(getattr(torch, one.dtype.name)).view(one.shape)
-        for whole, one, begin in zip(arrays, given, begins, strict=True)
-    ]
+    Attributes
+    ----------
+    packed : tensor, uint8
+        All of the others, on the host.
+    layout : tuple
+        The types and shapes: parcels of one layout fit the same memory.
+    """
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        import torch
+
+        self._kept = arrays
+        given = [
+            None if one is None or on_device(one) else np.ascontiguousarray(one) for one in arrays
+        ]
+        self._ends = [0]
+        for one in given:
+            size = 0 if one is None else -(-one.nbytes // _ALIGN) * _ALIGN
+            self._ends.append(self._ends[-1] + size)
+        self.layout = tuple(None if one is None else (one.dtype.name, one.shape) for one in given)
+        packed = np.empty(self._ends[-1], np.uint8)
+        for one, begin in zip(given, self._ends, strict=False):
+            if one is not None:
+                packed[begin : begin + one.nbytes] = one.reshape(-1).view(np.uint8)
+        self.packed = torch.from_numpy(packed)
+
+    def unpacked(self, there: Any) -> list[Any]:
+        """Return the arrays as tensors in memory that `packed` is copied to."""
+        import torch
+
+        found = []
+        for whole, kind, begin in zip(self._kept, self.layout, self._ends, strict=False):
+            if kind is not None:
+                dtype, shape = getattr(torch, kind[0]), kind[1]
+                size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+                whole = there[begin : begin + size].view(dtype).view(shape)
+            found.append(whole)
+        return found
+
+
+def uploaded(device: Any, arrays: Sequence[Any]) -> list[Any]:
+    """Return arrays as tensors on a device; None and what lies there stay as they are."""
+    parcel = Parcel(arrays)
+    return parcel.unpacked(parcel.packed.to(device))
 
 
 class Download:

@@ -78,6 +78,14 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_graph(model: Any, graph: bool) -> None:
+    """Raise ValueError where there are no graphs."""
+    if graph and model.device.type == "cpu":
+        raise ValueError(
+            f"{FUNCTION}: 'graph' must be False without a CUDA device, got True with a model on cpu"
+        )
+
+
 def stop_tokens(model: Any) -> tuple[int, ...]:
     """Return the tokens that end a text."""
     config = getattr(model, "generation_config", None)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from operator import add
 from typing import Any
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .._transfer import uploaded
 from ..torch import pack_linears
 from ._cache import NAME, PagedRows, check_cache_dtype
 from ._checks import (
     FUNCTION,
     check_block,
+    check_graph,
     check_model,
     check_paths,
     check_room,
@@ -27,7 +26,8 @@ from ._checks import (
     stop_tokens,
     vocabulary_size,
 )
-from ._rows import Rows, rows_of
+from ._forward import Forward, Graphs
+from ._rows import rows_of
 from ._shares import sharing
 from ._store import Store
 from ._whole import Whole, is_plain
@@ -61,6 +61,10 @@ class PagedModel:
     layers : int, optional
         The first layers alone, and the norm and head after them: a draft model made of the target's
         own weights, as in EESD [2]_.
+    graph : bool, default False
+        On a CUDA device: capture the forward pass of trees that come again as CUDA graphs, which
+        launch it at once. A model that cannot be captured runs as it is. Weights may change in
+        their place; modules that are exchanged are not seen.
 
     Attributes
     ----------
@@ -125,8 +129,10 @@ class PagedModel:
         deterministic: bool = True,
         vocabulary: ArrayLike | None = None,
         layers: int | None = None,
+        graph: bool = False,
     ) -> None:
         check_model(model)
+        check_graph(model, graph)
         check_cache_dtype(FUNCTION, "cache_dtype", cache_dtype)
         if layers is not None:
             layers = checked_layers(model, layers)
@@ -151,11 +157,9 @@ class PagedModel:
         longest = getattr(config, "max_position_embeddings", None)
         self.max_length: int | None = longest
         self.stop_tokens = stop_tokens(model)
-        self._device = model.device
         self._whole = Whole(self.model, store) if is_plain(self.model) else None
-        accepted = inspect.signature(type(model).forward).parameters
-        self._name = "cache" if "cache" in accepted else "past_key_values"
-        self._keeps = "logits_to_keep" in accepted
+        forward = Forward(self.model, self._cache)
+        self._forward: Forward | Graphs = Graphs(forward) if graph else forward
 
     def add(self, tokens: Sequence[int] | NDArray[Any] = ()) -> tuple[int, int]:
         """Begin a sequence with what is cached of these tokens; return its number and how many."""
@@ -252,7 +256,7 @@ class PagedModel:
             )
         else:
             these = rows_of(lengths, indptr, table, bits=bits, depth=depth, block=block)
-            result = self._run(ids, these, wanted, hidden)
+            result = self._forward.run(ids, these, wanted, hidden)
         self._lengths.update(zip(sequences, after, strict=True))
         return result
 
@@ -313,30 +317,6 @@ class PagedModel:
         for sequence, before, count, own in zip(sequences, length, counts, ids, strict=True):
             self._lengths[sequence] = before + count + max(len(own) - own.count(-1) - 1, 0)
         return found
-
-    @torch.no_grad()
-    def _run(
-        self, ids: NDArray[np.int64], rows: Rows, wanted: NDArray[np.int64] | None, hidden: bool
-    ) -> Any:
-        """Run rows by the forward pass of transformers."""
-        self._cache.rows = rows = rows.to(self._device)
-        given_ids, index = torch.from_numpy(ids), torch.arange(len(ids))
-        if wanted is not None:
-            index = torch.from_numpy(wanted)
-        if self._device.type != "cpu":
-            given_ids, index = uploaded(self._device, (given_ids, index))
-        given: dict[str, Any] = {self._name: self._cache}
-        if self._keeps:
-            given["logits_to_keep"] = index
-        out = self.model(
-            input_ids=given_ids[None],
-            position_ids=rows.positions.long()[None],
-            use_cache=True,
-            output_hidden_states=hidden,
-            **given,
-        )
-        logits = out.logits[0] if self._keeps else out.logits[0][index]
-        return (logits, out.hidden_states[-1][0][index]) if hidden else logits
 
     def keep(
         self,

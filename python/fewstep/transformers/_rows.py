@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-from .._transfer import uploaded
 
 Ints = NDArray[np.int32]
 
@@ -50,22 +49,31 @@ class Rows:
     requests: Requests
     padded: dict[int, Requests] = field(default_factory=dict)  # by the first token that is seen
 
-    def to(self, device: torch.device) -> Rows:
-        """Return the same on a device."""
-        if device.type == "cpu":
-            return self
+    @property
+    def fields(self) -> tuple[torch.Tensor, ...]:
+        """All tensors, in the order in which `placed` takes them."""
         seen = self.requests
-        indptr, length, table, positions, ends, kv_len, pages, *options = uploaded(
-            device,
-            (
-                self.indptr, self.length, self.table, self.positions,
-                seen.indptr, seen.kv_len, seen.table, *seen.options.values(),
-            ),
-        )  # fmt: skip
-        named = dict(zip(seen.options, options, strict=True))
-        requests = Requests(ends, kv_len, pages, seen.single, options=named)
-        vars(requests)["longest"] = seen.longest  # which nobody shall wait for
+        own = self.indptr, self.length, self.table, self.positions
+        return (*own, seen.indptr, seen.kv_len, seen.table, *seen.options.values())
+
+    def placed(self, fields: Sequence[torch.Tensor]) -> Rows:
+        """Return the same with its tensors elsewhere."""
+        indptr, length, table, positions, ends, kv_len, pages, *options = fields
+        named = dict(zip(self.requests.options, options, strict=True))
+        requests = Requests(ends, kv_len, pages, self.requests.single, options=named)
+        vars(requests)["longest"] = self.requests.longest  # which nobody shall wait for
         return Rows(indptr, length, table, positions, requests)
+
+    def widened(self, page_tokens: int) -> Rows:
+        """Return the same with page tables as wide as the next power of two."""
+        fields = list(self.fields)
+        for i in (2, 6):
+            columns = fields[i].shape[1]
+            more = (1 << max(columns - 1, 0).bit_length()) - columns
+            fields[i] = torch.nn.functional.pad(fields[i], (0, more), value=-1)
+        made = self.placed(fields)
+        vars(made.requests)["longest"] = fields[6].shape[1] * page_tokens
+        return made
 
 
 def tensor(values: Any, dtype: Any = np.int32) -> torch.Tensor:

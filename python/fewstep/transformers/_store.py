@@ -42,7 +42,7 @@ class Store:
         self.scales: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._flat: dict[int, tuple[torch.Tensor, ...]] = {}
         self._device = torch.device(device)
-        self._scratch = torch.empty(0, dtype=torch.int64, device=device)
+        self.scratch = torch.empty(0, dtype=torch.int64, device=device)
 
     def _make(self, layer: int, like: torch.Tensor) -> None:
         shape = (*self.shape, *like.shape[1:])
@@ -99,9 +99,9 @@ class Store:
             n, h, k.shape[2], d, longest, self.deterministic
         )
         needed = size // 8
-        if self._scratch.size(0) < needed:
-            self._scratch = torch.empty(needed, dtype=torch.int64, device=self._device)
-        return self._scratch
+        if self.scratch.size(0) < needed:
+            self.scratch = torch.empty(needed, dtype=torch.int64, device=self._device)
+        return self.scratch
 
     def extend(self, sequences: Sequence[int], n_tokens: Sequence[int]) -> None:
         """Make room behind the tokens of sequences, for all of them or none."""
