@@ -88,6 +88,21 @@ def test_messages_of_version_1_are_read(workers: dict[str, Worker]) -> None:
         workers["scalar"].kv(data=damaged, **given)
 
 
+def test_messages_on_cuda_are_aligned(workers: dict[str, Worker]) -> None:
+    case = Case((5,), (0,), G=2, D=3, T=5, paged=False)
+    given = {"layers": [case.cache("float32", 1)], "dtype": "float32", "begin": 0}
+    for name, more in (("out", {"end": 5}), ("data", {"data": np.zeros(64, np.uint8)})):
+        text = f"'{name}' must begin at a multiple of 8 bytes on CUDA, got 3 bytes behind one"
+        with pytest.raises(ValueError, match=text):
+            workers["cuda_on_host"].kv(verb="transfer", message_offset=3, **given, **more)
+
+
+def test_an_import_tells_that_it_was_one() -> None:
+    status = np.full(2, 7)
+    assert kv.import_tokens(MESSAGE, **caches(1), begin=0, status=status) == 3
+    assert status[0] == 0
+
+
 def caches(seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {
@@ -192,6 +207,8 @@ def floats() -> dict[str, Any]:
             f"{MESSAGE.size - 1}",
         ),
         (caches, {"data": MESSAGE[::2]}, "'data' must be contiguous, got a strided layout"),
+        (caches, {"status": np.zeros(3, int)}, "'status' must have shape [2], got [3]"),
+        (caches, {"status": np.zeros(2)}, "'status' must have dtype int64, got float64"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
