@@ -15,7 +15,7 @@ import numpy as np
 
 import harness
 import kv_calls
-from cases import attention, draft, kv, logits, noise, solver, sums, tree
+from cases import attention, draft, kv, logits, noise, solver, sums, tree, verify
 from reference import kv as reference
 
 LARGEST = 4500  # elements of a sample
@@ -258,6 +258,29 @@ def logits_cases(few: bool) -> Iterator[dict[str, Any]]:
         }
 
 
+def verify_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Every pair of rule and law, over vocabularies and filters."""
+    for index, (rule, law) in enumerate(verify.LEGAL[:: 2 if few else 1]):
+        V = (7, 40, 1030)[index % 3]
+        draws, depth = (1, 4) if rule in verify.ONE_CHILD else (3, 3)
+        t = verify.trees(3, V, law, draws, depth, seed=index)
+        kinds = {"logits": logits.DTYPES[index % 3], "draft": "float32", "draw_weight": "float32"}
+        inputs = {name: (x, kinds.get(name, "int32")) for name, x in vars(t).items()}
+        inputs |= {"seeds": (np.arange(3), "int64"), "positions": (np.arange(3), "int32")}
+        filters = list(logits.FILTERS.values())[index % len(logits.FILTERS)]
+        yield {
+            "op": "tree.verify",
+            "inputs": inputs,
+            "outputs": {
+                "path": ((3, 4), "int32"),
+                "accepted": ((3,), "int32"),
+                "next_token": ((3,), "int32"),
+                "logprobs": ((3, 5), "float32"),
+            },
+            "options": {"rule": rule, "law": law} | filters,
+        }
+
+
 def penalise_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Histories of all lengths, some of which do not fit the kernel's table at once."""
     for V in (17, 5000)[: 1 if few else 2]:
@@ -322,7 +345,7 @@ def run_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Cases of the ops that have no call of their own."""
     for cases in (tree_cases, growth_cases, attention_cases, merge_cases):
         yield from cases(few)
-    for cases in (logits_cases, penalise_cases):
+    for cases in (logits_cases, penalise_cases, verify_cases):
         yield from cases(few)
     for V, K, N in draft.TABLES:
         table, tokens, ids = draft.update(V, K, N)

@@ -102,10 +102,10 @@ def sizes(rule: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("rule", "law"), cases.LEGAL)
 @pytest.mark.parametrize("V", [2, 7, 40, 1030])
-def test_decisions_are_the_reference(cpu_worker: Worker, rule: str, law: str, V: int) -> None:
+def test_decisions_are_the_reference(worker: Worker, rule: str, law: str, V: int) -> None:
     requests = 60 if V < 1000 else 6
     t = cases.trees(requests, V, law, *sizes(rule), seed=V)
-    found = cpu_worker.run(**given(t, rule, law), options={"rule": rule, "law": law})
+    found = worker.run(**given(t, rule, law), options={"rule": rule, "law": law})
     assert check(found, t, rule, law) <= 1
 
 
@@ -114,44 +114,116 @@ def test_decisions_are_the_reference(cpu_worker: Worker, rule: str, law: str, V:
 )
 @pytest.mark.parametrize(("rule", "law"), cases.LEGAL)
 def test_the_target_is_filtered(
-    cpu_worker: Worker, rule: str, law: str, filters: dict[str, Any]
+    worker: Worker, rule: str, law: str, filters: dict[str, Any]
 ) -> None:
     t = cases.trees(40, 30, law, *sizes(rule), seed=1)
     options = {"rule": rule, "law": law, **filters}
-    found = cpu_worker.run(**given(t, rule, law), options=options, gap=3)
+    found = worker.run(**given(t, rule, law), options=options, gap=3)
     assert check(found, t, rule, law, **filters) <= 1
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(("rule", "law"), [("rrs", "iid"), ("greedy", "deterministic")])
-def test_types(cpu_worker: Worker, rule: str, law: str, dtype: str) -> None:
+def test_types(worker: Worker, rule: str, law: str, dtype: str) -> None:
     torch = pytest.importorskip("torch")
     t = cases.trees(40, 30, law, 3, 3, seed=2)
     stored = torch.from_numpy(t.logits).to(getattr(torch, dtype)).float().numpy()
-    found = cpu_worker.run(**given(t, rule, law, dtype), options={"rule": rule, "law": law})
+    found = worker.run(**given(t, rule, law, dtype), options={"rule": rule, "law": law})
     t.logits = stored
     assert check(found, t, rule, law) <= 1
 
 
-@pytest.mark.parametrize(("rule", "law"), [("rrs", "iid"), ("rrs", "without_replacement")])
-def test_a_compact_draft_is_the_whole_one(rule: str, law: str) -> None:
+@pytest.mark.parametrize("V", [20, 1500])
+@pytest.mark.parametrize(
+    ("rule", "law"), [(rule, law) for rule in cases.NEEDS for law in cases.NEEDS[rule]]
+)
+def test_a_compact_draft_is_the_whole_one(worker: Worker, rule: str, law: str, V: int) -> None:
     """Columns with ids, in rows of their own or shared, against all columns."""
-    t = cases.trees(30, 20, law, 3, 3, seed=3)
-    ids = np.flatnonzero(np.random.default_rng(0).random(20) < 0.6).astype(np.int32)
-    keep = np.isin(np.arange(20), ids)
-    t.draft[:, ~keep] = 0.0
-    arguments = (t.parent, t.indptr, t.token, t.logits, np.arange(30), np.zeros(30, np.int32))
-    common = {"rule": rule, "law": law, "draw_indptr": t.draw_indptr, "draw_node": t.draw_node}
-    whole = fewstep.tree.verify(*arguments, draft=t.draft, **common)
+    t = cases.trees(30 if V < 100 else 4, V, law, *sizes(rule), seed=3)
+    ids = np.flatnonzero(np.random.default_rng(0).random(V) < 0.6).astype(np.int32)
+    t.draft[:, ~np.isin(np.arange(V), ids)] = 0.0
+    whole = given(t, rule, law)
+    whole["options"] = {"rule": rule, "law": law}
+    wanted = worker.run(**whole)
     rows = np.arange(len(t.parent), dtype=np.int32)[::-1].copy()
-    compact = np.ascontiguousarray(t.draft[::-1][:, ids])
+    compact = {
+        "draft": (np.ascontiguousarray(t.draft[::-1][:, ids]), "float32"),
+        "draft_row": (rows, "int32"),
+    }
     for shared in (True, False):
-        given_ids = ids[None] if shared else np.tile(ids, (len(rows), 1))
-        found = fewstep.tree.verify(
-            *arguments, draft=compact, draft_ids=given_ids, draft_row=rows, **common
-        )
-        for a, b in zip(found, whole, strict=True):
-            assert np.array_equal(a, b)
+        columns = ids[None] if shared else np.tile(ids, (len(rows), 1))
+        inputs = whole["inputs"] | compact | {"draft_ids": (columns, "int32")}
+        found = worker.run(**whole | {"inputs": inputs})
+        for key, values in wanted.items():
+            assert np.array_equal(found[key], values, equal_nan=True), key
+
+
+def check_everywhere(workers: dict[str, Worker], call: dict[str, Any]) -> dict[str, Any]:
+    """Every instruction set and CUDA's code give the same bits, which are returned."""
+    first: dict[str, Any] = workers["scalar"].run(**call)
+    for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
+        for threads in (1, 3):
+            found = workers[isa].run(**call, threads=threads)
+            for key, values in first.items():
+                assert np.array_equal(found[key], values, equal_nan=True), (isa, key)
+    return first
+
+
+@pytest.mark.parametrize(
+    "filters", [{"top_k": 9}, {"top_p": 0.7, "temperature": 0.8}, {"min_p": 0.01, "typical": 0.9}]
+)
+@pytest.mark.parametrize(("rule", "law"), cases.LEGAL)
+def test_filtered_and_masked_laws_are_the_same_everywhere(
+    workers: dict[str, Worker], rule: str, law: str, filters: dict[str, Any]
+) -> None:
+    t = cases.trees(6, 1500, law, *sizes(rule), seed=8)
+    call = given(t, rule, law)
+    rng = np.random.default_rng(9)
+    mask = rng.integers(0, 1 << 32, (len(t.parent), 47), np.uint32)
+    mask |= rng.integers(0, 1 << 32, mask.shape, np.uint32)
+    np.bitwise_or.at(mask, (t.parent.clip(0), t.token // 32), np.uint32(1) << t.token % 32)
+    call["inputs"]["bitmask"] = (mask.astype(np.int32), "int32")
+    call["options"] = {"rule": rule, "law": law} | filters
+    assert (check_everywhere(workers, call)["status"] == 0).all()
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 900}])
+@pytest.mark.parametrize(("rule", "law"), [("rrs", "iid"), ("block", "iid"), ("typical", "iid")])
+def test_pieces_of_several_blocks_are_the_same_everywhere(
+    workers: dict[str, Worker], rule: str, law: str, filters: dict[str, Any]
+) -> None:
+    """A vocabulary beyond 2**20, where masses are kept of runs of two blocks."""
+    t = cases.trees(2, (1 << 20) + 3001, law, 1, 2, seed=10)
+    check_everywhere(
+        workers, given(t, rule, law) | {"options": {"rule": rule, "law": law} | filters}
+    )
+
+
+def test_draws_that_are_not_looked_at(worker: Worker) -> None:
+    """The first 256 children of a root that has more, some of them without a token."""
+    V, nodes = 600, 560
+    rng = np.random.default_rng(11)
+    token = np.append(0, rng.permutation(V)[: nodes - 1]).astype(np.int32)
+    token[1:][rng.random(nodes - 1) < 0.3] = -1
+    t = cases.Trees(
+        np.append(-1, np.zeros(nodes - 1)).astype(np.int32),
+        np.array([0, nodes], np.int32),
+        token,
+        rng.normal(size=(nodes, V)).astype(np.float32),
+        np.zeros((nodes, 0), np.float32),
+        *[np.zeros(0, np.int32)] * 3,
+    )
+    accepted = []
+    for child in np.flatnonzero(token >= 0)[[255, 256, 257, 258]]:  # the root's token is the first
+        logits = t.logits.copy()
+        logits[0, token[child]] = 99.0
+        call = given(t, "greedy", "deterministic")
+        call["inputs"]["logits"] = (logits, "float32")
+        del call["inputs"]["draw_indptr"], call["inputs"]["draw_node"]
+        for rule in ("greedy", "target_only"):
+            call["options"] = {"rule": rule, "law": "deterministic"}
+            accepted.append(int(worker.run(**call)["accepted"][0]))
+    assert accepted == [1, 1, 1, 1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("rule", "law"), cases.LEGAL)
@@ -160,12 +232,7 @@ def test_batch_threads_and_instruction_sets_do_not_matter(
 ) -> None:
     t = cases.trees(16, 200, law, *sizes(rule), seed=4)
     options = {"rule": rule, "law": law}
-    first = workers["scalar"].run(**given(t, rule, law), options=options)
-    for isa in fewstep.info()["cpu"]["available"]:
-        for threads in (1, 3):
-            found = workers[isa].run(**given(t, rule, law), options=options, threads=threads)
-            for key, values in first.items():
-                assert np.array_equal(found[key], values, equal_nan=True), (isa, key)
+    first = check_everywhere(workers, given(t, rule, law) | {"options": options})
     for b in (0, 7, 15):  # alone
         part = slice(t.indptr[b], t.indptr[b + 1])
         draws = t.draw_node[t.draw_indptr[part.start] : t.draw_indptr[part.stop]]
@@ -197,14 +264,14 @@ def test_match_is_plain_sampling() -> None:
 
 
 @pytest.mark.parametrize("rule", ["greedy", "match"])
-def test_tokens_of_the_target_in_place_of_its_logits(cpu_worker: Worker, rule: str) -> None:
+def test_tokens_of_the_target_in_place_of_its_logits(worker: Worker, rule: str) -> None:
     """What each row's logits would give, found beforehand for all nodes."""
     t = cases.trees(200, 5, "iid", 3, 3, seed=6)
     whole = given(t, rule, "iid")
     logits, _ = whole["inputs"].pop("logits")
     del whole["outputs"]["logprobs"]
     options = {"rule": rule, "law": "iid"}
-    wanted = cpu_worker.run(
+    wanted = worker.run(
         **whole | {"inputs": whole["inputs"] | {"logits": (logits, "float32")}}, options=options
     )
     request = np.repeat(np.arange(200), np.diff(t.indptr))
@@ -215,7 +282,7 @@ def test_tokens_of_the_target_in_place_of_its_logits(cpu_worker: Worker, rule: s
     )  # fmt: skip
     inputs = whole["inputs"] | {"target_token": (tokens, "int32")}
     options |= {"logits": None}
-    found = cpu_worker.run(**whole | {"inputs": inputs}, options=options, gap=3)
+    found = worker.run(**whole | {"inputs": inputs}, options=options, gap=3)
     assert wanted["accepted"].max() > 1
     for key, values in wanted.items():
         assert np.array_equal(found[key], values)

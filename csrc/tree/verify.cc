@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/execute.h"
 #include "fewstep/verify.h"
 #include "logits/filters.h"
 #include "tree/trees.h"
@@ -12,11 +13,12 @@
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<VerifyFn> kVerify = FEWSTEP_CPU_KERNELS(verify);
+constexpr KernelSet<VerifyFn> kVerify = FEWSTEP_KERNELS(verify);
 constexpr const char* kFunction = "fewstep_tree_verify";
 constexpr const char* kRules[] = {"greedy", "match", "target_only", "chain",   "rrs",
                                   "k_seq",  "block", "canonical",   "typical", "adjusted_target"};
 constexpr const char* kLaws[] = {"deterministic", "iid", "without_replacement", "external_weights"};
+constexpr DTypeSet kIndex = only(DType::kI32);
 constexpr int kRuleCount = sizeof kRules / sizeof kRules[0];
 constexpr int kLawCount = sizeof kLaws / sizeof kLaws[0];
 
@@ -118,15 +120,14 @@ void check_depths(const ArgCheck& check, const VerifyProblem& p, Indices parent,
 }
 
 // The list of draws names children of the node that it belongs to.
-void check_draws(const ArgCheck& check, const VerifyProblem& p, int64_t N, int64_t K,
-                 Indices parent, Indices indptr) {
+void check_draws(const ArgCheck& check, const VerifyProblem& p, Indices parent, Indices indptr) {
   const Indices begin = [&] {
     Indices i;
     i.data = p.draw_indptr.data;
     i.stride = p.draw_indptr.stride;
     return i;
   }();
-  check_indptr(check, "draw_indptr", begin, N, K, 'K');
+  check_indptr(check, "draw_indptr", begin, p.N, p.K, 'K');
   for (int64_t b = 0; b < p.B; ++b) {
     const int64_t first = indptr[b], size = indptr[b + 1] - first;
     for (int64_t i = 0; i < size; ++i) {
@@ -141,18 +142,11 @@ void check_draws(const ArgCheck& check, const VerifyProblem& p, int64_t N, int64
 }
 
 // Canonical picks one of a node's draws by its weight.
-void take_weights(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyProblem* p,
-                  Indices indptr) {
-  if (p->rule != Rule::kCanonical) return;
-  if (!args.draw_indptr) {
-    check.fail("draw_indptr", "must be given for rule canonical", "NULL");
-  }
-  const View weights = check.in("draw_weight", args.draw_weight, only(DType::kF32), "K");
-  p->draw_weight = vector_of<const float>(weights);
-  const auto at = [](const auto& v, int64_t i) { return v.data[i * v.stride]; };
-  for (int64_t b = 0; b < p->B; ++b) {
+void check_weights(const ArgCheck& check, const VerifyProblem& p, Indices indptr) {
+  if (p.rule != Rule::kCanonical) return;
+  for (int64_t b = 0; b < p.B; ++b) {
     for (int64_t i = indptr[b]; i < indptr[b + 1]; ++i) {
-      const int64_t begin = at(p->draw_indptr, i), end = at(p->draw_indptr, i + 1);
+      const int64_t begin = at(p.draw_indptr, i), end = at(p.draw_indptr, i + 1);
       if (end - begin > FEWSTEP_MAX_DRAWS) {
         check.fail(
             "draw_indptr",
@@ -162,12 +156,12 @@ void take_weights(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyP
       bool is_draw = false;
       double sum = 0.0;
       for (int64_t d = begin; d < end; ++d) {
-        const float weight = at(p->draw_weight, d);
+        const float weight = at(p.draw_weight, d);
         if (!(weight >= 0.0f && weight < HUGE_VALF)) {
           check.fail("draw_weight", "must be finite and 0 or more",
                      format("%g at %lld", double(weight), static_cast<long long>(d)));
         }
-        if (at(p->token, indptr[b] + at(p->draw_node, d)) < 0) continue;
+        if (at(p.token, indptr[b] + at(p.draw_node, d)) < 0) continue;
         is_draw = true;
         sum += weight;
       }
@@ -228,6 +222,10 @@ void take_target(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyPr
   p->logits_pitch = logits.stride * size_of(logits.dtype);
   p->dtype = logits.dtype;
   p->V = check.dim('V');
+  if (p->V > INT32_MAX) {
+    check.fail("logits", "must have less than 2^31 per row",
+               std::to_string(static_cast<long long>(p->V)));
+  }
   if (args.bitmask) {
     const View mask = check.in("bitmask", args.bitmask, kBitWords, "N W");
     p->bitmask = mask.as<const uint32_t>();
@@ -247,89 +245,105 @@ void take_draft(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyPro
   p->S = laws.S;
   p->draft_ids = laws.ids;
   p->draft_ids_stride = laws.ids_stride;
-  const int64_t M = check.dim('M'), N = check.dim('N');
+  p->M = check.dim('M');
   if (!args.draft_row) {
-    if (M < N)
+    if (p->M < p->N)
       check.fail("draft",
                  format("must have a row for each of N=%lld nodes without draft_row",
-                        static_cast<long long>(N)),
-                 std::to_string(M));
+                        static_cast<long long>(p->N)),
+                 std::to_string(p->M));
     return;
   }
   const View rows = check.in("draft_row", args.draft_row, only(DType::kI32), "N");
   p->draft_row = vector_of<const int32_t>(rows);
-  for (int64_t i = 0; i < N; ++i) {
-    const int32_t row = p->draft_row.data[i * p->draft_row.stride];
-    if (row >= 0 && row < M) continue;
-    check.fail("draft_row", format("must lie in [0, M=%lld)", static_cast<long long>(M)),
+  for (int64_t i = 0; check.can_read() && i < p->N; ++i) {
+    const int32_t row = at(p->draft_row, i);
+    if (row >= 0 && row < p->M) continue;
+    check.fail("draft_row", format("must lie in [0, M=%lld)", static_cast<long long>(p->M)),
                format("%d at %lld", int(row), static_cast<long long>(i)));
   }
+}
+
+void take_draws(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyProblem* p) {
+  if (!args.draw_indptr != !args.draw_node) {
+    check.fail("draw_node", "must be given together with draw_indptr", "one of them");
+  }
+  if (args.draw_indptr) {
+    p->draw_indptr =
+        vector_of<const int32_t>(check.in("draw_indptr", args.draw_indptr, kIndex, "N+1"));
+    p->draw_node = vector_of<const int32_t>(check.in("draw_node", args.draw_node, kIndex, "K"));
+    p->K = check.dim('K');
+  }
+  if (p->rule != Rule::kCanonical) return;
+  if (!args.draw_indptr) {
+    check.fail("draw_indptr", "must be given for rule canonical", "NULL");
+  }
+  p->draw_weight =
+      vector_of<const float>(check.in("draw_weight", args.draw_weight, only(DType::kF32), "K"));
+}
+
+void take_outputs(const fewstep_tree_verify_args& args, ArgCheck& check, VerifyProblem* p) {
+  const View path = check.out("path", args.path, kIndex, "B D");
+  p->path = path.as<int32_t>();
+  p->path_stride = path.stride;
+  p->D = check.dim('D');
+  p->accepted = vector_of<int32_t>(check.out("accepted", args.accepted, kIndex, "B"));
+  p->next_token = vector_of<int32_t>(check.out("next_token", args.next_token, kIndex, "B"));
+  if (args.status) p->status = vector_of<int32_t>(check.out("status", args.status, kIndex, "B"));
+  if (!args.logprobs) return;
+  const View l = check.out("logprobs", args.logprobs, only(DType::kF32), "B E");
+  if (check.dim('E') != p->D + 1) {
+    check.fail("logprobs",
+               format("must have D + 1 = %lld columns", static_cast<long long>(p->D + 1)),
+               std::to_string(check.dim('E')));
+  }
+  p->logprobs = l.as<float>();
+  p->logprobs_stride = l.stride;
+}
+
+// What the host can read.
+void check_values(const ArgCheck& check, const VerifyProblem& p, Indices parent, Indices indptr,
+                  Indices token) {
+  check_indptr(check, "indptr", indptr, p.B, p.N, 'N');
+  check_parents(check, parent, indptr, p.B);
+  check_tokens(check, token, p.N, p.V);
+  check_depths(check, p, parent, indptr);
+  if (p.draw_indptr.data) check_draws(check, p, parent, indptr);
+  check_weights(check, p, indptr);
+  check_sizes(check, p, indptr);
+  if (needs_one_child(p.rule)) check_one_draw(check, p, parent, indptr);
 }
 
 void run_verify(const fewstep_context* ctx, const fewstep_tree_verify_args* args) {
   ArgCheck check(kFunction, ctx);
   check.sized("args", args, "FEWSTEP_TREE_VERIFY_ARGS_INIT");
   check_pair(*args, check);
-  const DTypeSet index = only(DType::kI32);
   VerifyProblem p{};
   p.rule = Rule(args->rule);
   p.law = Law(args->law);
   p.params = check_params(args->params, check);
-  const View parent = check.in("parent", args->parent, index, "N");
-  const View indptr = check.in("indptr", args->indptr, index, "B+1");
-  const View token = check.in("token", args->token, index, "N");
+  const View parent = check.in("parent", args->parent, kIndex, "N");
+  const View indptr = check.in("indptr", args->indptr, kIndex, "B+1");
+  const View token = check.in("token", args->token, kIndex, "N");
+  p.N = check.dim('N');
   take_target(*args, check, &p);
   const View seeds = check.in("seeds", args->seeds, kSeeds, "B");
-  const View positions = check.in("positions", args->positions, index, "B");
+  const View positions = check.in("positions", args->positions, kIndex, "B");
   p.B = check.dim('B');
-  const int64_t N = check.dim('N');
-  const logits::Filters filters = logits::check_filters(args->filters, "B", check);
-  p.filters = &filters;
+  p.filters = logits::check_filters(args->filters, "B", check);
   p.parent = vector_of<const int32_t>(parent);
   p.indptr = vector_of<const int32_t>(indptr);
   p.token = vector_of<const int32_t>(token);
   p.seeds = vector_of<const uint64_t>(seeds);
   p.positions = vector_of<const int32_t>(positions);
   take_draft(*args, check, &p);
-  const View path = check.out("path", args->path, index, "B D");
-  p.path = path.as<int32_t>();
-  p.path_stride = path.stride;
-  p.D = check.dim('D');
-  p.accepted = vector_of<int32_t>(check.out("accepted", args->accepted, index, "B"));
-  p.next_token = vector_of<int32_t>(check.out("next_token", args->next_token, index, "B"));
-  if (args->status) p.status = vector_of<int32_t>(check.out("status", args->status, index, "B"));
-  if (args->logprobs) {
-    const View l = check.out("logprobs", args->logprobs, only(DType::kF32), "B E");
-    if (check.dim('E') != p.D + 1) {
-      check.fail("logprobs",
-                 format("must have D + 1 = %lld columns", static_cast<long long>(p.D + 1)),
-                 std::to_string(check.dim('E')));
-    }
-    p.logprobs = l.as<float>();
-    p.logprobs_stride = l.stride;
-  }
-  const Indices parents(parent), ptr(indptr);
-  check_indptr(check, "indptr", ptr, p.B, N, 'N');
-  check_parents(check, parents, ptr, p.B);
-  check_tokens(check, Indices(token), N, p.V);
-  check_depths(check, p, parents, ptr);
-  if (!args->draw_indptr != !args->draw_node) {
-    check.fail("draw_node", "must be given together with draw_indptr", "one of them");
-  }
-  if (args->draw_indptr) {
-    p.draw_indptr =
-        vector_of<const int32_t>(check.in("draw_indptr", args->draw_indptr, index, "N+1"));
-    p.draw_node = vector_of<const int32_t>(check.in("draw_node", args->draw_node, index, "K"));
-    check_draws(check, p, N, check.dim('K'), parents, ptr);
-  }
-  take_weights(*args, check, &p, ptr);
-  check_sizes(check, p, ptr);
-  if (needs_one_child(p.rule)) check_one_draw(check, p, parents, ptr);
+  take_outputs(*args, check, &p);
+  take_draws(*args, check, &p);
+  if (check.can_read()) check_values(check, p, Indices(parent), Indices(indptr), Indices(token));
   check.no_overlap();
   check_thread_settings();
   VerifyFn& kernel = kVerify.pick(check.device(), kFunction);
-  p.threads = execution_of(ctx).threads;
-  if (p.B > 0) kernel(p);
+  if (p.B > 0) execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/host_device.h"
 #include "core/kernel_set.h"
 #include "fewstep/verify.h"
 #include "logits/row.h"
@@ -35,12 +36,22 @@ struct Vector {
   T* data = nullptr;
   int64_t stride = 1;
 };
+template <class T>
+FEWSTEP_HOST_DEVICE static inline T at(const Vector<T>& v, int64_t i) {
+  return v.data[i * v.stride];
+}
+template <class T>
+FEWSTEP_HOST_DEVICE static inline void set(const Vector<T>& v, int64_t i, T value) {
+  if (v.data) v.data[i * v.stride] = value;
+}
 
 struct VerifyProblem {
-  int64_t B, V, D, S;
+  int64_t B, N, V, D, S;
+  int64_t M;  // rows of draft
+  int64_t K;  // draws in the list
   Rule rule;
   Law law;
-  const logits::Filters* filters;  // rows are requests
+  logits::Filters filters;  // rows are requests
   Vector<const int32_t> parent, indptr, token;
   Vector<const int32_t> target_token;  // in place of logits, or null
   const char* logits;                  // [N, V] dtype
@@ -63,6 +74,7 @@ struct VerifyProblem {
   float* logprobs;  // [B, D + 1] or null
   int64_t logprobs_stride;
   int32_t threads;
+  void* cuda_stream;
 };
 using VerifyFn = void(const VerifyProblem&);
 FEWSTEP_DECLARE_KERNELS(VerifyFn, verify)

@@ -47,8 +47,8 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> int:
 
 def _depth(parent: Any, indptr: Any) -> int:
     """Return the depth of the deepest tree: the columns that a path needs."""
-    parents = parent.numpy() if is_torch(parent) else np.asarray(parent)
-    begins = (indptr.numpy() if is_torch(indptr) else np.asarray(indptr)).tolist()
+    parents = parent.cpu().numpy() if is_torch(parent) else np.asarray(parent)
+    begins = (indptr.cpu().numpy() if is_torch(indptr) else np.asarray(indptr)).tolist()
     deepest = 0
     for begin, end in pairwise(begins):
         levels = [0] * max(end - begin, 1)
@@ -159,7 +159,8 @@ def verify(
         a sampler has found it; below 0 where it has none. For ``greedy`` and ``match``, without
         `bitmask` and `logprobs`.
     path : array, shape (B, D), int32, optional
-        Written in place; D is the depth of the deepest tree or more.
+        Written in place; D is the depth of the deepest tree or more. Allocated when left out, for
+        which `parent` is read.
     accepted, next_token : array, shape (B,), int32, optional
         Written in place.
     logprobs : array, shape (B, D + 1), float32, optional
@@ -184,7 +185,9 @@ def verify(
     -----
     The same tokens alone or in a batch, on any number of threads, with every kernel variant. Draft,
     acceptance, residual and bonus draws use random numbers that no other draw uses. Allocates
-    nothing with `path`, `accepted` and `next_token`.
+    nothing with `path`, `accepted` and `next_token`. On CUDA nobody reads indices before: nodes
+    that are no children, draws that are none and rows that are not there are passed over, and a
+    path ends with the columns of `path`; filters are as with `fewstep.logits.sample`.
 
     References
     ----------

@@ -8,10 +8,18 @@
 #include "core/cpu/exp.h"
 #include "core/host_device.h"
 
-// The exponential is that of the CPU's kernels, and the logarithm is here. Included by CUDA kernel
-// files only.
+// The exponential is that of the CPU's kernels; what they have no need to spell out is here.
+// Included by CUDA kernel files only.
 namespace fewstep::gpu {
 namespace {
+
+FEWSTEP_HOST_DEVICE inline int ones_of(uint32_t word) {
+#if defined(__CUDA_ARCH__)
+  return __popc(word);
+#else
+  return __builtin_popcount(word);
+#endif
+}
 
 // ln(x) in float64 for a float32 x of 0 or more; NaN and infinity stay. CUDA's own begins with an
 // approximate quotient. Error below 2^-50.

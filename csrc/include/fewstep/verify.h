@@ -131,8 +131,9 @@ typedef struct fewstep_tree_verify_args {
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads the visited rows of logits once from memory, and those of draft
  *          up to once for each rejected draw (k_seq: some 50 times)
- * Order    CPU: done on return
- * Repeat   across ISAs, thread counts and batch compositions, bit for bit
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit; on CUDA but for the
+ *          rounding of logarithms and exponentials in f64, and as fewstep_logits_filters says
  * Random   52-bit uniform numbers, as in fewstep_logits_sample, of the request's seed at the
  *          position of the token that is decided, positions[b] + depth: stream ACCEPT, draw =
  *          number among the node's draws (block: 0; canonical: 0 picks, 1 accepts); BONUS, draw 0;
@@ -140,9 +141,14 @@ typedef struct fewstep_tree_verify_args {
  *          drawn from by rejection: RESIDUAL, draws 2 j + 1 (a token of the target's law) and
  *          2 j + 2 (whether it stands) for j = 0 .. 7; where none stands, and of other rules, draw
  *          0
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a pair of law and rule that is not
- *          listed is refused, and with target_token logits, bitmask and logprobs. A row without a
- *          law ends the path: next_token -1, its status
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; a pair of law and
+ *          rule that is not listed is refused, and with target_token logits, bitmask and logprobs.
+ *          A row without a law ends the path: next_token -1, its status. On CUDA nobody reads
+ *          indices before: a child is a later node of its request with a token below V, and what
+ *          is none is no draw; a request whose nodes are not among the N has none; a path ends
+ *          where `path` does; a draft_row that draft has not gives no token a probability; typical
+ *          sees the first FEWSTEP_MAX_TYPICAL_NODES nodes, block and adjusted_target the first draw
+ *          of a node, and canonical without a weight above 0 picks none
  * Source   chain: Chen et al. 2023, arXiv 2302.01318, and Leviathan et al. 2023, arXiv
  *          2211.17192; target_only: Li et al. 2024, EAGLE, arXiv 2401.15077; rrs: Miao et al.
  *          2023, SpecInfer, arXiv 2305.09781, and Jeon et al. 2024, RSD, arXiv 2402.14160;

@@ -30,7 +30,10 @@ FEWSTEP_HOST_DEVICE inline RowStatus analyse_row(const Block& block, LawShared* 
   } else if (filter(block, max, best, s)) {
     list_few(block, filter_few(block, block.get(s->law.count), s), s);
   } else {
-    sum_pieces(block, s);
+    sum_pieces(block, s, &s->law.mass, [&](int64_t tile) {
+      sum_blocks(block, row, tile, &s->pieces.sums,
+                 [&](int64_t v, float l, int) { return weights_of(s->law.w, vec::set(l), v).v; });
+    });
   }
   return kRowFine;
 }
@@ -48,32 +51,70 @@ FEWSTEP_HOST_DEVICE inline float weight_at(const Law& law, int64_t v) {
   return weights_of(law.w, vec::set(logit_at(law.row, v)), v).v;
 }
 
-// What a draw at u in (0, 1) of the cumulative law asks for, in the order of ids; one thread's
-// part.
-FEWSTEP_HOST_DEVICE inline Target target_at(const LawShared& s, double u) {
-  Target target = {u * s.law.mass, -1};
-  if (s.law.count >= 0) return target;
-  const int pieces = pieces_of(s.law.row);
+// What a draw at u in (0, 1) of pieces whose masses add up to `mass` asks for, in the order of ids;
+// no piece where none has any. One thread's part.
+FEWSTEP_HOST_DEVICE inline Target target_in(const double* masses, int pieces, double mass,
+                                            double u) {
+  Target target = {u * mass, -1};
   for (int p = 0; p < pieces; ++p) {
-    if (!(s.pieces.mass[p] > 0.0)) continue;
+    if (!(masses[p] > 0.0)) continue;
     target.piece = p;
-    if (target.sum < s.pieces.mass[p]) return target;
-    target.sum -= s.pieces.mass[p];
+    if (target.sum < masses[p]) return target;
+    target.sum -= masses[p];
   }
-  target.sum = s.law.mass;  // by rounding past all pieces: the last token with a weight
+  target.sum = mass;  // by rounding past all pieces: the last token with a weight
   return target;
 }
 
-// Weights of a block's tokens, in the order of ids; returns how many there are.
-FEWSTEP_HOST_DEVICE inline int weigh_block(const Block& block, int64_t begin, LawShared* s) {
+// The same of the cumulative law.
+FEWSTEP_HOST_DEVICE inline Target target_at(const LawShared& s, double u) {
+  if (s.law.count >= 0) return {u * s.law.mass, -1};
+  return target_in(s.pieces.mass, pieces_of(s.law.row), s.law.mass, u);
+}
+
+FEWSTEP_HOST_DEVICE inline void begin_walk(const Block& block, LawShared* s) {
+  block.each([&](int t) {
+    if (t != 0) return;
+    s->walk.sum = 0.0;
+    s->walk.last = -1;
+  });
+}
+
+// What f(v, weight) gives for a block's tokens, in the order of ids; returns how many there are.
+template <class F>
+FEWSTEP_HOST_DEVICE inline int weigh_block(const Block& block, int64_t begin, LawShared* s,
+                                           const F& f) {
   const Row& row = s->law.row;
   const int count = row.V - begin < kBlock ? (int)(row.V - begin) : kBlock;
   block.each([&](int t) {
     for (int i = t; i < count; i += kThreads) {
-      s->work.list.weights[i] = is_allowed(row, begin + i) ? weight_at(s->law, begin + i) : 0.0f;
+      const int64_t v = begin + i;
+      s->work.list.weights[i] = f(v, is_allowed(row, v) ? weight_at(s->law, v) : 0.0f);
     }
   });
   return count;
+}
+
+// The token that a draw from a piece asks for, by what f gives as above; -1 where it gives nothing.
+// A law without a list loses its pieces' masses.
+template <class F>
+FEWSTEP_HOST_DEVICE inline int64_t find_in_piece(const Block& block, Target target, LawShared* s,
+                                                 const F& f) {
+  const Row& row = s->law.row;
+  List* const list = &s->work.list;
+  const int64_t begin = target.piece * piece_of(row.V);
+  int64_t token = -1;
+  for (int64_t b = begin; b < begin + piece_of(row.V) && b < row.V; b += kBlock) {
+    block.each([&](int t) {
+      if (t == 0) s->walk.last = -1;
+    });
+    const int count = weigh_block(block, b, s, f);
+    const bool met = find_listed<Meets::kAbove>(block, count, target.sum, list, &s->walk) >= 0;
+    const int last = block.get(s->walk.last);
+    if (last >= 0) token = b + last;
+    if (met) break;
+  }
+  return token;
 }
 
 struct Drawn {
@@ -85,28 +126,14 @@ struct Drawn {
 FEWSTEP_HOST_DEVICE inline Drawn draw(const Block& block, Target target, LawShared* s) {
   const Row& row = s->law.row;
   List* const list = &s->work.list;
-  block.each([&](int t) {
-    if (t != 0) return;
-    s->walk.sum = 0.0;
-    s->walk.last = -1;
-  });
+  begin_walk(block, s);
   if (s->law.count >= 0) {
     find_listed<Meets::kAbove>(block, s->law.count, target.sum, list, &s->walk);
     const int at = block.get(s->walk.last);
     return {id_of(row, list->keys[at]), list->weights[at]};
   }
-  const int64_t begin = target.piece * piece_of(row.V);
-  int64_t token = -1;
-  for (int64_t b = begin; b < begin + piece_of(row.V) && b < row.V; b += kBlock) {
-    block.each([&](int t) {
-      if (t == 0) s->walk.last = -1;
-    });
-    const int count = weigh_block(block, b, s);
-    const bool met = find_listed<Meets::kAbove>(block, count, target.sum, list, &s->walk) >= 0;
-    const int last = block.get(s->walk.last);
-    if (last >= 0) token = b + last;
-    if (met) break;
-  }
+  const int64_t token =
+      find_in_piece(block, target, s, [](int64_t, float weight) { return weight; });
   return {token, token < 0 ? 0.0f : weight_at(s->law, token)};
 }
 FEWSTEP_HOST_DEVICE inline Drawn draw(const Block& block, double u, LawShared* s) {

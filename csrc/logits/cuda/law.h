@@ -115,26 +115,27 @@ FEWSTEP_HOST_DEVICE inline int pieces_of(const Row& row) {
 }
 
 // The mass of all pieces.
-FEWSTEP_HOST_DEVICE inline void add_pieces(const Block& block, LawShared* s) {
+FEWSTEP_HOST_DEVICE inline void add_pieces(const Block& block, LawShared* s, double* total) {
   block.each([&](int t) {
     if (t != 0) return;
     double mass = 0.0;
     const int pieces = pieces_of(s->law.row);
     for (int p = 0; p < pieces; ++p) mass += s->pieces.mass[p];
-    s->law.mass = mass;
+    *total = mass;
   });
 }
 
-// Sets the masses of the pieces and the whole.
-FEWSTEP_HOST_DEVICE inline void sum_pieces(const Block& block, LawShared* s) {
+// Sets the masses of the pieces and the whole. sum: sets the sums of a tile's blocks.
+template <class F>
+FEWSTEP_HOST_DEVICE inline void sum_pieces(const Block& block, LawShared* s, double* total,
+                                           const F& sum) {
   for (int64_t tile = 0; tile < tiles_of(s->law.row); ++tile) {
-    sum_blocks(block, s->law.row, tile, &s->pieces.sums,
-               [&](int64_t v, float l, int) { return weights_of(s->law.w, vec::set(l), v).v; });
+    sum(tile);
     block.each([&](int t) {
       if (t == 0) add_blocks<false>(tile, s);
     });
   }
-  add_pieces(block, s);
+  add_pieces(block, s, total);
 }
 
 // The largest logit up to the end of each block of a tile; best: as best_of() has it, or null.
@@ -209,7 +210,7 @@ FEWSTEP_HOST_DEVICE inline RowStatus analyse_all(const Block& block, LawShared* 
       s->pieces.mass[p] = mass;
     }
   });
-  add_pieces(block, s);
+  add_pieces(block, s, &s->law.mass);
   return kRowFine;
 }
 

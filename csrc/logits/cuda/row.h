@@ -133,18 +133,8 @@ struct Sums {
   double blocks[kGroups];
 };
 
-// Sums over the blocks of a tile, of what f(v, logit, thread) gives for each token.
-template <class F>
-FEWSTEP_HOST_DEVICE inline void sum_blocks(const Block& block, const Row& row, int64_t tile,
-                                           Sums* s, const F& f) {
-  block.each([&](int t) {
-    float acc[gpu::kQuad] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for_tokens_of_tile(row, t, tile, [&](int64_t v, float l, int i) { acc[i] += f(v, l, t); });
-    FEWSTEP_UNROLL
-    for (int i = 0; i < gpu::kQuad; ++i) {
-      s->strands[t / kGroup][t % kGroup * gpu::kQuad + i] = acc[i];
-    }
-  });
+// Sums over blocks from those of their strands.
+FEWSTEP_HOST_DEVICE inline void sum_strands(const Block& block, Sums* s) {
   block.each([&](int t) {
     const float* acc = s->strands[t / kGroup] + t % kGroup;
     s->parts[t / kGroup][t % kGroup] = (acc[0] + acc[16]) + (acc[32] + acc[48]);
@@ -152,6 +142,23 @@ FEWSTEP_HOST_DEVICE inline void sum_blocks(const Block& block, const Row& row, i
   block.each([&](int t) {
     if (t < kGroups) s->blocks[t] = parts_sum(s->parts[t]);
   });
+}
+
+// Sums over the blocks of a tile, of what f(v, logit, thread) gives for each token. A thread has an
+// f of its own, which sees its tokens in ascending order.
+template <class F>
+FEWSTEP_HOST_DEVICE inline void sum_blocks(const Block& block, const Row& row, int64_t tile,
+                                           Sums* s, const F& f) {
+  block.each([&](int t) {
+    F own = f;
+    float acc[gpu::kQuad] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for_tokens_of_tile(row, t, tile, [&](int64_t v, float l, int i) { acc[i] += own(v, l, t); });
+    FEWSTEP_UNROLL
+    for (int i = 0; i < gpu::kQuad; ++i) {
+      s->strands[t / kGroup][t % kGroup * gpu::kQuad + i] = acc[i];
+    }
+  });
+  sum_strands(block, s);
 }
 
 // Blocks of a tile that are there.

@@ -137,9 +137,10 @@ struct SampleArithmeticKernel {
       for (; s->left >= s->pieces[at]; ++at) s->left -= s->pieces[at];
       s->law.walk.count = at;
     });
+    const auto as_it_is = [](int64_t, float weight) { return weight; };
     int64_t begin = block.get(s->law.walk.count) * piece_of(row.V);
     for (;; begin += kBlock) {
-      const int at = find_weight(block, weigh_block(block, begin, &s->law), unit, s);
+      const int at = find_weight(block, weigh_block(block, begin, &s->law, as_it_is), unit, s);
       if (at < 0) continue;
       put_token(block, begin + at, s);
       return s->law.work.list.weights[at];

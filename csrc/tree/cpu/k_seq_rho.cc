@@ -11,19 +11,26 @@ namespace {
 struct Scratch {
   TargetLaw target;
   Masses masses;
+  Draws none;
 };
+
+// The chance that one draw is accepted.
+double chance_at(double rho, const DraftLaw& q, Scratch* s) {
+  const Left left = overlap(Kind::kOverlap, rho);
+  return weigh({s->target, q, s->none, left}, &s->masses);
+}
 
 void find_rho(const KSeqRhoProblem& p, int64_t r, Scratch* scratch) {
   const logits::RowStatus status =
       logits::FEWSTEP_ISA::analyse(row_at(p.rows, r), &scratch->target);
-  double rho = __builtin_nan(""), accept = rho, g;
+  double rho = __builtin_nan(""), accept = rho;
   if (status == logits::kRowFine) {
     const int32_t* ids = p.laws.ids ? p.laws.ids + r * p.laws.ids_stride : nullptr;
     const DraftLaw q = {p.laws.q + r * p.laws.stride, ids, p.laws.S};
-    rho = k_seq_rho(scratch->target, q, p.k, &g, &scratch->masses);
-    if (p.accept) {
-      accept = weigh(Overlap<false>{&scratch->target, &q, rho, 0.0}, p.rows.V, &scratch->masses);
-    }
+    RhoSearch search = start_rho(p.k);
+    while (is_open(search)) put_beta(chance_at(next_rho(search), q, scratch), &search);
+    rho = search.high;
+    if (p.accept) accept = chance_at(rho, q, scratch);
   }
   p.rho[r * p.rho_stride] = rho;
   if (p.accept) p.accept[r * p.accept_stride] = accept;

@@ -4,8 +4,7 @@
 #include <math.h>
 
 #include "core/cpu/parallel.h"
-#include "tree/cpu/block_rule.h"
-#include "tree/cpu/rules.h"
+#include "tree/cpu/path.h"
 #include "tree/cpu/typical_rule.h"
 
 // Requires: trees with parents before children, tokens below V, ids ascending, D levels of room. A
@@ -16,42 +15,42 @@ namespace {
 // The target's own token after a node, where the rule accepts that alone and it is no draw from a
 // law: given, or the best.
 logits::RowStatus find_token(const Walk& w, int32_t node, int64_t* token) {
+  const VerifyProblem& p = w.request.p;
   logits::RowStatus status = logits::kRowFine;
-  if (w.p.target_token.data) {
-    *token = at(w.p.target_token, w.first + node);
+  if (p.target_token.data) {
+    *token = at(p.target_token, w.request.first + node);
     if (*token < 0) status = logits::kRowEmpty;
   } else {
-    *token = best_token(w.row(node), &status);
+    *token = best_token(w.request.row(node), &status);
   }
   return status;
 }
 
 // Node after node from the root on.
 void verify_nodes(const VerifyProblem& p, int64_t b, Walk* w) {
-  Result result(p, b);
+  const Result result(p, b);
+  result.cut(0);
   logits::RowStatus status = logits::kRowFine;
-  int32_t node = w->size > 0 ? 0 : -1, depth = 0;
-  int64_t next = -1;
+  Decision decision{};
+  start_path(&decision);
+  Path path = start_path(w->request);
   const bool is_known = p.rule == Rule::kGreedy || p.target_token.data;
-  while (node >= 0) {
-    next = -1;
-    w->list_draws(node);
-    if (is_known) status = find_token(*w, node, &next);
+  while (path.node >= 0) {
+    int64_t token = -1;
+    w->list_draws(path.node);
+    if (is_known) status = find_token(*w, path.node, &token);
     if (!is_known || (result.logprobs && status == logits::kRowFine)) {
-      status = analyse(w->row(node), &w->target);
+      status = analyse(w->request.row(path.node), &w->target);
     }
-    if (status != logits::kRowFine) {
-      next = -1;
-      break;
+    if (status != logits::kRowFine) break;
+    if (is_known) {
+      take_token(w->draws, token, &decision);
+    } else {
+      w->decide(path.node, path.depth, &decision);
     }
-    const int32_t child = is_known ? w->child_with(next) : decide(w, node, depth, &next);
-    const int64_t token = child >= 0 ? w->token(child) : next;
-    if (result.logprobs) result.logprobs[depth] = w->log_probability(token);
-    if (child < 0) break;
-    result.path[depth++] = child;
-    node = child;
+    follow(*w, decision, result, &path);
   }
-  finish(p, b, depth, next, status);
+  end_path(*w, status, result, path);
 }
 
 }  // namespace
@@ -60,11 +59,8 @@ void verify(const VerifyProblem& p) {
   const auto requests = [](void* context, int64_t begin, int64_t end) {
     const VerifyProblem& problem = *(const VerifyProblem*)context;
     for (int64_t b = begin; b < end; ++b) {
-      const int64_t first = at(problem.indptr, b);
-      Walk walk{problem, b, first, at(problem.indptr, b + 1) - first, {}, {}, {}};
-      if (problem.rule == Rule::kBlock) {
-        verify_block(problem, b, &walk);
-      } else if (problem.rule == Rule::kTypical) {
+      Walk walk{request_of(problem, b), {}, {}, {}};
+      if (problem.rule == Rule::kTypical) {
         verify_typical(problem, b, &walk);
       } else {
         verify_nodes(problem, b, &walk);

@@ -17,14 +17,6 @@ FEWSTEP_HOST_DEVICE inline int64_t larger_of(int64_t a, int64_t b) { return a > 
 FEWSTEP_HOST_DEVICE inline float larger_of(float a, float b) { return a > b ? a : b; }
 FEWSTEP_HOST_DEVICE inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-FEWSTEP_HOST_DEVICE inline int ones_of(uint32_t word) {
-#if defined(__CUDA_ARCH__)
-  return __popc(word);
-#else
-  return __builtin_popcount(word);
-#endif
-}
-
 // A block's share: rows of one request and KV head, and a part of the keys. Row r is of token
 // (first + r) / ratio of the request.
 struct AttentionTask {
@@ -159,7 +151,7 @@ FEWSTEP_HOST_DEVICE inline int64_t seen_from(const AttentionProblem& p, const At
   for (int64_t i = first; i < tokens;) {
     const int64_t behind = smaller_of(tokens, i / 32 * 32 + 32);
     const uint32_t mask = 0xffffffffu >> (32 - (behind - i));
-    count += ones_of(words[i / 32] >> (i % 32) & mask);
+    count += gpu::ones_of(words[i / 32] >> (i % 32) & mask);
     i = behind;
   }
   return count;
