@@ -25,10 +25,15 @@ def problem(V: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def found(worker: Worker, logits: np.ndarray, q: np.ndarray, k: int, **options: Any) -> Any:
+    ids = options.pop("ids", None)
     layout = {name: options.pop(name) for name in ("threads", "gap") if name in options}
     return worker.run(
         op="tree.k_seq_rho",
-        inputs={"logits": (logits, "float32"), "draft": (q, "float32")},
+        inputs={
+            "logits": (logits, "float32"),
+            "draft": (q, "float32"),
+            "draft_ids": None if ids is None else (ids, "int32"),
+        },
         outputs={
             "rho": ((R,), "float64"), "accept": ((R,), "float64"), "status": ((R,), "int32"),
         },
@@ -40,10 +45,10 @@ def found(worker: Worker, logits: np.ndarray, q: np.ndarray, k: int, **options: 
 @pytest.mark.parametrize("filters", [{}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.8}])
 @pytest.mark.parametrize("k", [1, 2, 7, 256])
 @pytest.mark.parametrize("V", [1, 7, 1030])
-def test_it_is_the_reference(cpu_worker: Worker, V: int, k: int, filters: dict[str, Any]) -> None:
+def test_it_is_the_reference(worker: Worker, V: int, k: int, filters: dict[str, Any]) -> None:
     """Of many draws the chance that one is accepted hardly depends on rho: it is compared."""
     logits, q = problem(V)
-    got = found(cpu_worker, logits, q, k, gap=3, **filters)
+    got = found(worker, logits, q, k, gap=3, **filters)
     for r in range(R):
         p, draft = laws.law(logits[r], filters), q[r].astype(float)
         rho, accept = got["rho"][r], got["accept"][r]
@@ -56,15 +61,15 @@ def test_it_is_the_reference(cpu_worker: Worker, V: int, k: int, filters: dict[s
             assert rho == pytest.approx(least, rel=2e-6)
 
 
-def test_a_compact_draft_is_the_whole_one() -> None:
+def test_a_compact_draft_is_the_whole_one(worker: Worker) -> None:
     logits, q = problem(40)
     ids = np.array([[0, 2, 3, 9]], np.int32)
     columns, whole = q[:1, ids[0]], np.zeros((1, 40), np.float32)
     whole[:, ids[0]] = columns
-    one = fewstep.tree.k_seq_rho(logits, columns, 3, draft_ids=ids)
-    other = fewstep.tree.k_seq_rho(logits, whole, 3)
-    assert np.array_equal(one.rho, other.rho)
-    assert np.array_equal(one.accept, other.accept)
+    one = found(worker, logits, columns, 3, ids=ids)
+    other = found(worker, logits, whole, 3)
+    assert np.array_equal(one["rho"], other["rho"])
+    assert np.array_equal(one["accept"], other["accept"])
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -89,7 +94,7 @@ def test_verify_accepts_as_often(k: int) -> None:
 def test_batch_threads_and_instruction_sets_do_not_matter(workers: dict[str, Worker]) -> None:
     logits, q = problem(1030, seed=1)
     first = found(workers["scalar"], logits, q, 3)
-    for isa in fewstep.info()["cpu"]["available"]:
+    for isa in (*fewstep.info()["cpu"]["available"], "cuda_on_host"):
         for threads in (1, 3):
             got = found(workers[isa], logits, q, 3, threads=threads)
             for name, values in first.items():
@@ -98,10 +103,10 @@ def test_batch_threads_and_instruction_sets_do_not_matter(workers: dict[str, Wor
     assert (alone.rho[0], alone.accept[0]) == (first["rho"][4], first["accept"][4])
 
 
-def test_a_row_without_a_law_has_a_status(cpu_worker: Worker) -> None:
+def test_a_row_without_a_law_has_a_status(worker: Worker) -> None:
     logits, q = problem(20)
     logits[1, 3], logits[2, 4], logits[3] = np.nan, np.inf, -np.inf
-    got = found(cpu_worker, logits, q, 2)
+    got = found(worker, logits, q, 2)
     assert got["status"].tolist() == [0, 1, 2, 3, 0, 0]
     assert np.isnan(got["rho"]).tolist() == [False, True, True, True, False, False]
     assert np.isnan(got["accept"]).tolist() == np.isnan(got["rho"]).tolist()

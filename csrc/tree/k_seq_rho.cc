@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/execute.h"
 #include "fewstep/verify.h"
 #include "logits/filters.h"
 
 namespace fewstep::tree {
 namespace {
 
-constexpr KernelSet<KSeqRhoFn> kKSeqRho = FEWSTEP_CPU_KERNELS(k_seq_rho);
+constexpr KernelSet<KSeqRhoFn> kKSeqRho = FEWSTEP_KERNELS(k_seq_rho);
 constexpr const char* kFunction = "fewstep_tree_k_seq_rho";
 
 void run_k_seq_rho(const fewstep_context* ctx, const fewstep_tree_k_seq_rho_args* args) {
@@ -40,8 +41,7 @@ void run_k_seq_rho(const fewstep_context* ctx, const fewstep_tree_k_seq_rho_args
   p.accept_stride = accept.stride;
   p.status = status.as<int32_t>();
   p.status_stride = status.stride;
-  p.threads = execution_of(ctx).threads;
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

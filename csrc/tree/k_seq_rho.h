@@ -19,6 +19,7 @@ struct KSeqRhoProblem {
   int32_t* status;  // [R] or null
   int64_t rho_stride, accept_stride, status_stride;
   int32_t threads;
+  void* cuda_stream;
 };
 using KSeqRhoFn = void(const KSeqRhoProblem&);
 FEWSTEP_DECLARE_KERNELS(KSeqRhoFn, k_seq_rho)

@@ -76,8 +76,9 @@ def k_seq_rho(
     By bisection: `verify` does the same at each node that it visits, which is what ``k_seq`` costs.
     Least as far as weights of float32 tell: of many draws, or where q is near p, the chance that
     one is accepted hardly depends on rho, and any larger one is as exact.
-    The same bits alone or in a batch, on any number of threads, with every kernel variant.
-    Allocates nothing with `rho` and `accept`.
+    The same bits alone or in a batch, on any number of threads, with every kernel variant, but for
+    filters on CUDA, which are as with `fewstep.logits.sample`. Allocates nothing with `rho` and
+    `accept`.
 
     References
     ----------

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the CUDA kernel of tree.verify makes of trees, draws and rows that nobody could check
-// before: they lie on the device. Here its code runs on the CPU, past the checks of the C function.
+// What the CUDA kernels of tree.verify and tree.k_seq_rho make of trees, draws, rows and ids that
+// nobody could check before: they lie on the device. Here their code runs on the CPU, past the
+// checks of the C functions.
 #include <doctest/doctest.h>
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #define FEWSTEP_ISA cuda_on_host
+#include "tree/cuda/k_seq_rho.cu"
 #include "tree/cuda/verify.cu"
 
 namespace tree = fewstep::tree;
@@ -242,4 +244,27 @@ TEST_CASE("of trees that are too large for typical, nodes in front are looked at
   CHECK(one[1] == 1023);
   CHECK(path[1022] == 1023);
   CHECK(path[1023] == -1);
+}
+
+TEST_CASE("a rho is found whatever ids are") {
+  const std::vector<float> logits{1, 2, 3, 4}, draft(4, 0.25f);
+  const auto found = [&](const Ints& ids) {
+    double rho = 0.0, accept = 0.0;
+    tree::KSeqRhoProblem p{};
+    p.rows = {1, 4, reinterpret_cast<const char*>(logits.data()), 16, fewstep::DType::kF32, nullptr,
+              0, {}};
+    p.laws = {draft.data(), 4, 4, ids.data(), 4};
+    p.k = 3;
+    p.rho = &rho;
+    p.accept = &accept;
+    tree::cuda_on_host::k_seq_rho(p);
+    CHECK(rho >= 1.0);
+    CHECK(rho <= 3.0);
+    return accept;
+  };
+  const double whole = found({0, 1, 2, 3});
+  CHECK(whole > 0.4);
+  for (const Ints& wrong : {Ints(4, 5), {3, 2, 1, 0}, {1, 4, kFar, -1}, {-kFar, -1, 2, kFar}}) {
+    CHECK(found(wrong) < whole);
+  }
 }

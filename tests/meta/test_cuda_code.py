@@ -44,7 +44,7 @@ KERNELS |= {
 }
 KERNELS |= {"SampleKernel", "TopKKernel", "RenormKernel", "PenaliseKernel"}
 KERNELS |= {"GumbelTopKKernel", "SampleArithmeticKernel"}
-KERNELS |= {"ExpandKernel", "SampleChildrenKernel", "BeamKernel", "VerifyKernel"}
+KERNELS |= {"ExpandKernel", "KSeqRhoKernel", "SampleChildrenKernel", "BeamKernel", "VerifyKernel"}
 HALF_ATTENTION = {
     f"HalfAttentionKernel<{bf16}, {width}, {warps}>"
     for bf16 in (0, 1)

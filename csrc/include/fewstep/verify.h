@@ -198,10 +198,12 @@ typedef struct fewstep_tree_k_seq_rho_args {
  * Layout   rows contiguous, the first dimension strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads rows of logits and draft some 50 times, k = 1: once or twice
- * Order    CPU: done on return
- * Repeat   across ISAs, thread counts and batch compositions, bit for bit; the numbers that
- *          fewstep_tree_verify uses
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED. A row without a law: NaN, its status
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
+ * Repeat   across ISAs, thread counts and batch compositions, bit for bit, on CUDA but for what
+ *          fewstep_logits_filters says; the numbers that fewstep_tree_verify uses
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR. A row without a
+ *          law: NaN, its status. On CUDA nobody reads draft_ids before: a token that is not found
+ *          in them, as if they ascended, has no probability
  * Source   Sun et al. 2023, SpecTr, arXiv 2310.15141, equation 5
  */
 FEWSTEP_API fewstep_status fewstep_tree_k_seq_rho(const fewstep_context* ctx,
