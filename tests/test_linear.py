@@ -143,7 +143,8 @@ def test_fused_neighbours(dot_worker: Worker, kind: str, fused: tuple[str, ...])
         wanted = reference.run(a["x"], got["weight"], **options, norm_eps=1e-3)
         # Inputs of size 1 times weights of size 1 / sqrt(I): sums of size 1, gated ones less.
         sums = 2 * bound(np.abs(a["x"]) + 1, got["weight"], kind).max() * 4
-        normed = 5 * 2.0**-9 if "norm" in fused and dtype == kind == "bfloat16" else 1e-6
+        rounds = "norm" in fused and dtype == kind != "float32"  # to the type
+        normed = 2.5 * ULP[kind] if rounds else 1e-6
         limit = sums + normed + ULP[dtype] * np.abs(wanted)
         assert (np.abs(got["out"] - wanted) <= limit).all()
 

@@ -14,12 +14,6 @@ inline bool is_group(int32_t kind, int32_t group) {
 
 inline bool is_quantised(Kind kind) { return kind == Kind::kInt8 || kind == Kind::kInt4; }
 
-// The type of unpacked weights; of quantised ones, which may become any, what they stand for.
-inline DType dtype_of(Kind kind) {
-  if (kind == Kind::kF16) return DType::kF16;
-  return kind == Kind::kBF16 ? DType::kBF16 : DType::kF32;
-}
-
 inline DTypeSet unpacked_types(Kind kind) {
   return is_quantised(kind) ? DType::kF32 | DType::kF16 | DType::kBF16 : only(dtype_of(kind));
 }

@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#include "core/dtype.h"
+
 // The blocked layout of packed weights, and that of prepared activations. Host and kernel code.
 //
 // Outputs are cut into panels of 32, stored one after the other, the last one filled up with zeros.
@@ -24,6 +26,12 @@ namespace fewstep::linear {
 
 enum class Kind : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kInt8 = 3, kInt4 = 4 };
 constexpr int kKinds = 5;
+
+// The type of unpacked weights; of quantised ones, which may become any, what they stand for.
+static inline DType dtype_of(Kind kind) {
+  if (kind == Kind::kF16) return DType::kF16;
+  return kind == Kind::kBF16 ? DType::kBF16 : DType::kF32;
+}
 
 constexpr int kPanel = 32;   // outputs
 constexpr int kBlock = 512;  // inputs

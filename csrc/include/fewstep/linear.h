@@ -127,10 +127,10 @@ typedef struct fewstep_linear_run_args {
  * Shapes   x [M, I]  packed [P]  up [P]  bias [O]  residual [M, O]  norm [I]  out [M, O]
  *          workspace [W];  0 <= M, 1 <= O, I;  P = fewstep_linear_packed_bytes(O, I, kind, group)
  * Types    x, bias, residual, norm, out: each one of f32 f16 bf16; packed, up: u8; workspace: i64;
- *          sums, gate and residual in f32, rounded to out's type once. Where x is bf16 and the
- *          kind too, so is the normed x. With quantised kinds, x is quantised to 16 bits in blocks
- *          of 512 inputs, rounded to multiples of max |x| / 32639 of the block, and products with
- *          the weights' integers are summed exactly
+ *          sums, gate and residual in f32, rounded to out's type once. Where x is of the kind's
+ *          16-bit type, so is the normed x. With quantised kinds, x is quantised to 16 bits in
+ *          blocks of 512 inputs, rounded to multiples of max |x| / 32639 of the block, and products
+ *          with the weights' integers are summed exactly
  * Layout   rows contiguous, the first dimension strided; packed, up, bias, norm and workspace
  *          contiguous
  * Alias    out may be residual; any other overlap with out or workspace is

@@ -144,11 +144,12 @@ inline int64_t prepare_block(const Prepare& c, int64_t row, int64_t n, float inv
     narrow(DType::kBF16, part, whole, (char*)to);
     return inputs / 2;
   }
-  if (p.norm.data && p.x.type == DType::kBF16 && p.kind == Kind::kBF16) {
-    // As it is where the products are those of bfloat16.
+  const DType type = dtype_of(p.kind);
+  if (p.norm.data && type != DType::kF32 && p.x.type == type) {
+    // As it is where the products are those of the type.
     uint16_t rounded[kBlock];
-    narrow(DType::kBF16, part, given, (char*)rounded);
-    widen(DType::kBF16, (const char*)rounded, given, part);
+    narrow(type, part, given, (char*)rounded);
+    widen(type, (const char*)rounded, given, part);
   }
   if (c.x.form == Form::kFloat) {
     memcpy(to, part, (size_t)inputs * sizeof(float));
