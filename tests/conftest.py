@@ -72,9 +72,9 @@ def cpu_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Wo
     return workers[request.param]
 
 
-@pytest.fixture(params=AVAILABLE)
+@pytest.fixture(params=[*AVAILABLE, *map(marked, BACKENDS[len(CPU_ISAS) :])])
 def dot_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
-    """The same for ops that have kernels of their own for avx512_vnni and avx512_bf16."""
+    """The same for ops with kernels of their own for avx512_vnni and avx512_bf16, and for CUDA."""
     return workers[request.param]
 
 

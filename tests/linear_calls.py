@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import Buffers, bits
+from harness import Buffers, bits, isa, put
 
 ROWS = ("bias", "residual", "norm")
 
@@ -24,6 +24,7 @@ def linear(
     up: np.ndarray | None = None,
     in_place: bool = False,
     parts: tuple[tuple[int, int], ...] = (),
+    past: int | None = None,
     threads: int = 1,
     offset: int = 0,
     gap: int = 0,
@@ -33,6 +34,7 @@ def linear(
 
     Tensors lie `offset` elements past their alignment, rows `gap` elements apart; bias, residual
     and norm among the options are arrays of x's `dtype`. `parts` are ranges of rows to run apart.
+    Packed weights lie `past` bytes past a multiple of 64, or where the kernels allow it `offset`.
     Returns out as float32, its bits, those of each part, what unpack gives and the packed bytes.
     """
     import torch
@@ -47,7 +49,10 @@ def linear(
     def packed_of(name: str, values: np.ndarray) -> Any:
         given = buffers.freeze(name, buffers.place(name, values, stored, **layout))
         size = fewstep.linear.pack(given, kind=kind, group=group).nbytes
-        memory = buffers.place(f"packed {name}", np.full(size, 7), "uint8", offset=offset)
+        first = past
+        if first is None:  # CUDA kernels read packed weights 16 bytes at a time
+            first = 0 if given.is_cuda or isa() == "cuda_on_host" else offset
+        memory = buffers.place(f"packed {name}", np.full(size, 7), "uint8", offset=first)
         packed = fewstep.linear.pack(given, kind=kind, group=group, out=memory)
         assert packed.data is memory
         buffers.freeze(f"packed {name}", memory)
@@ -65,11 +70,12 @@ def linear(
         given["up"] = packed_of("up", up)
     rows = buffers.freeze("x", buffers.place("x", x, dtype, **layout))
     shape = (len(x), len(weight))
+    kind_of_out = getattr(torch, out_dtype or dtype)
     out = given["residual"] if in_place else None
     pieces = []
     for begin, end in parts:
         part = {n: v[begin:end] if n == "residual" else v for n, v in given.items()}
-        piece = torch.empty(end - begin, len(weight), dtype=getattr(torch, out_dtype or dtype))
+        piece = rows.new_empty(end - begin, len(weight), dtype=kind_of_out)
         pieces.append(bits(fewstep.linear.run(rows[begin:end], packed, out=piece, **part)))
     if out is None:
         out = buffers.place("out", np.full(shape, 7.0), out_dtype or dtype, **layout)
@@ -78,10 +84,10 @@ def linear(
     fewstep.linear.unpack(packed, out=plain)
     buffers.verify()
     return {
-        "out": out.float().numpy().copy(),
+        "out": out.float().cpu().numpy().copy(),
         "bits": bits(out),
         "parts": pieces,
-        "weight": plain.float().numpy().copy(),
+        "weight": plain.float().cpu().numpy().copy(),
         "weight_bits": bits(plain),
         "packed": bits(packed.data),
     }
@@ -109,7 +115,7 @@ def head_top_k(
     fewstep.set_num_threads(threads)
     buffers = Buffers()
     layout = {"offset": offset, "gap": gap}
-    packed = fewstep.linear.pack(weight.astype(np.float32), kind=kind)
+    packed = fewstep.linear.pack(put(weight.astype(np.float32)), kind=kind)
     rows = buffers.freeze("x", buffers.place("x", x, "float32", **layout))
     outputs = {"ids": ((len(x), k), "int32"), "values": ((len(x), k), "float32")}
     outputs |= {"log_normaliser": ((len(x),), "float32"), "status": ((len(x),), "int32")}
@@ -117,6 +123,7 @@ def head_top_k(
         name: buffers.place(name, np.full(shape, 7), dtype, offset=offset, gap=gap)
         for name, (shape, dtype) in outputs.items()
     }
-    fewstep.logits.head_top_k(rows, packed, k, **options, **out)
+    given = {n: put(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    fewstep.logits.head_top_k(rows, packed, k, **given, **out)
     buffers.verify()
-    return {name: np.asarray(tensor).copy() for name, tensor in out.items()}
+    return {name: tensor.cpu().numpy().copy() for name, tensor in out.items()}

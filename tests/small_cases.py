@@ -15,7 +15,8 @@ import numpy as np
 
 import harness
 import kv_calls
-from cases import kv, noise, solver, sums
+import linear_calls
+from cases import kv, linear, logits, noise, solver, sums
 from reference import kv as reference
 from small_token_cases import run_cases
 
@@ -152,6 +153,30 @@ def transfer_cases(few: bool) -> Iterator[dict[str, Any]]:
         yield given | {"data": np.frombuffer(message, np.uint8).copy()}
 
 
+def linear_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """Every kind and type over sizes around steps, groups, blocks and panels, with all fusions."""
+    for index, (M, inputs, outputs) in enumerate(linear.SHAPES[:: 4 if few else 1]):
+        for number, kind in enumerate(linear.KINDS):
+            dtype = linear.DTYPES[(index + number) % 3]
+            stored = "float32" if kind in linear.QUANTISED else kind
+            given = linear.arrays((M * (1 + 4 * (index % 2)), inputs, outputs), dtype, stored)
+            if index % 3 == 0:
+                given = {"x": given["x"], "weight": given["weight"]}
+            group = (32, 64)[index % 2]
+            place = {"offset": index % 3, "gap": index % 4}
+            yield given | {"kind": kind, "dtype": dtype, "stored": stored, "group": group} | place
+
+
+def head_cases(few: bool) -> Iterator[dict[str, Any]]:
+    """One group of packed rows and several, one row of x and several."""
+    for index, (M, outputs, inputs) in enumerate(logits.HEADS[:: 2 if few else 1]):
+        if outputs <= LARGEST:
+            for kind in linear.KINDS:
+                given = linear.arrays((M, inputs, outputs), "float32", "float32")
+                one = {"x": given["x"], "weight": given["weight"], "kind": kind}
+                yield one | {"k": 7, "offset": index % 2, "gap": index % 3}
+
+
 OPS = {
     harness.step: step_cases,
     harness.normal: normal_cases,
@@ -162,6 +187,8 @@ OPS = {
     kv_calls.append: append_cases,
     kv_calls.commit: commit_cases,
     kv_calls.transfer: transfer_cases,
+    linear_calls.linear: linear_cases,
+    linear_calls.head_top_k: head_cases,
     harness.run: run_cases,
 }
 

@@ -108,14 +108,41 @@ def test_bits_do_not_depend_on_threads(dot_worker: Worker, kind: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_bits_do_not_depend_on_the_isa(workers: dict[str, Worker], kind: str, dtype: str) -> None:
+    """But those of 16-bit products on CUDA, where tensor cores add in an order of their own."""
     a = arrays((9, 1030, 75), dtype, weights_of(kind))
-    results = [
-        workers[isa].linear(kind=kind, dtype=dtype, stored=weights_of(kind), **a)
-        for isa in fewstep.info()["cpu"]["available"]
-    ]
-    for other in results[1:]:
-        assert np.array_equal(results[0]["bits"], other["bits"])
+    options = {"kind": kind, "dtype": dtype, "stored": weights_of(kind)}
+    isas = [*fewstep.info()["cpu"]["available"], "cuda_on_host"]
+    results = [workers[isa].linear(**options, **a) for isa in isas]
+    for isa, other in zip(isas, results, strict=True):
         assert np.array_equal(results[0]["packed"], other["packed"])
+        if isa != "cuda_on_host" or dtype == "float32" or dtype != kind:
+            assert np.array_equal(results[0]["bits"], other["bits"])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9])
+@pytest.mark.parametrize("kind", ["float32", "int8", "int4"])
+def test_exact_sums_are_the_cpus_on_cuda(
+    workers: dict[str, Worker], cuda_worker: Worker, kind: str, rows: int
+) -> None:
+    """More blocks than warps, the last one short, both groups of int4, x in place and copied."""
+    for inputs, group in ((5000, 32), (4648, 64), (72, 32)):
+        a = arrays((rows, inputs, 40), "float32", weights_of(kind))
+        given = {"x": a["x"], "weight": a["weight"], "stored": weights_of(kind), "group": group}
+        for offset in (0, 1):
+            options = {**given, "kind": kind, "offset": offset}
+            expected = workers["scalar"].linear(**options)
+            assert np.array_equal(expected["bits"], cuda_worker.linear(**options)["bits"])
+
+
+def test_cuda_wants_packed_weights_at_16_bytes(cuda_worker: Worker) -> None:
+    a = arrays((2, 40, 40), "float32", "float32")
+    for past in (4, 8):
+        with pytest.raises(
+            ValueError,
+            match=f"^fewstep_linear_run: 'packed' must begin at a multiple of 16 bytes on CUDA, "
+            f"got {past} bytes past one$",
+        ):
+            cuda_worker.linear(x=a["x"], weight=a["weight"], kind="float32", past=past)
 
 
 FUSIONS: list[tuple[str, ...]] = [
@@ -154,11 +181,11 @@ def unpacked(weight: np.ndarray, kind: str, group: int = 32) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_residual_in_place(cpu_worker: Worker, dtype: str) -> None:
+def test_residual_in_place(worker: Worker, dtype: str) -> None:
     a = arrays((5, 70, 45), dtype, "float32")
     options = {"x": a["x"], "weight": a["weight"], "kind": "float32", "residual": a["residual"]}
-    apart = cpu_worker.linear(dtype=dtype, gap=3, **options)
-    together = cpu_worker.linear(dtype=dtype, gap=3, in_place=True, **options)
+    apart = worker.linear(dtype=dtype, gap=3, **options)
+    together = worker.linear(dtype=dtype, gap=3, in_place=True, **options)
     assert np.array_equal(apart["bits"], together["bits"])
 
 

@@ -19,12 +19,12 @@ linear = fewstep.linear
 @pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_unpack_gives_what_was_packed(
-    cpu_worker: Worker, kind: str, shape: tuple[int, int, int]
+    worker: Worker, kind: str, shape: tuple[int, int, int]
 ) -> None:
     index = SHAPES.index(shape)
     stored, group = DTYPES[(index + KINDS.index(kind)) % 3], (32, 64)[index % 2]
     a = arrays(shape, "float32", stored)
-    got = cpu_worker.linear(
+    got = worker.linear(
         x=a["x"][:1], weight=a["weight"], kind=kind, stored=stored, group=group,
         offset=index % 3, gap=index % 2,
     )  # fmt: skip

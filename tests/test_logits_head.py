@@ -103,15 +103,44 @@ def test_batch_threads_and_instruction_sets_do_not_matter(
             assert np.array_equal(values[0], first[name][m])
 
 
-def test_rows_without_a_law() -> None:
+@pytest.mark.parametrize("k", [1, 5, 600, 1024])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda_finds_what_the_cpu_finds(
+    workers: dict[str, Worker], cuda_worker: Worker, kind: str, k: int
+) -> None:
+    """With x in float32, so that logits have the CPU's bits; a row alone and among others."""
+    for shape in ((1, 3000, 40), (11, 1100, 72)):
+        a = head_of(shape, kind)
+        for options in (
+            {"normalise": True},
+            {"bias": a["bias"].astype(np.float32), "tokens": a["tokens"].astype(np.int32)},
+            {"norm": a["norm"].astype(np.float32)},
+        ):
+            call: dict[str, Any] = {"verb": "head_top_k", "kind": kind, "k": k, **options}
+            call |= {"x": a["x"], "weight": a["weight"], "offset": len(options), "gap": 3}
+            got, wanted = cuda_worker.linear(**call), workers["scalar"].linear(**call)
+            limit = 1e-6 if "normalise" in options else 0.0
+            np.testing.assert_allclose(got["values"], wanted["values"], rtol=0, atol=limit)
+            np.testing.assert_allclose(
+                got["log_normaliser"], wanted["log_normaliser"], rtol=1e-6, atol=1e-6
+            )
+            assert np.array_equal(got["ids"], wanted["ids"])
+            assert np.array_equal(got["status"], wanted["status"])
+            last = {**call, "x": a["x"][-1:]}
+            for name, values in cuda_worker.linear(**last).items():
+                assert np.array_equal(values[0], got[name][-1])
+
+
+def test_rows_without_a_law(worker: Worker) -> None:
     weight = np.ones((2100, 2), np.float32)
     weight[2090:, 1] = 0.0
     x = np.array([[1, np.nan], [np.inf, 1], [-np.inf, 1], [1, 2]], np.float32)
-    got = head_top_k(x=x, weight=weight, kind="float32", k=2)
+    given = {"verb": "head_top_k", "kind": "float32"}
+    got = worker.linear(x=x, weight=weight, k=2, **given)
     assert got["status"].tolist() == [1, 2, 3, 0]
     assert got["ids"].tolist() == [[-1, -1], [-1, -1], [-1, -1], [0, 1]]
     assert np.isnan(got["values"][:3]).all()
     assert np.isnan(got["log_normaliser"][:3]).all()
-    short = head_top_k(x=x[3:], weight=weight[:1], kind="float32", k=3)
+    short = worker.linear(x=x[3:], weight=weight[:1], k=3, **given)
     assert short["ids"].tolist() == [[0, -1, -1]]
     assert short["values"].tolist() == [[3.0, -np.inf, -np.inf]]

@@ -58,7 +58,8 @@ class Scratch {
     count_ = bytes / 8;
     if (count_ > kKept) own_.reset(new int64_t[size_t(count_)]);
     tensor_.data = own_ ? own_.get() : kept(count_);
-    tensor_.device = x.device;  // where there is no kernel, nobody looks at it
+    tensor_.device = x.device;
+    if (x.device.device_type == 2) tensor_.device = {1, 0};  // where it is, for the op to refuse
     tensor_.ndim = 1;
     tensor_.dtype = {0, 64, 1};
     tensor_.shape = &count_;

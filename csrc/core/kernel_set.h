@@ -10,7 +10,7 @@
 //   FEWSTEP_KERNELS(step)           an op in OPS of its family: CPU and CUDA
 //   FEWSTEP_BF16_KERNELS(step)      in OPS and in AVX512_BF16_OPS: one of its own for that ISA too
 //   FEWSTEP_CPU_KERNELS(step)       in CPU_OPS: its CUDA kernel is not written yet
-//   FEWSTEP_CPU_DOT_KERNELS(step)   in CPU_OPS, AVX512_BF16_OPS and AVX512_VNNI_OPS: for both
+//   FEWSTEP_DOT_KERNELS(step)       in OPS, AVX512_BF16_OPS and AVX512_VNNI_OPS: for both
 // Other ops use their avx512 kernel for avx512_vnni and avx512_bf16.
 // A column that this build lacks is null: no kernel file needs an #ifdef for it.
 #if defined(FEWSTEP_X86_KERNELS)
@@ -57,8 +57,9 @@
 #define FEWSTEP_BF16_KERNELS(op) \
   FEWSTEP_KERNEL_COLUMNS(op, avx512, avx512_bf16, &cuda_on_host::op, FEWSTEP_CUDA_KERNEL(cuda::op))
 #define FEWSTEP_CPU_KERNELS(op) FEWSTEP_KERNEL_COLUMNS(op, avx512, avx512, nullptr, nullptr)
-#define FEWSTEP_CPU_DOT_KERNELS(op) \
-  FEWSTEP_KERNEL_COLUMNS(op, avx512_vnni, avx512_bf16, nullptr, nullptr)
+#define FEWSTEP_DOT_KERNELS(op)                                           \
+  FEWSTEP_KERNEL_COLUMNS(op, avx512_vnni, avx512_bf16, &cuda_on_host::op, \
+                         FEWSTEP_CUDA_KERNEL(cuda::op))
 
 namespace fewstep {
 

@@ -226,7 +226,7 @@ void run_chain(const fewstep_context* ctx, const fewstep_decoder* decoder, const
   p.scratch = take_workspace(check, args->workspace, c.at.total);
   check.no_overlap();
   check_thread_settings();
-  linear::run_kernel(check.device(), kFunction);  // data is read from here on
+  check_host(check);  // data is read from here on
   check_values(check, slots, c);
   p.threads = execution_of(ctx).threads;
   with_team(

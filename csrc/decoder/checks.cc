@@ -5,6 +5,13 @@
 
 namespace fewstep::decoder {
 
+void check_host(const ArgCheck& check) {
+  linear::run_kernel(check.device(), check.function());
+  if (check.can_read()) return;
+  throw Error(FEWSTEP_UNSUPPORTED, format("%s: there is no decoder for device type %d (1 is CPU)",
+                                          check.function(), int(check.device().type)));
+}
+
 void take_tokens(ArgCheck& check, const fewstep_tensor* tokens, Pass* p) {
   if (p->d.embedding.n_tokens == 0) {
     check.fail("tokens", "must be left out for a decoder without embedding", "some");

@@ -13,6 +13,9 @@ inline linear::Rows rows_of(const View& v) {
   return {v.as<char>(), v.stride * size_of(v.dtype), v.dtype};
 }
 
+// A pass reads and writes on the host what lies between its kernels.
+void check_host(const ArgCheck& check);
+
 // tokens [N], of a decoder that looks them up.
 void take_tokens(ArgCheck& check, const fewstep_tensor* tokens, Pass* p);
 

@@ -102,7 +102,7 @@ void run_decoder(const fewstep_context* ctx, const fewstep_decoder* decoder, con
   p.scratch = take_workspace(check, args->workspace, p.layout.total);
   check.no_overlap();
   check_thread_settings();
-  linear::run_kernel(check.device(), kFunction);  // data is read from here on
+  check_host(check);  // data is read from here on
   check_values(check, slots, p);
   if (p.N == 0) return;
   p.threads = execution_of(ctx).threads;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/check.h"
+#include "core/isa.h"
 #include "linear/layout.h"
 
 // Checks that the family's ops share.
@@ -51,6 +52,21 @@ inline char* packed_memory(const ArgCheck& check, ArgName name, const View& v, i
   }
   check_contiguous(check, name, v);
   return v.as<char>();
+}
+
+// What CUDA's products want beside: they read packed weights 16 bytes at a time and count inputs in
+// 32 bits.
+inline void check_for_cuda(const ArgCheck& check, ArgName name, const char* packed) {
+  if (check.can_read() && active_isa() != Isa::kCudaOnHost) return;
+  const int past = static_cast<int>(reinterpret_cast<uintptr_t>(packed) % 16);
+  if (past != 0) {
+    check.fail(name, "must begin at a multiple of 16 bytes on CUDA",
+               format("%d bytes past one", past));
+  }
+  if (check.dim('I') > INT32_MAX / 4) {
+    check.fail(name, "must have fewer than 2^29 inputs on CUDA",
+               std::to_string(static_cast<long long>(check.dim('I'))));
+  }
 }
 
 }  // namespace fewstep::linear

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "core/dtype.h"
+#include "core/host_device.h"
 
 // The blocked layout of packed weights, and that of prepared activations. Host and kernel code.
 //
@@ -40,33 +41,37 @@ constexpr int kBlock = 512;  // inputs
 // products with signed bytes fit 32 bits.
 constexpr int kMaxActivation = 127 * 256 + 127;
 
-static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FEWSTEP_HOST_DEVICE static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-static inline int step_inputs(Kind kind) {
+FEWSTEP_HOST_DEVICE static inline int step_inputs(Kind kind) {
   return kind == Kind::kInt4 ? 4 : kind == Kind::kBF16 || kind == Kind::kInt8 ? 2 : 1;
 }
-static inline int step_bytes(Kind kind) {
+FEWSTEP_HOST_DEVICE static inline int step_bytes(Kind kind) {
   return kind == Kind::kF32 || kind == Kind::kBF16 ? 128 : 64;
 }
 // Inputs with those that fill up the last step or group.
-static inline int64_t padded_inputs(Kind kind, int64_t I, int group) {
+FEWSTEP_HOST_DEVICE static inline int64_t padded_inputs(Kind kind, int64_t I, int group) {
   const int64_t unit = kind == Kind::kInt4 ? group : step_inputs(kind);
   return ceil_div(I, unit) * unit;
 }
 // Bytes before a panel's first step.
-static inline int64_t head_bytes(Kind kind) { return kind == Kind::kInt8 ? 4 * kPanel : 0; }
+FEWSTEP_HOST_DEVICE static inline int64_t head_bytes(Kind kind) {
+  return kind == Kind::kInt8 ? 4 * kPanel : 0;
+}
 // Bytes of a group of int4: the scales and its steps.
-static inline int64_t group_bytes(int group) { return 2 * kPanel + group / 4 * 64; }
+FEWSTEP_HOST_DEVICE static inline int64_t group_bytes(int group) {
+  return 2 * kPanel + group / 4 * 64;
+}
 
 // Where input i, the first of a group and of a step, begins in a panel.
-static inline int64_t input_offset(Kind kind, int64_t i, int group) {
+FEWSTEP_HOST_DEVICE static inline int64_t input_offset(Kind kind, int64_t i, int group) {
   if (kind == Kind::kInt4) return i / group * group_bytes(group);
   return head_bytes(kind) + i / step_inputs(kind) * step_bytes(kind);
 }
-static inline int64_t panel_bytes(Kind kind, int64_t I, int group) {
+FEWSTEP_HOST_DEVICE static inline int64_t panel_bytes(Kind kind, int64_t I, int group) {
   return input_offset(kind, padded_inputs(kind, I, group), group);
 }
-static inline int64_t packed_bytes(Kind kind, int64_t O, int64_t I, int group) {
+FEWSTEP_HOST_DEVICE static inline int64_t packed_bytes(Kind kind, int64_t O, int64_t I, int group) {
   return ceil_div(O, kPanel) * panel_bytes(kind, I, group);
 }
 
@@ -76,11 +81,12 @@ static inline int64_t packed_bytes(Kind kind, int64_t O, int64_t I, int group) {
 struct PreparedSize {
   int64_t words, scales, sums;  // of a row
 };
-static inline PreparedSize prepared_size(Kind kind, int64_t I, int group) {
+FEWSTEP_HOST_DEVICE static inline PreparedSize prepared_size(Kind kind, int64_t I, int group) {
   const int64_t inputs = padded_inputs(kind, I, group);
-  if (kind == Kind::kInt4) return {inputs / 2, ceil_div(I, kBlock), inputs / group};
-  if (kind == Kind::kInt8) return {inputs / 2, ceil_div(I, kBlock), 0};
-  return {inputs, 0, 0};
+  const int64_t words = ceil_div(inputs, 8) * 8;  // rows begin at multiples of 16 bytes
+  if (kind == Kind::kInt4) return {words / 2, ceil_div(I, kBlock), inputs / group};
+  if (kind == Kind::kInt8) return {words / 2, ceil_div(I, kBlock), 0};
+  return {words, 0, 0};
 }
 
 }  // namespace fewstep::linear

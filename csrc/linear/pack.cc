@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/execute.h"
 #include "fewstep/linear.h"
 #include "linear/checks.h"
 
 namespace fewstep::linear {
 namespace {
 
-constexpr KernelSet<PackFn> kPack = FEWSTEP_CPU_KERNELS(pack);
+constexpr KernelSet<PackFn> kPack = FEWSTEP_KERNELS(pack);
 constexpr const char* kFunction = "fewstep_linear_pack";
 
 void run_pack(const fewstep_context* ctx, const fewstep_linear_pack_args* args) {
@@ -30,8 +31,7 @@ void run_pack(const fewstep_context* ctx, const fewstep_linear_pack_args* args) 
   p.type = weight.dtype;
   p.stride_bytes = weight.stride * size_of(weight.dtype);
   p.weight = weight.as<char>();
-  p.threads = execution_of(ctx).threads;
-  kPack.pick(check.device(), kFunction)(p);
+  execute(ctx, check, kPack.pick(check.device(), kFunction), &p);
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ struct PackProblem {
   int64_t stride_bytes;  // between rows of the weight
   const char* weight;    // [O, I]
   char* out;
-  int32_t threads;  // 0: the process-wide count
+  int32_t threads;    // 0: the process-wide count
+  void* cuda_stream;  // used on CUDA
 };
 using PackFn = void(const PackProblem&);
 FEWSTEP_DECLARE_KERNELS(PackFn, pack)

@@ -5,13 +5,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/execute.h"
 #include "fewstep/linear.h"
 #include "linear/checks.h"
 
 namespace fewstep::linear {
 namespace {
 
-constexpr KernelSet<RunFn> kRun = FEWSTEP_CPU_DOT_KERNELS(run);
+constexpr KernelSet<RunFn> kRun = FEWSTEP_DOT_KERNELS(run);
 constexpr const char* kFunction = "fewstep_linear_run";
 
 Rows rows_of(const View& v) { return {v.as<char>(), v.stride * size_of(v.dtype), v.dtype}; }
@@ -54,9 +55,11 @@ void run_run(const fewstep_context* ctx, const fewstep_linear_run_args* args) {
   check_sizes(check, "out");
   const View packed = check.in("packed", args->packed, only(DType::kU8), "P");
   p.packed = packed_memory(check, "packed", packed, args->kind, args->group);
+  check_for_cuda(check, "packed", p.packed);
   if (args->up) {
     const View up = check.in("up", args->up, only(DType::kU8), "P");
     p.up = packed_memory(check, "up", up, args->kind, args->group);
+    check_for_cuda(check, "up", p.up);
   }
   if (args->bias) p.bias = vector_of(check, "bias", check.in("bias", args->bias, kFloating, "O"));
   if (args->residual) {
@@ -84,8 +87,7 @@ void run_run(const fewstep_context* ctx, const fewstep_linear_run_args* args) {
   if (in.M == 0) return;
   in.norm_eps = float(args->norm_eps);
   in.workspace = workspace.as<char>();
-  p.threads = execution_of(ctx).threads;
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ struct RunProblem {
   Rows residual;       // [M, O]
   Rows out;            // [M, O]
   int32_t threads;     // 0: the process-wide count
+  void* cuda_stream;   // used on CUDA
 };
 using RunFn = void(const RunProblem&);
 FEWSTEP_DECLARE_KERNELS(RunFn, run)

@@ -3,13 +3,14 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/execute.h"
 #include "fewstep/linear.h"
 #include "linear/checks.h"
 
 namespace fewstep::linear {
 namespace {
 
-constexpr KernelSet<UnpackFn> kUnpack = FEWSTEP_CPU_KERNELS(unpack);
+constexpr KernelSet<UnpackFn> kUnpack = FEWSTEP_KERNELS(unpack);
 constexpr const char* kFunction = "fewstep_linear_unpack";
 
 void run_unpack(const fewstep_context* ctx, const fewstep_linear_unpack_args* args) {
@@ -30,8 +31,7 @@ void run_unpack(const fewstep_context* ctx, const fewstep_linear_unpack_args* ar
   p.type = out.dtype;
   p.stride_bytes = out.stride * size_of(out.dtype);
   p.out = out.as<char>();
-  p.threads = execution_of(ctx).threads;
-  unpack_kernel(check.device(), kFunction)(p);
+  execute(ctx, check, unpack_kernel(check.device(), kFunction), &p);
 }
 
 }  // namespace

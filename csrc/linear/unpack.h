@@ -19,7 +19,8 @@ struct UnpackProblem {
   char* out;             // [O, I]
   const int64_t* index;  // [O], outputs of packed; null: its outputs one after the other
   int64_t index_stride;
-  int32_t threads;  // 0: the process-wide count
+  int32_t threads;    // 0: the process-wide count
+  void* cuda_stream;  // used on CUDA
 };
 using UnpackFn = void(const UnpackProblem&);
 FEWSTEP_DECLARE_KERNELS(UnpackFn, unpack)

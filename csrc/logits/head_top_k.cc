@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "logits/head_top_k.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/execute.h"
 #include "fewstep/logits_head.h"
 #include "linear/checks.h"
 #include "logits/filters.h"
@@ -12,11 +14,12 @@
 namespace fewstep::logits {
 namespace {
 
-constexpr KernelSet<HeadTopKFn> kHeadTopK = FEWSTEP_CPU_DOT_KERNELS(head_top_k);
+constexpr KernelSet<HeadTopKFn> kHeadTopK = FEWSTEP_DOT_KERNELS(head_top_k);
 constexpr const char* kFunction = "fewstep_logits_head_top_k";
 
 int64_t found_size(int64_t M, int64_t O, int64_t K) {
-  return linear::ceil_div(O, kGroupRows) * M * found_bytes(K);
+  return M * std::max(linear::ceil_div(O, kGroupRows) * found_bytes(K),
+                      linear::ceil_div(O, kCudaGroupRows) * cuda_found_bytes(K));
 }
 
 linear::Rows vector_of(const ArgCheck& check, ArgName name, const View& v) {
@@ -47,6 +50,7 @@ void run_head_top_k(const fewstep_context* ctx, const fewstep_logits_head_top_k_
   linear::check_sizes(check, "x");
   const View packed = check.in("packed", args->packed, only(DType::kU8), "P");
   p.packed = linear::packed_memory(check, "packed", packed, args->kind, args->group);
+  linear::check_for_cuda(check, "packed", p.packed);
   if (args->bias) p.bias = vector_of(check, "bias", check.in("bias", args->bias, kFloating, "O"));
   if (args->norm) in.norm = vector_of(check, "norm", check.in("norm", args->norm, kFloating, "I"));
   if (args->tokens) {
@@ -94,8 +98,7 @@ void run_head_top_k(const fewstep_context* ctx, const fewstep_logits_head_top_k_
   p.log_normaliser_stride = lse.stride;
   p.status = status.as<int32_t>();
   p.status_stride = status.stride;
-  p.threads = execution_of(ctx).threads;
-  kernel(p);
+  execute(ctx, check, kernel, &p);
 }
 
 }  // namespace

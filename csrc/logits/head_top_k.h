@@ -10,13 +10,21 @@ namespace fewstep::logits {
 // Packed rows whose best tokens are found together: what they keep does not depend on threads.
 constexpr int64_t kGroupRows = 2048;
 
+// The same on CUDA, where a block of threads has a group: it may keep all of its logits.
+constexpr int64_t kCudaGroupRows = 512;
+
 // What a group keeps of a row of x, K candidates behind it.
 struct Found {
   double sum;  // of exp(l - max)
   float max;   // NaN where a logit is
   int32_t count;
 };
-static inline int64_t found_bytes(int64_t K) { return (int64_t)sizeof(Found) + 8 * K; }
+FEWSTEP_HOST_DEVICE static inline int64_t found_bytes(int64_t K) {
+  return (int64_t)sizeof(Found) + 8 * K;
+}
+FEWSTEP_HOST_DEVICE static inline int64_t cuda_found_bytes(int64_t K) {
+  return found_bytes(K < kCudaGroupRows ? K : kCudaGroupRows);
+}
 
 struct HeadProblem {
   linear::ActivationsProblem in;
@@ -34,8 +42,9 @@ struct HeadProblem {
   int64_t log_normaliser_stride;
   int32_t* status;  // [M] or null
   int64_t status_stride;
-  char* found;  // [groups, M] of found_bytes(K)
+  char* found;  // [groups, M] of found_bytes(K), on CUDA of cuda_found_bytes(K)
   int32_t threads;
+  void* cuda_stream;
 };
 using HeadTopKFn = void(const HeadProblem&);
 FEWSTEP_DECLARE_KERNELS(HeadTopKFn, head_top_k)

@@ -60,7 +60,8 @@ def pack(weight: Any, *, kind: str | None = None, group: int = 32, out: Any = No
     group : {32, 64}
         Inputs that share a scale, in int4; 64 saves 6 % of memory.
     out : array, shape (nbytes,), uint8, optional
-        Written in place, and the result's `data`; best at a multiple of 64 bytes.
+        Written in place, and the result's `data`; best at a multiple of 64 bytes, and for `run` on
+        CUDA at one of 16.
 
     Returns
     -------
@@ -194,8 +195,9 @@ def run(
     out : array, shape (M, O) or (..., O), optional
         Written in place and returned.
     workspace : array, shape (W,), int64, optional
-        Scratch of ``8 + M * I / 2`` elements or more (less when quantised); the thread's own when
-        left out, which stays for later calls up to 4 MiB.
+        Scratch of ``8 + M * I / 2`` elements or more, I rounded up to a multiple of 8 (less when
+        quantised); the thread's own when left out, which stays for later calls up to 4 MiB; on CUDA
+        made for the call.
 
     Returns
     -------
@@ -214,10 +216,12 @@ def run(
     A row's result depends on nothing but the row: the same bits alone and with any others, on any
     number of threads, so that verifying drafted tokens gives the logits that decoding gives. The
     same bits with every kernel variant as well, but for subnormal numbers in bfloat16, which the
-    instructions of AVX512-BF16 take for zeros. Sums in float32, in blocks of 512 inputs, rounded
-    once to the result's dtype. With int8 and int4, x is rounded to 16 bits, relative to the largest
-    of each 512 inputs, and products with the weights' integers are summed exactly. Weights are read
-    from memory once for up to 70 rows. Allocates nothing with `out` and `workspace`.
+    instructions of AVX512-BF16 take for zeros, and for x of the weight's 16-bit type on CUDA, where
+    tensor cores add in an order of their own. Sums in float32, in blocks of 512 inputs, rounded
+    once to the result's dtype. A normalised x of the weight's 16-bit type is rounded to it. With
+    int8 and int4, x is rounded to 16 bits, relative to the largest of each 512 inputs, and products
+    with the weights' integers are summed exactly. Weights are read from memory once for up to 70
+    rows. Allocates nothing with `out` and `workspace`.
 
     References
     ----------
@@ -254,6 +258,9 @@ def run(
         out = x.new_empty(wanted) if is_torch(x) else np.empty(wanted, x.dtype)
     else:
         _check_out("fewstep.linear.run", out, wanted)
+    if workspace is None and is_torch(x) and not x.is_cpu:
+        needed = _core.linear_run_workspace_bytes(x.numel() // inputs, inputs, kind, packed.group)
+        workspace = empty((needed // 8,), "int64", x)
     _core.linear_run(
         x,
         packed.data,

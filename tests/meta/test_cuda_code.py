@@ -53,6 +53,13 @@ HALF_ATTENTION = {
 }
 KERNELS |= HALF_ATTENTION | {"JoinKernel", "MergeKernel"}
 KERNELS |= {f"FloatAttentionKernel<{i}, {width}>" for i in (0, 1) for width in (64, 128, 256)}
+# Kinds of weights by number, 1 float16, 2 bfloat16, 3 int8, 4 int4; tiles of 8 rows.
+PRODUCTS = {f"MmaKernel<{kind}, {tiles}>" for kind in (1, 2) for tiles in (1, 4)}
+PRODUCTS |= {f"MmaKernel<{kind}, {tiles}>" for kind in (3, 4) for tiles in (1, 2)}
+PRODUCTS |= {f"HeadMmaKernel<{kind}, {tiles}>" for kind in (1, 2, 3, 4) for tiles in (1, 2)}
+KERNELS |= PRODUCTS | {"PrepareKernel", "HeadJoinKernel"}
+KERNELS |= {f"{name}<{kind}>" for name in ("FmaKernel", "HeadFmaKernel") for kind in (0, 1, 2)}
+KERNELS |= {"PackKernel", "PackInt8Kernel", "PackInt4Kernel", "UnpackKernel"}
 COPIES = {"CommitKernel": 4, "CopyPagesKernel": 1}  # accesses of 16 bytes that are in flight
 STREAM_SOURCES = [source for source in SOURCES if source.stem in ("normal", "step")]
 # Folds guidance weights into a row's coefficients with one thread per block, in float64: arrays
@@ -156,6 +163,23 @@ def test_halves_are_multiplied_on_tensor_cores_and_copied_16_bytes_at_once(folde
         assert "LDSM.16.M88.4" in operations, name
         assert "LDSM.16.MT88.4" in operations, name
         assert [op for op in operations if re.match(r"LDGSTS\.E\.BYPASS\.128", op)], name
+
+
+def test_weights_are_multiplied_on_tensor_cores_and_read_ahead(folder: Path) -> None:
+    """Of each of several units, before the loop and in it, a thread reads its weights at once."""
+    reads = {1: (8, "64"), 2: (4, "128"), 3: (4, "64"), 4: (2, "64")}  # of a unit, and their bits
+    product = {1: "HMMA.16816.F32", 2: "HMMA.16816.F32.BF16"}
+    for name, operations in code(folder):
+        if name not in PRODUCTS:
+            continue
+        kind, tiles = (int(value) for value in re.findall(r"\d+", name))
+        ahead = 4 if tiles == 1 else 2
+        found = [op for op in operations if op.startswith(("HMMA", "IMMA"))]
+        # Of two halves of the outputs and, with halves, of the inputs; or high bytes and low ones.
+        assert found == [product.get(kind, "IMMA.16832.S8.S8")] * (4 * tiles * ahead), name
+        count, width = reads[kind]
+        rows = tiles if width == "128" else 0  # of x, which is read in as wide accesses always
+        assert operations.count(f"LDG.E.{width}") == 2 * ahead * (count + rows), name
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=relative)

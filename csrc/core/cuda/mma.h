@@ -67,6 +67,47 @@ FEWSTEP_HOST_DEVICE inline void multiply(const Block<kThreads>&, const C& c, con
 #endif
 }
 
+// The same of signed bytes: C += A B for A of 16 x 32 of them, B of 32 x 8, and C of 16 x 8
+// integers of 32 bits, exactly, modulo 2^32. Of thread 4 g + i: a is (g, 4 i), (g + 8, 4 i), (g, 4
+// i + 16), (g + 8, 4 i + 16), each with the three elements to its right; b is (4 i, g), (4 i + 16,
+// g), each with the three below; c is as above.
+template <int kThreads, class C, class A, class B>
+FEWSTEP_HOST_DEVICE inline void multiply_bytes(const Block<kThreads>&, const C& c, const A& a,
+                                               const B& b) {
+#if defined(__CUDA_ARCH__)
+  uint32_t* x = c((int)threadIdx.x);
+  const uint32_t* l = a((int)threadIdx.x);
+  const uint32_t* r = b((int)threadIdx.x);
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(x[0]), "+r"(x[1]), "+r"(x[2]), "+r"(x[3])
+      : "r"(l[0]), "r"(l[1]), "r"(l[2]), "r"(l[3]), "r"(r[0]), "r"(r[1]));
+#elif !defined(__CUDACC__)
+  const auto byte_of = [](const uint32_t* words, int i) {
+    return (int32_t)(int8_t)(words[i / 4] >> (i % 4 * 8));
+  };
+  for (int warp = 0; warp < kThreads; warp += 32) {
+    int32_t left[16][32], right[32][8];
+    for (int t = 0; t < 32; ++t) {
+      const int g = t / 4, i = t % 4;
+      const uint32_t *l = a(warp + t), *r = b(warp + t);
+      for (int e = 0; e < 16; ++e) {
+        left[g + e / 4 % 2 * 8][4 * i + e / 8 * 16 + e % 4] = byte_of(l, e);
+      }
+      for (int e = 0; e < 8; ++e) right[4 * i + e / 4 * 16 + e % 4][g] = byte_of(r, e);
+    }
+    for (int t = 0; t < 32; ++t) {
+      uint32_t* x = c(warp + t);
+      for (int e = 0; e < 4; ++e) {
+        const int row = t / 4 + e / 2 * 8, column = t % 4 * 2 + e % 2;
+        for (int k = 0; k < 32; ++k) x[e] += (uint32_t)(left[row][k] * right[k][column]);
+      }
+    }
+  }
+#endif
+}
+
 // Four matrices of 8 x 8 elements of 16 bits from shared memory. Thread 8 m + i gives the address
 // of row i of matrix m; thread 4 g + i gets as its word m the elements (g, 2 i) and (g, 2 i + 1) of
 // matrix m, or of its transpose.

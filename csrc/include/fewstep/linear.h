@@ -47,12 +47,13 @@ typedef struct fewstep_linear_pack_args {
  *          rounded once; quantisation in f32
  * Layout   rows of weight contiguous, the rest strided; out contiguous, best at a multiple of 64
  *          bytes; what it holds is documented in csrc/linear/layout.h and is the same on every ISA
+ *          and on CUDA
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads weight once, quantising twice
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs and thread counts, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a weight that is not finite makes the
- *          quantised outputs it belongs to NaN or infinite
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; a weight that is
+ *          not finite makes the quantised outputs it belongs to NaN or infinite
  * Source   panels: Goto, van de Geijn 2008, "Anatomy of high-performance matrix multiplication"
  */
 FEWSTEP_API fewstep_status fewstep_linear_pack(const fewstep_context* ctx,
@@ -77,9 +78,9 @@ typedef struct fewstep_linear_unpack_args {
  * Layout   packed contiguous; rows of out contiguous, the rest strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads packed once
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   across ISAs and thread counts, bit for bit
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR
  * Source   the inverse of fewstep_linear_pack
  */
 FEWSTEP_API fewstep_status fewstep_linear_unpack(const fewstep_context* ctx,
@@ -132,17 +133,21 @@ typedef struct fewstep_linear_run_args {
  *          blocks of 512 inputs, rounded to multiples of max |x| / 32639 of the block, and products
  *          with the weights' integers are summed exactly
  * Layout   rows contiguous, the first dimension strided; packed, up, bias, norm and workspace
- *          contiguous
+ *          contiguous; on CUDA packed and up at multiples of 16 bytes, and I below 2^29
  * Alias    out may be residual; any other overlap with out or workspace is
  *          FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads packed and up from memory once for up to 70 rows, x twice;
+ *          on CUDA once for up to 32 rows (8 in f32, 16 quantised), from the second cache for
+ *          more, in one launch, or two where x is to be normalised, quantised or converted;
  *          workspace holds the prepared x, fewstep_linear_run_workspace_bytes; 18 KiB of stack
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   a row's result depends on nothing but the row: not on M, thread counts or batch
  *          composition, bit for bit, so that verification equals decoding. Across ISAs too, but
- *          for avx512_bf16 with x and kind bf16, which takes subnormal numbers for zeros
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; a row of x that is not finite has an
- *          output that is not
+ *          for avx512_bf16 with x and kind bf16, which takes subnormal numbers for zeros, and for
+ *          CUDA with x of the kind's 16-bit type, whose products are tensor cores': their sums have
+ *          an order of their own, in eight strands of units of 32 inputs
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; a row of x that is
+ *          not finite has an output that is not
  * Source   blocks: Goto, van de Geijn 2008; SwiGLU: Shazeer 2020, arXiv 2002.05202, eq. 5; RMSNorm:
  *          Zhang, Sennrich 2019, arXiv 1910.07467, eq. 4
  */

@@ -66,16 +66,19 @@ typedef struct fewstep_logits_head_top_k_args {
  *          P = fewstep_linear_packed_bytes(O, I, kind, group)
  * Types    x, bias, norm: each one of f32 f16 bf16; packed: u8; tokens, ids, status: i32; values,
  *          log_normaliser: f32; workspace: i64
- * Layout   rows contiguous, the first dimension strided; packed, bias, norm, workspace contiguous
+ * Layout   rows contiguous, the first dimension strided; packed, bias, norm, workspace contiguous;
+ *          on CUDA as in fewstep_linear_run
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
- * Memory   allocates nothing; reads packed from memory once for up to 70 rows; workspace holds the
- *          prepared x and K tokens for each 2048 packed rows,
+ * Memory   allocates nothing; reads packed from memory once for up to 70 rows, on CUDA for up to 8
+ *          or 16, and from the second cache for more, in two launches or three; workspace holds the
+ *          prepared x and K tokens for each 2048 packed rows, on CUDA for each 512,
  *          fewstep_logits_head_top_k_workspace_bytes; 36 KiB of stack
- * Order    CPU: done on return
+ * Order    CUDA: asynchronous on the context's stream, capturable; CPU: done on return
  * Repeat   a row's result depends on nothing but the row: not on M, thread counts or batch
- *          composition, bit for bit. Across ISAs too, but for avx512_bf16 as in fewstep_linear_run
- * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED; rows without K tokens or without a law as
- *          in fewstep_logits_top_k; ties go to the lower token
+ *          composition, bit for bit. Across ISAs too, but for avx512_bf16 as in fewstep_linear_run;
+ *          on CUDA logits as there, and the last bits of log_normaliser
+ * Errors   FEWSTEP_INVALID_ARGUMENT, FEWSTEP_UNSUPPORTED, FEWSTEP_BACKEND_ERROR; rows without K
+ *          tokens or without a law as in fewstep_logits_top_k; ties go to the lower token
  * Source   subset of the vocabulary: Zhao et al. 2025, FR-Spec, arXiv 2502.14856
  */
 FEWSTEP_API fewstep_status fewstep_logits_head_top_k(const fewstep_context* ctx,
