@@ -31,8 +31,9 @@ FEWSTEP_HOST_DEVICE inline RowStatus analyse_row(const Block& block, LawShared* 
     list_few(block, filter_few(block, block.get(s->law.count), s), s);
   } else {
     sum_pieces(block, s, &s->law.mass, [&](int64_t tile) {
-      sum_blocks(block, row, tile, &s->pieces.sums,
-                 [&](int64_t v, float l, int) { return weights_of(s->law.w, vec::set(l), v).v; });
+      sum_blocks(block, row, tile, &s->pieces.sums, [&](int64_t v, float l, int, int) {
+        return weights_of(s->law.w, vec::set(l), v).v;
+      });
     });
   }
   return kRowFine;

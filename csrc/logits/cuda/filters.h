@@ -16,7 +16,7 @@ FEWSTEP_HOST_DEVICE inline Moments moments_of_row(const Block& block, LawShared*
   FEWSTEP_NO_UNROLL
   for (int mean = 0; mean < 2; ++mean) {
     const double sum =
-        sum_row(block, s->law.row, &s->pieces.sums, &s->total, [&](int64_t v, float l, int) {
+        sum_row(block, s->law.row, &s->pieces.sums, &s->total, [&](int64_t v, float l, int, int) {
           return (mean ? weighed_logits(s->law.w, vec::set(l), v)
                        : weights_of(s->law.w, vec::set(l), v))
               .v;

@@ -87,8 +87,9 @@ FEWSTEP_HOST_DEVICE inline void begin_law(const Block& block, float max, float s
 }
 
 FEWSTEP_HOST_DEVICE inline double mass_of_row(const Block& block, LawShared* s) {
-  return sum_row(block, s->law.row, &s->pieces.sums, &s->total,
-                 [&](int64_t v, float l, int) { return weights_of(s->law.w, vec::set(l), v).v; });
+  return sum_row(block, s->law.row, &s->pieces.sums, &s->total, [&](int64_t v, float l, int, int) {
+    return weights_of(s->law.w, vec::set(l), v).v;
+  });
 }
 
 // Adds the blocks of a tile to the pieces; with kDecays each was weighed against the largest logit
@@ -187,7 +188,7 @@ FEWSTEP_HOST_DEVICE inline RowStatus analyse_all(const Block& block, LawShared* 
   });
   for (int64_t tile = 0; tile < tiles_of(s->law.row); ++tile) {
     find_maxima(block, tile, s, best);
-    sum_blocks(block, s->law.row, tile, &s->pieces.sums, [&](int64_t, float l, int t) {
+    sum_blocks(block, s->law.row, tile, &s->pieces.sums, [&](int64_t, float l, int, int t) {
       Weighing w = s->law.w;
       w.max = s->pieces.of_block[t / kGroup];
       return l > kMinusInfinity ? weights(w, vec::set(l)).v : 0.0f;

@@ -144,15 +144,15 @@ FEWSTEP_HOST_DEVICE inline void sum_strands(const Block& block, Sums* s) {
   });
 }
 
-// Sums over the blocks of a tile, of what f(v, logit, thread) gives for each token. A thread has an
-// f of its own, which sees its tokens in ascending order.
+// Sums over the blocks of a tile, of what f(v, logit, i, thread) gives for each token, i = v % 4.
+// A thread has an f of its own, which sees its tokens in ascending order.
 template <class F>
 FEWSTEP_HOST_DEVICE inline void sum_blocks(const Block& block, const Row& row, int64_t tile,
                                            Sums* s, const F& f) {
   block.each([&](int t) {
     F own = f;
     float acc[gpu::kQuad] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for_tokens_of_tile(row, t, tile, [&](int64_t v, float l, int i) { acc[i] += own(v, l, t); });
+    for_tokens_of_tile(row, t, tile, [&](int64_t v, float l, int i) { acc[i] += own(v, l, i, t); });
     FEWSTEP_UNROLL
     for (int i = 0; i < gpu::kQuad; ++i) {
       s->strands[t / kGroup][t % kGroup * gpu::kQuad + i] = acc[i];

@@ -163,9 +163,10 @@ struct VerifyKernel {
   FEWSTEP_HOST_DEVICE double sum_logs(const Block& block, Shared* s) const {
     LawShared* const law = &s->law;
     if (law->law.count < 0) {
-      return sum_row(
-          block, law->law.row, &law->pieces.sums, &law->total,
-          [&](int64_t v, float l, int) { return weighed_logits(law->law.w, vec::set(l), v).v; });
+      return sum_row(block, law->law.row, &law->pieces.sums, &law->total,
+                     [&](int64_t v, float l, int, int) {
+                       return weighed_logits(law->law.w, vec::set(l), v).v;
+                     });
     }
     double* const terms = law->work.bins.sums[0];
     block.each([&](int t) {
@@ -194,7 +195,7 @@ struct VerifyKernel {
     block.each([&](int t) {
       if (t >= s->draws.count) return;
       const int32_t child = s->draws.node[t];
-      for (int i = 0; i < t; ++i) {
+      for (int i = 0; i < t; ++i) {  // drawn twice, it is one thread's
         if (s->draws.node[i] == child) return;
       }
       const double chance = Walk(request, *s).probability(s->draws.token[t]);

@@ -88,6 +88,9 @@ struct Values {
   DraftLaw q;
   uint64_t tried;    // bit v % 64 of every token that was
   int64_t at, last;  // of ids: the first that is no less than the last token
+  bool wide;         // of a draft without ids: quads are read whole
+  int64_t ahead_of;  // the quad that was read ahead, -1: none
+  uint32_t now[gpu::kQuad], ahead[gpu::kQuad];
 
   FEWSTEP_HOST_DEVICE Values(const VerifyShared& s, const DraftLaw& draft)
       : weighing(s.law.law.w),
@@ -97,7 +100,9 @@ struct Values {
         q(needs_draft(left) ? draft : DraftLaw{}),
         tried(0),
         at(0),
-        last(0) {
+        last(0),
+        wide(gpu::is_wide(q.q, 0, DType::kF32)),
+        ahead_of(-1) {
     for (int i = left.first; i < left.first + left.tried; ++i) {
       tried |= UINT64_C(1) << (draws.token[i] & 63);
     }
@@ -119,8 +124,29 @@ struct Values {
     return value(v, weight, at < q.S && q.ids[at] == v ? q.q[at] : 0.0f);
   }
   // Of a row's tokens (sum_blocks).
-  FEWSTEP_HOST_DEVICE float operator()(int64_t v, float logit, int) {
-    return next(v, weights_of(weighing, vec::set(logit), v).v);
+  FEWSTEP_HOST_DEVICE float operator()(int64_t v, float logit, int i, int) {
+    const float weight = weights_of(weighing, vec::set(logit), v).v;
+    if (q.ids) return next(v, weight);
+    if (i == 0) read_quads(v);
+    return value(v, weight, vec::float_of_bits({now[i]}).v);
+  }
+  // The draft's quad at v, and the thread's next one of the block.
+  FEWSTEP_HOST_DEVICE void read_quads(int64_t v) {
+    constexpr int kStep = kGroup * gpu::kQuad;
+    if (ahead_of != v) read_quad(v, ahead);
+    FEWSTEP_UNROLL
+    for (int i = 0; i < gpu::kQuad; ++i) now[i] = ahead[i];
+    ahead_of = v + kStep;
+    if (ahead_of % kBlock >= kStep) read_quad(ahead_of, ahead);
+  }
+  FEWSTEP_HOST_DEVICE void read_quad(int64_t v, uint32_t* w) const {
+    const int64_t count = q.S - v;
+    if (wide && count >= gpu::kQuad) {
+      gpu::load16((const char*)(q.q + v), w);
+    } else {
+      FEWSTEP_UNROLL
+      for (int i = 0; i < gpu::kQuad; ++i) w[i] = i < count ? ((const gpu::Word*)q.q)[v + i] : 0;
+    }
   }
 };
 
