@@ -15,7 +15,7 @@ from fewstep._generate.judge import Judge, Verdict
 from fewstep._generate.pack import Block, checked, pack, root_alone
 from fewstep._generate.request import Request
 from fewstep._generate.stats import Stats
-from fewstep.drafters._protocol import Draft, Drafter, Seen
+from fewstep.drafters._protocol import Ahead, Draft, Drafter, Known, Seen
 from fewstep.language_model import LanguageModel
 
 
@@ -30,12 +30,14 @@ class Engine:
         self.longest: int | None = getattr(model, "max_length", None)
         self._max_batch = max_batch
         self._judge = Judge()
+        self._runs_ahead = getattr(model, "runs_ahead", False) and hasattr(drafter, "known")
         self._budget = Budget() if adapt and drafter is not None else None
         self._drafted = False  # whether the drafter was asked before this call
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []
         self._call_began = 0.0
         self._drafting = 0.0  # seconds of this call that the drafter took
+        self._watched: set[int] = set()  # requests that run call by call, whatever is possible
         self._full = False  # a request had to be sent back, and none has ended since
 
     def submit(self, request: Request) -> None:
@@ -58,9 +60,10 @@ class Engine:
             self._admit()
         if self._active:
             self._call_began = perf_counter()
-            drafts = self._room(self._drafts())
-            if self._active:
-                self._call(pack(self._active, drafts))
+            if not self._ran_ahead():
+                drafts = self._room(self._drafts())
+                if self._active:
+                    self._call(pack(self._active, drafts))
         others = seconds["model"] + seconds["draft"] - inside
         seconds["fewstep"] += perf_counter() - began - others
         return len(self._active) + len(self._waiting)
@@ -201,22 +204,63 @@ class Engine:
         if self._budget is not None:
             self._learn(self._budget, block, verdict)
 
+    def _ran_ahead(self) -> bool:
+        """Run several calls that the model's device drafts for, where model and drafter can."""
+        if not self._runs_ahead:
+            return False
+        requests = list(self._active)
+        plain = self._judge.plain(requests)
+        if plain is None or any(request.number in self._watched for request in requests):
+            return False
+        known: Known | None = self._safely("known")
+        if known is None:
+            return False
+        began = perf_counter()
+        sequences = [_sequence(request) for request in requests]
+        last = [request.tokens[-1] for request in requests]
+        model: Any = self.model
+        found: Ahead | None = model.cycles(sequences, last, plain, known)
+        if found is None:
+            return False
+        self.stats.spent("model", began)
+        inner = set(known.parent.tolist())
+        for tokens, accepted, ends in zip(*(each.tolist() for each in found), strict=True):
+            self.stats.forwards += 1
+            for request, row, n, end in zip(requests, tokens, accepted, ends, strict=True):
+                if request.finish is not None or request.number in self._watched:
+                    continue
+                if row[n] < 0:  # no law: the next call says why
+                    self._watched.add(request.number)
+                    self.model.truncate(_sequence(request), len(request.tokens) - 1)
+                    continue
+                self.stats.calls += 1
+                self.stats.nodes += len(known.parent) - 1
+                self.stats.count_path(n, end in inner)
+                self._add(request, row[:n], row[n])
+        return True
+
     def _commit(self, block: Block, verdict: Verdict) -> None:
         tokens, following = block.token.tolist(), verdict.next_token.tolist()
         for b, request in enumerate(block.requests):
-            request.calls += 1
-            before = len(request.tokens)
             if b in verdict.failed:
+                request.calls += 1
                 self._fail(request, verdict.failed[b])
                 continue
             first = block.layout.begins[b]
-            request.commit([tokens[first + node] for node in verdict.paths[b]], following[b])
-            full = self.longest is not None and len(request.tokens) >= self.longest
-            if full and request.finish is None:
-                request.finish = "length"
-            self.stats.tokens += len(request.tokens) - before
-            if request.finish is not None:
-                self._leave(request)
+            drafted = [tokens[first + node] for node in verdict.paths[b]]
+            self._add(request, drafted, following[b])
+
+    def _add(self, request: Request, drafted: list[int], following: int) -> None:
+        """Add what a call gave a request; one that ends with it leaves."""
+        request.calls += 1
+        before = len(request.tokens)
+        request.commit(drafted, following)
+        full = self.longest is not None and len(request.tokens) >= self.longest
+        if full and request.finish is None:
+            request.finish = "length"
+        self.stats.tokens += len(request.tokens) - before
+        if request.finish is not None:
+            self._leave(request)
 
     def _count_call(self, block: Block, verdict: Verdict) -> None:
         stats, rows = self.stats, block.layout.begins[-1]

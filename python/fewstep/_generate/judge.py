@@ -86,6 +86,12 @@ class Judge:
         paths = [own[:n] for own, n in zip(path.tolist(), counts, strict=True)]
         return Verdict(path, accepted, following, paths, failed, wrong)
 
+    def plain(self, requests: list[Request]) -> tuple[Any, Arrays, Any] | None:
+        """Return seeds, filters and parameters of verification where there is no more to it."""
+        if self._known != requests:
+            self._read(requests)
+        return None if self._adjusts else (self._seeds, self._filters, PARAMS)
+
     def _read(self, requests: list[Request]) -> None:
         """Collect the parameters of the requests, and make room for what is found of them."""
         self._known = requests

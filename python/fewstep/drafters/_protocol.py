@@ -157,6 +157,47 @@ class Seen(NamedTuple):
     seconds: float = 0.0
 
 
+class Known(NamedTuple):
+    """Drafts that a model's device can make alone: a tree of fixed shape, filled from a table.
+
+    A drafter with a method ``known()`` that returns this (None as long as there is no table) may be
+    left out of calls; see `fewstep.transformers.PagedModel`.
+
+    Attributes
+    ----------
+    parent, rank : array, shape (Q,), int32
+        As for `fewstep.tree.from_template`.
+    table : array, shape (V, K), int32
+        The best successors of each token, which `fewstep.draft.recycle` renews.
+    fresh : array, shape (N,), int64
+        Its rows that have changed since they were last asked for, but by calls of the target.
+    """
+
+    parent: NDArray[np.int32]
+    rank: NDArray[np.int32]
+    table: NDArray[np.int32]
+    fresh: NDArray[np.int64]
+
+
+class Ahead(NamedTuple):
+    """What several calls of the target gave that the host did not wait for.
+
+    Attributes
+    ----------
+    tokens : array, shape (C, B, D + 1), int32
+        Of each call and sequence the accepted drafts and the token after them, -1 behind; -1 for
+        that token where the logits gave no law.
+    accepted : array, shape (C, B), int32
+        How many drafts.
+    ends : array, shape (C, B), int32
+        The last accepted node.
+    """
+
+    tokens: NDArray[np.int32]
+    accepted: NDArray[np.int32]
+    ends: NDArray[np.int32]
+
+
 @runtime_checkable
 class Drafter(Protocol):
     """Something that guesses how texts go on.

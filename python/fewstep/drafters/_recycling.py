@@ -14,7 +14,7 @@ from fewstep import draft as drafts
 from fewstep._generate.request import Request
 from fewstep._transfer import on_device
 from fewstep.drafters._likeliest import likeliest
-from fewstep.drafters._protocol import Draft, Seen
+from fewstep.drafters._protocol import Draft, Known, Seen
 from fewstep.drafters._shape import Paths, Shape
 
 
@@ -65,6 +65,7 @@ class TokenRecycling:
         self._successors = successors
         self._table: NDArray[np.int32] | None = None
         self._unread: list[list[int]] = []  # prompts from before the table
+        self._fresh: set[int] = set()  # rows that prompts have changed
 
     def start(self, request: Request) -> None:
         """Read the prompt."""
@@ -97,6 +98,13 @@ class TokenRecycling:
         else:
             _core.draft_recycle_best(self._table, seen.token, seen.logits)
 
+    def known(self) -> Known | None:
+        """Return the template and the table, for calls that draft on a device."""
+        if self._table is None:
+            return None
+        fresh, self._fresh = np.array(sorted(self._fresh), np.int64), set()
+        return Known(self._parent, self._rank, self._table, fresh)
+
     def _read(self, table: NDArray[np.int32], tokens: Sequence[int]) -> None:
         """Put what follows each token first in its row."""
         rows: dict[int, list[int]] = {}
@@ -110,6 +118,7 @@ class TokenRecycling:
             row.insert(0, after)
         if rows:
             table[list(rows)] = list(rows.values())
+            self._fresh.update(rows)
 
     def stop(self, request: Request) -> None:
         """Nothing."""

@@ -61,7 +61,7 @@ class _Entry:
     """A captured forward pass and the memory that it reads and writes."""
 
     def __init__(self, forward: Forward, parcel: Parcel, rows: Rows, hidden: bool, record: Any):
-        self._there = parcel.packed.to(forward.device)
+        self._there = parcel.packed.to(forward.device, copy=True)
         ids, index, *fields = parcel.unpacked(self._there)
         placed = rows.placed(fields)
         self.result: Any = None

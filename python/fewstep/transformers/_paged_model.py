@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ..drafters._protocol import Ahead, Known
 from ..torch import pack_linears
 from ._cache import NAME, PagedRows, check_cache_dtype
 from ._checks import (
@@ -26,6 +27,7 @@ from ._checks import (
     stop_tokens,
     vocabulary_size,
 )
+from ._cycle import Cycles
 from ._forward import Forward, Graphs
 from ._rows import rows_of
 from ._shares import sharing
@@ -62,9 +64,9 @@ class PagedModel:
         The first layers alone, and the norm and head after them: a draft model made of the target's
         own weights, as in EESD [2]_.
     graph : bool, default False
-        On a CUDA device: capture the forward pass of trees that come again as CUDA graphs, which
-        launch it at once. A model that cannot be captured runs as it is. Weights may change in
-        their place; modules that are exchanged are not seen.
+        On a CUDA device: capture the forward pass of trees that come again as CUDA graphs, and with
+        `fewstep.drafters.TokenRecycling` drafts, verification and all. What cannot be captured runs
+        as it is. Weights may change in their place; modules that are exchanged are not seen.
 
     Attributes
     ----------
@@ -78,6 +80,8 @@ class PagedModel:
         Which sequence has which pages.
     max_length : int or None
         Tokens of the longest sequence that the model was made for.
+    runs_ahead : bool
+        Whether `cycles` may do something.
     stop_tokens : tuple of int
         Tokens that end a text, of the model's generation config.
 
@@ -93,9 +97,7 @@ class PagedModel:
     Notes
     -----
     A model that was given to `fewstep.transformers.fuse` runs without the forward pass of
-    transformers, in a fraction of its time; on the CPU alone. On a CUDA device keys and values are
-    there, and so are logits; which rows run is said from here, in one copy a call. One thread at a
-    time.
+    transformers, in a fraction of its time; on the CPU alone. One thread at a time.
 
     References
     ----------
@@ -160,6 +162,7 @@ class PagedModel:
         self._whole = Whole(self.model, store) if is_plain(self.model) else None
         forward = Forward(self.model, self._cache)
         self._forward: Forward | Graphs = Graphs(forward) if graph else forward
+        self.runs_ahead, self._cycles = graph, Cycles(forward) if graph else None
 
     def add(self, tokens: Sequence[int] | NDArray[Any] = ()) -> tuple[int, int]:
         """Begin a sequence with what is cached of these tokens; return its number and how many."""
@@ -318,6 +321,20 @@ class PagedModel:
             self._lengths[sequence] = before + count + max(len(own) - own.count(-1) - 1, 0)
         return found
 
+    def cycles(
+        self, sequences: Sequence[int], last: Sequence[int], verified: Any, known: Known
+    ) -> Ahead | None:
+        """Draft, run, verify and keep several times on the device, all of it one CUDA graph.
+
+        The texts' last tokens have not run; `verified` are seeds, filters and parameters of rule
+        ``match``. None, and nothing done, without ``graph=True``, where there is no room for all
+        drafts, or where the model cannot be captured.
+        """
+        if self._cycles is None:
+            return None
+        seeds, filters, params = verified
+        return self._cycles.run(self, sequences, last, seeds, filters, params, known)
+
     def keep(
         self,
         sequences: Sequence[int],
@@ -347,8 +364,12 @@ class PagedModel:
             nodes, counts = (np.ascontiguousarray(a, np.int32) for a in (path, accepted))
             self._cache.store.commit(sequences, nodes, counts, base)
         for sequence, tokens in zip(sequences, after, strict=True):
-            self._core_pool.truncate(sequence, tokens)
-            self._lengths[sequence] = tokens
+            self._settle(sequence, tokens)
+
+    def _settle(self, sequence: int, length: int) -> None:
+        """Take note of the tokens that a sequence has; other room is free again."""
+        self._core_pool.truncate(sequence, length)
+        self._lengths[sequence] = length
 
     def truncate(self, sequence: int, length: int) -> None:
         """Forget the tokens of a sequence from `length` on."""

@@ -125,21 +125,23 @@ class Store:
         if not (pairs and self.k):
             return
         source, target = self._placed(*(tensor(part) for part in zip(*pairs, strict=True)))
-        copy_pages(*self._caches(), source, target, **self._scales())
+        copy_pages(*self.parts(), source, target, **self.part_scales())
 
     def commit(self, sequences: Sequence[int], path: Any, accepted: Any, base: Any) -> None:
         """Move accepted rows of draft blocks, whose roots lie at `base`, behind their roots."""
         given = self._placed(path, accepted, base, self.pool.page_table(sequences))
-        commit(*self._caches(), *given[:3], page_table=given[3], first=1, **self._scales())
+        commit(*self.parts(), *given[:3], page_table=given[3], first=1, **self.part_scales())
 
     def _placed(self, *arrays: Any) -> Sequence[Any]:
         """Return arrays where the caches are."""
         return arrays if self._device.type == "cpu" else uploaded(self._device, arrays)
 
-    def _caches(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def parts(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the keys and the values of all layers."""
         return list(self.k.values()), list(self.v.values())
 
-    def _scales(self) -> dict[str, list[torch.Tensor]]:
+    def part_scales(self) -> dict[str, list[torch.Tensor]]:
+        """Return their scales by the names of arguments, of an int8 cache."""
         if not self.int8:
             return {}
         k, v = zip(*self.scales.values(), strict=True)
