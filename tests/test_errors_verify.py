@@ -73,6 +73,14 @@ CANONICAL = {
         ({"rule": "typical", "epsilon": -0.1}, "'epsilon' must be finite and 0 or more, got -0.1"),
         ({"rule": "typical", "delta": np.inf}, "'delta' must be finite and 0 or more, got inf"),
         (
+            {"rule": "adjusted_target", "law": "iid", "draft": DRAFT, "strength": 81.0},
+            "'strength' must lie in 0 to 80, got 81",
+        ),
+        (
+            {"rule": "adjusted_target", "law": "iid", "draft": DRAFT, "strength": np.nan},
+            "'strength' must lie in 0 to 80, got nan",
+        ),
+        (
             CANONICAL | {"draw_indptr": None, "draw_node": None},
             "'draw_indptr' must be given for rule canonical, got NULL",
         ),

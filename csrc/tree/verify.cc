@@ -79,13 +79,15 @@ VerifyParams check_params(const fewstep_verify_params& params, const ArgCheck& c
   const struct {
     const char* name;
     double value;
-  } all[] = {{"epsilon", params.epsilon},
-             {"delta", params.delta},
-             {"strength", params.strength},
-             {"share", params.share}};
+  } all[] = {{"epsilon", params.epsilon}, {"delta", params.delta}, {"share", params.share}};
   for (const auto& one : all) {
     if (one.value >= 0.0 && one.value < HUGE_VAL) continue;
     check.fail(one.name, "must be finite and 0 or more", format("%g", one.value));
+  }
+  constexpr int kStrongest = 80;  // exp of more is none in float32
+  if (!(params.strength >= 0.0 && params.strength <= kStrongest)) {
+    check.fail("strength", format("must lie in 0 to %d", kStrongest),
+               format("%g", params.strength));
   }
   return {params.epsilon, params.delta, float(params.strength), float(params.share)};
 }

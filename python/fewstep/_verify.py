@@ -149,7 +149,7 @@ def verify(
         ``exp(-entropy)``.
     strength, share : float
         Of ``adjusted_target``: p becomes ``p * exp(strength * (q - p))``, normalised, where
-        ``q >= share * max(q)``.
+        ``q >= share * max(q)``. The first is 80 at most.
     temperature, top_k, top_p, min_p, typical, eta : number or array, shape (B,)
         Filters of the target's law, as in `fewstep.logits.sample`.
     bitmask : array, shape (N, ceil(V / 32)), int32 | uint32, optional

@@ -51,7 +51,7 @@ typedef enum fewstep_verify_rule {
 /* Numbers of the lossy rules, from 0 up. */
 typedef struct fewstep_verify_params {
   double epsilon, delta;  /* typical */
-  double strength, share; /* adjusted_target */
+  double strength, share; /* adjusted_target; strength is 80 at most */
 } fewstep_verify_params;
 
 #define FEWSTEP_VERIFY_PARAMS_INIT {0.09, 0.3, 10.0, 0.1}
