@@ -141,13 +141,13 @@ def readable(mangled: str) -> str:
 
 def kernels(result: Compiled) -> list[Kernel]:
     """Return the kernels of a file as ``-Xptxas -v`` reports them."""
-    # A kernel template that files share stands in a header beside them.
-    headers = sorted(result.source.parent.glob("*.h"))
+    # A kernel that files share stands in a header, beside them or in the family they build on.
+    headers = [*CSRC.glob("*/cuda/*.h"), *sorted(result.source.parent.glob("*.h"))]
     bounds = {
         name: (int(threads), int(blocks))
         for name, threads, blocks in re.findall(
             r"struct (\w+Kernel) \{\s*static constexpr int kThreads = (\d+), kBlocks = (\d+);",
-            "".join(path.read_text() for path in [result.source, *headers]),
+            "".join(path.read_text() for path in [*headers, result.source]),
         )
     }
     found = re.findall(

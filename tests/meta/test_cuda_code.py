@@ -56,10 +56,11 @@ KERNELS |= {f"FloatAttentionKernel<{i}, {width}>" for i in (0, 1) for width in (
 # Kinds of weights by number, 1 float16, 2 bfloat16, 3 int8, 4 int4; tiles of 8 rows.
 PRODUCTS = {f"MmaKernel<{kind}, {tiles}>" for kind in (1, 2) for tiles in (1, 4)}
 PRODUCTS |= {f"MmaKernel<{kind}, {tiles}>" for kind in (3, 4) for tiles in (1, 2)}
-PRODUCTS |= {f"HeadMmaKernel<{kind}, {tiles}>" for kind in (1, 2, 3, 4) for tiles in (1, 2)}
+PRODUCTS |= {f"HeadMmaKernel<{kind}, {tiles}>" for kind in (1, 2, 4) for tiles in (1, 2)}
+PRODUCTS |= {"HeadMmaKernel<3, 1>"}
 KERNELS |= PRODUCTS | {"PrepareKernel", "HeadJoinKernel"}
 KERNELS |= {f"{name}<{kind}>" for name in ("FmaKernel", "HeadFmaKernel") for kind in (0, 1, 2)}
-KERNELS |= {"PackKernel", "PackInt8Kernel", "PackInt4Kernel", "UnpackKernel"}
+KERNELS |= {"PackKernel", "PackBytesKernel", "PackHalfBytesKernel", "UnpackKernel"}
 COPIES = {"CommitKernel": 4, "CopyPagesKernel": 1}  # accesses of 16 bytes that are in flight
 STREAM_SOURCES = [source for source in SOURCES if source.stem in ("normal", "step")]
 # Folds guidance weights into a row's coefficients with one thread per block, in float64: arrays
@@ -173,7 +174,7 @@ def test_weights_are_multiplied_on_tensor_cores_and_read_ahead(folder: Path) -> 
         if name not in PRODUCTS:
             continue
         kind, tiles = (int(value) for value in re.findall(r"\d+", name))
-        ahead = 4 if tiles == 1 else 2
+        ahead = 4 if tiles == 1 and name != "HeadMmaKernel<3, 1>" else 2
         found = [op for op in operations if op.startswith(("HMMA", "IMMA"))]
         # Of two halves of the outputs and, with halves, of the inputs; or high bytes and low ones.
         assert found == [product.get(kind, "IMMA.16832.S8.S8")] * (4 * tiles * ahead), name

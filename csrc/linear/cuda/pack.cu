@@ -63,7 +63,7 @@ struct PackKernel {
   }
 };
 
-struct PackInt8Kernel {
+struct PackBytesKernel {
   static constexpr int kThreads = 256, kBlocks = 4;
   using Block = gpu::Block<kThreads>;
   struct Shared {
@@ -104,7 +104,7 @@ struct PackInt8Kernel {
   }
 };
 
-struct PackInt4Kernel {
+struct PackHalfBytesKernel {
   static constexpr int kThreads = 256, kBlocks = 4;
   using Block = gpu::Block<kThreads>;
   struct Shared {
@@ -155,11 +155,11 @@ struct PackInt4Kernel {
 void pack(const PackProblem& p) {
   const int64_t inputs = padded_inputs(p.kind, p.I, p.group), panels = ceil_div(p.O, kPanel);
   if (p.kind == Kind::kInt8) {
-    return gpu::launch(kFunction, PackInt8Kernel{p, inputs}, panels, p.cuda_stream);
+    return gpu::launch(kFunction, PackBytesKernel{p, inputs}, panels, p.cuda_stream);
   }
   if (p.kind == Kind::kInt4) {
     const int64_t groups = inputs / p.group;
-    return gpu::launch(kFunction, PackInt4Kernel{p, groups}, panels * groups, p.cuda_stream);
+    return gpu::launch(kFunction, PackHalfBytesKernel{p, groups}, panels * groups, p.cuda_stream);
   }
   const int64_t parts = ceil_div(inputs, kInputs);
   gpu::launch(kFunction, PackKernel{p, dtype_of(p.kind), inputs, parts}, panels * parts,

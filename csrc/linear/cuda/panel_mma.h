@@ -16,7 +16,9 @@ namespace {
 
 constexpr int kUnit = 32;  // inputs
 
-template <int kKind, int kTiles>
+// kAhead: units that a warp asks for at a time, an even number. 2 to 8 KiB are under way with few
+// rows.
+template <int kKind, int kTiles, int kAhead = kTiles == 1 ? 4 : 2>
 struct MmaPanel {
   static constexpr Kind kWeights = (Kind)kKind;
   static constexpr bool kIsInt4 = kWeights == Kind::kInt4;
@@ -27,8 +29,6 @@ struct MmaPanel {
   static constexpr int kUnitBytes = kUnit / kStepInputs * kStepBytes;
   static constexpr int kOwnInputs = 8, kSteps = kOwnInputs / kStepInputs;
   static constexpr int kWords = kStepBytes / 8 / 4;  // of a thread, in a step
-  // Units that a warp asks for at a time: 2 to 8 KiB are under way with few rows.
-  static constexpr int kAhead = kTiles > 1 ? 2 : 4;
   // Floats are summed in eight strands, one a warp, whose parts are added once: a warp has every
   // eighth unit. Of integers it has every eighth block.
   static constexpr int kBlockUnits = kBlock / kUnit;

@@ -27,7 +27,9 @@ FEWSTEP_HOST_DEVICE inline int32_t token_of(uint64_t key) {
 template <int kLists, int kRoom, int kThreads>
 FEWSTEP_HOST_DEVICE inline void sort_descending(const gpu::Block<kThreads>& block, int lists,
                                                 int size, uint64_t (&keys)[kLists][kRoom]) {
+  FEWSTEP_NO_UNROLL
   for (int run = 2; run <= size; run *= 2) {
+    FEWSTEP_NO_UNROLL
     for (int gap = run / 2; gap > 0; gap /= 2) {
       block.each([&](int t) {
         for (int n = t; n < lists * size / 2; n += kThreads) {

@@ -114,7 +114,8 @@ FEWSTEP_HOST_DEVICE inline void find_group(const Head& head, const Block& block,
 template <int kKind, int kTiles>
 struct HeadMmaKernel {
   static constexpr int kThreads = 256, kBlocks = 2;
-  using Panel = linear::FEWSTEP_ISA::MmaPanel<kKind, kTiles>;
+  static constexpr int kAhead = kTiles == 1 && kKind != 3 ? 4 : 2;  // as registers allow
+  using Panel = linear::FEWSTEP_ISA::MmaPanel<kKind, kTiles, kAhead>;
   using Shared = GroupShared<Panel::kRows>;
   Head head;
   FEWSTEP_HOST_DEVICE void run(const Block& block, Shared& s) const {
@@ -246,7 +247,7 @@ void launch_mma(const Head& head) {
   if (head.p.in.M <= 8) {
     launch<HeadMmaKernel<kKind, 1>>(head);
   } else {
-    launch<HeadMmaKernel<kKind, 2>>(head);
+    launch<HeadMmaKernel<kKind, kKind == 3 ? 1 : 2>>(head);  // as registers allow
   }
 }
 
