@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-# fewstep_add_family(<family> [OPS <op>...] [CPU_OPS <op>...] [AVX512_VNNI_OPS <op>...]
-#   [AVX512_BF16_OPS <op>...] [SOURCES <file>...])
+# fewstep_add_family(<family> [OPS <op>...] [AVX512_VNNI_OPS <op>...] [AVX512_BF16_OPS <op>...]
+#   [SOURCES <file>...])
 #
 # csrc/<family>/<op>.cc and SOURCES join the library as they are; csrc/<family>/cpu/<op>.cc is
 # compiled once per ISA with -DFEWSTEP_ISA=<isa>, in objects of their own so that no code of a wide
 # ISA can end up in a baseline function. csrc/<family>/cuda/<op>.cu is compiled by nvcc where CUDA is
 # built, and always by the C++ compiler as ISA cuda_on_host, which walks blocks and threads in loops.
-# CPU_OPS have no CUDA kernel yet; AVX512_VNNI_OPS and AVX512_BF16_OPS, parts of these, a kernel of
-# their own for that ISA.
+# AVX512_VNNI_OPS and AVX512_BF16_OPS, parts of OPS, have a kernel of their own for that ISA.
 function(fewstep_add_family family)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "OPS;CPU_OPS;AVX512_VNNI_OPS;AVX512_BF16_OPS;SOURCES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "OPS;AVX512_VNNI_OPS;AVX512_BF16_OPS;SOURCES")
   set(folder ${PROJECT_SOURCE_DIR}/csrc/${family})
   foreach(source IN LISTS arg_SOURCES)
     target_sources(fewstep PRIVATE ${folder}/${source})
   endforeach()
-  foreach(op IN LISTS arg_OPS arg_CPU_OPS)
+  foreach(op IN LISTS arg_OPS)
     target_sources(fewstep PRIVATE ${folder}/${op}.cc)
   endforeach()
   set(optimisation -O3)
@@ -22,7 +21,7 @@ function(fewstep_add_family family)
     set(optimisation -O1)  # instrumented kernels take ten times as long to compile at -O3
   endif()
   foreach(isa IN LISTS FEWSTEP_ISAS)
-    fewstep_add_cpu_kernels(${family} ${isa} ${optimisation} ${arg_OPS} ${arg_CPU_OPS})
+    fewstep_add_cpu_kernels(${family} ${isa} ${optimisation} ${arg_OPS})
   endforeach()
   if(FEWSTEP_X86)
     fewstep_add_cpu_kernels(${family} avx512_vnni ${optimisation} ${arg_AVX512_VNNI_OPS})

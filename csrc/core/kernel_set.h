@@ -7,10 +7,9 @@
 
 // FEWSTEP_DECLARE_KERNELS(StepFn, step), in <op>.h, declares one kernel per column; a column that
 // is declared and used and compiled nowhere is a link error. In <op>.cc the set is one of
-//   FEWSTEP_KERNELS(step)           an op in OPS of its family: CPU and CUDA
-//   FEWSTEP_BF16_KERNELS(step)      in OPS and in AVX512_BF16_OPS: one of its own for that ISA too
-//   FEWSTEP_CPU_KERNELS(step)       in CPU_OPS: its CUDA kernel is not written yet
-//   FEWSTEP_DOT_KERNELS(step)       in OPS, AVX512_BF16_OPS and AVX512_VNNI_OPS: for both
+//   FEWSTEP_KERNELS(step)           an op in OPS of its family
+//   FEWSTEP_BF16_KERNELS(step)      in AVX512_BF16_OPS, too: a kernel of its own for that ISA
+//   FEWSTEP_DOT_KERNELS(step)       in AVX512_BF16_OPS and AVX512_VNNI_OPS, too: for both
 // Other ops use their avx512 kernel for avx512_vnni and avx512_bf16.
 // A column that this build lacks is null: no kernel file needs an #ifdef for it.
 #if defined(FEWSTEP_X86_KERNELS)
@@ -48,18 +47,13 @@
   }
 
 // The columns in the order of Isa, then CUDA.
-#define FEWSTEP_KERNEL_COLUMNS(op, vnni, bf16, on_host, cuda_kernel)           \
-  {{&scalar::op, FEWSTEP_X86_KERNEL(avx2::op), FEWSTEP_X86_KERNEL(avx512::op), \
-    FEWSTEP_X86_KERNEL(vnni::op), FEWSTEP_X86_KERNEL(bf16::op), on_host},      \
-   cuda_kernel}
-#define FEWSTEP_KERNELS(op) \
-  FEWSTEP_KERNEL_COLUMNS(op, avx512, avx512, &cuda_on_host::op, FEWSTEP_CUDA_KERNEL(cuda::op))
-#define FEWSTEP_BF16_KERNELS(op) \
-  FEWSTEP_KERNEL_COLUMNS(op, avx512, avx512_bf16, &cuda_on_host::op, FEWSTEP_CUDA_KERNEL(cuda::op))
-#define FEWSTEP_CPU_KERNELS(op) FEWSTEP_KERNEL_COLUMNS(op, avx512, avx512, nullptr, nullptr)
-#define FEWSTEP_DOT_KERNELS(op)                                           \
-  FEWSTEP_KERNEL_COLUMNS(op, avx512_vnni, avx512_bf16, &cuda_on_host::op, \
-                         FEWSTEP_CUDA_KERNEL(cuda::op))
+#define FEWSTEP_KERNEL_COLUMNS(op, vnni, bf16)                                      \
+  {{&scalar::op, FEWSTEP_X86_KERNEL(avx2::op), FEWSTEP_X86_KERNEL(avx512::op),      \
+    FEWSTEP_X86_KERNEL(vnni::op), FEWSTEP_X86_KERNEL(bf16::op), &cuda_on_host::op}, \
+   FEWSTEP_CUDA_KERNEL(cuda::op)}
+#define FEWSTEP_KERNELS(op) FEWSTEP_KERNEL_COLUMNS(op, avx512, avx512)
+#define FEWSTEP_BF16_KERNELS(op) FEWSTEP_KERNEL_COLUMNS(op, avx512, avx512_bf16)
+#define FEWSTEP_DOT_KERNELS(op) FEWSTEP_KERNEL_COLUMNS(op, avx512_vnni, avx512_bf16)
 
 namespace fewstep {
 
