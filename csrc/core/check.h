@@ -6,6 +6,7 @@
 
 #include "core/context.h"
 #include "core/dtype.h"
+#include "core/isa.h"
 #include "core/status.h"
 #include "fewstep/tensor.h"
 
@@ -164,6 +165,8 @@ class ArgCheck {
   Device device() const { return device_; }
   // Whether the host can read what the tensors hold; after the first of them.
   bool can_read() const { return device_.type == kCpu; }
+  // Whether the code of CUDA kernels runs, on a GPU or on the host.
+  bool is_for_cuda() const { return !can_read() || active_isa() == Isa::kCudaOnHost; }
   const char* function() const { return function_; }
 
  private:

@@ -71,8 +71,8 @@ void run_import(const fewstep_context* ctx, const fewstep_kv_import_tokens_args*
   Header h = header_of(check, layers, args->first_layer, 1);
   int64_t tokens;
   if (check.can_read()) {
-    const Header told =
-        read_header(check, "data", data.data, uint64_t(data.rows), on_gpu(check) ? kVersion : 1);
+    const Header told = read_header(check, "data", data.data, uint64_t(data.rows),
+                                    check.is_for_cuda() ? kVersion : 1);
     tokens = check_header(check, told, h, data);
     h = told;
   } else {

@@ -104,14 +104,12 @@ uint64_t checksum_of(const void* message, const Header& header) {
   return own + payload_sum(data + kHeaderBytes, bytes);
 }
 
-bool on_gpu(const ArgCheck& check) { return !check.can_read() || active_isa() == Isa::kCudaOnHost; }
-
 void check_message(const ArgCheck& check, const char* name, const View& message) {
   if (message.rows > 1 && message.stride != 1) {
     check.fail(name, "must be contiguous", "a strided layout");
   }
   const uintptr_t past = reinterpret_cast<uintptr_t>(message.data) % sizeof(uint64_t);
-  if (!on_gpu(check) || past == 0) return;
+  if (!check.is_for_cuda() || past == 0) return;
   check.fail(name, "must begin at a multiple of 8 bytes on CUDA",
              format("%d bytes behind one", int(past)));
 }

@@ -29,8 +29,7 @@ uint64_t checksum_of(const void* message, const Header& header);
 // Bytes of tokens in all layers.
 int64_t payload_of(const Header& h);
 
-// Whether messages are read and written by CUDA's kernels, which take 8 bytes at once.
-bool on_gpu(const ArgCheck& check);
+// Contiguous; CUDA's kernels take 8 bytes at once.
 void check_message(const ArgCheck& check, const char* name, const View& message);
 
 // The problem of a request's slots [begin, end), which are checked: on pages of the cache.

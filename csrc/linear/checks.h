@@ -2,7 +2,6 @@
 #pragma once
 
 #include "core/check.h"
-#include "core/isa.h"
 #include "linear/layout.h"
 
 // Checks that the family's ops share.
@@ -57,7 +56,7 @@ inline char* packed_memory(const ArgCheck& check, ArgName name, const View& v, i
 // What CUDA's products want beside: they read packed weights 16 bytes at a time and count inputs in
 // 32 bits.
 inline void check_for_cuda(const ArgCheck& check, ArgName name, const char* packed) {
-  if (check.can_read() && active_isa() != Isa::kCudaOnHost) return;
+  if (!check.is_for_cuda()) return;
   const int past = static_cast<int>(reinterpret_cast<uintptr_t>(packed) % 16);
   if (past != 0) {
     check.fail(name, "must begin at a multiple of 16 bytes on CUDA",

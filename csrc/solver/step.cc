@@ -178,7 +178,7 @@ class StepCall {
     p_.table = nullptr;
     const bool on_host = device.type == kCpu;
     if (!args_->rows && !args_->guidance) return;
-    if (on_host && active_isa() != Isa::kCudaOnHost) return;
+    if (!check_.is_for_cuda()) return;
     const PlanTable* table = plan_->tables.find(device);
     if (!table && on_host) {
       table = &plan_->tables.prepare(kFunction, plan_->plan.rows(), device);

@@ -253,8 +253,8 @@ int64_t split_cuda_keys(AttentionProblem* p, int64_t longest) {
 
 // Splits the keys, and finds room for the parts' sums.
 void check_workspace(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
-  const bool is_cuda = !check.can_read() || active_isa() == Isa::kCudaOnHost;
-  const int64_t bytes = is_cuda ? split_cuda_keys(p, longest_of(check, *p)) : split_keys(p);
+  const int64_t bytes =
+      check.is_for_cuda() ? split_cuda_keys(p, longest_of(check, *p)) : split_keys(p);
   if (!a.workspace && bytes == 0) return;
   const View w = check.out("workspace", a.workspace, only(DType::kI64), "X");
   if (w.rows > 1 && w.stride != 1) {
