@@ -76,6 +76,24 @@ FEWSTEP_HOST_DEVICE inline char* at(const Rows& rows, int64_t row, int64_t i) {
   return rows.data + row * rows.stride_bytes + i * gpu::element_bytes(rows.type);
 }
 
+// Calls f.mma<kind>() or f.fma<kind>(): the products of weights and activations of their types.
+template <class F>
+inline void with_products(const ActivationsProblem& in, const F& f) {
+  const bool is_half = form_of(in.kind, in.x.type) == Form::kHalf;
+  switch (in.kind) {
+    case Kind::kInt4:
+      return f.template mma<4>();
+    case Kind::kInt8:
+      return f.template mma<3>();
+    case Kind::kBF16:
+      return is_half ? f.template mma<2>() : f.template fma<2>();
+    case Kind::kF16:
+      return is_half ? f.template mma<1>() : f.template fma<1>();
+    default:
+      return f.template fma<0>();
+  }
+}
+
 // A word of weights.
 FEWSTEP_HOST_DEVICE inline uint32_t load4(const char* p) {
 #if defined(__CUDA_ARCH__)

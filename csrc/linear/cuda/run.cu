@@ -77,21 +77,25 @@ struct FmaKernel {
   }
 };
 
-template <class Kernel>
-void launch(const Layer& layer) {
-  const RunProblem& p = layer.p;
-  const int64_t blocks = ceil_div(p.O, kPanel) * ceil_div(p.in.M, Kernel::Panel::kRows);
-  gpu::launch(kFunction, Kernel{layer}, blocks, p.cuda_stream);
-}
+struct Launch {
+  const Layer& layer;
 
-template <int kKind>
-void launch_mma(const Layer& layer) {
-  if (layer.p.in.M <= 8) {
-    launch<MmaKernel<kKind, 1>>(layer);
-  } else {
-    launch<MmaKernel<kKind, kKind == 1 || kKind == 2 ? 4 : 2>>(layer);  // as registers allow
+  template <class Kernel>
+  void kernel() const {
+    const RunProblem& p = layer.p;
+    const int64_t blocks = ceil_div(p.O, kPanel) * ceil_div(p.in.M, Kernel::Panel::kRows);
+    gpu::launch(kFunction, Kernel{layer}, blocks, p.cuda_stream);
   }
-}
+  template <int kKind>
+  void mma() const {
+    if (layer.p.in.M <= 8) return kernel<MmaKernel<kKind, 1>>();
+    kernel<MmaKernel<kKind, kKind == 1 || kKind == 2 ? 4 : 2>>();  // as registers allow
+  }
+  template <int kKind>
+  void fma() const {
+    kernel<FmaKernel<kKind>>();
+  }
+};
 
 }  // namespace
 
@@ -102,12 +106,7 @@ void run(const RunProblem& p) {
                     operand_of(kFunction, in, p.cuda_stream),
                     {in.I, in.group, bytes, p.packed},
                     {in.I, in.group, bytes, p.up}};
-  const bool is_half = form_of(in.kind, in.x.type) == Form::kHalf;
-  if (in.kind == Kind::kInt4) return launch_mma<4>(layer);
-  if (in.kind == Kind::kInt8) return launch_mma<3>(layer);
-  if (in.kind == Kind::kBF16) return is_half ? launch_mma<2>(layer) : launch<FmaKernel<2>>(layer);
-  if (in.kind == Kind::kF16) return is_half ? launch_mma<1>(layer) : launch<FmaKernel<1>>(layer);
-  launch<FmaKernel<0>>(layer);
+  with_products(in, Launch{layer});
 }
 
 }  // namespace fewstep::linear::FEWSTEP_ISA

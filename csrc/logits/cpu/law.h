@@ -181,8 +181,8 @@ inline int64_t find_token(const Law& law, int64_t begin, int64_t end, double tar
 
 // The token at u in (0, 1) of the cumulative law, in the order of ids.
 inline int64_t draw(const Law& law, double u) {
-  double target = u * law.mass;
   if (law.count >= 0) {
+    const double target = u * law.mass;
     double sum = 0.0;
     for (int i = 0; i < law.count; ++i) {
       sum += (double)law.few.weights[i];
@@ -190,18 +190,10 @@ inline int64_t draw(const Law& law, double u) {
     }
     return law.few.ids[law.count - 1];
   }
-  int32_t last = -1;
-  bool inside = false;
-  for (int32_t p = 0; p < law.pieces && !inside; ++p) {
-    if (!(law.sums[p] > 0.0)) continue;
-    last = p;
-    inside = target < law.sums[p];
-    if (!inside) target -= law.sums[p];
-  }
-  if (!inside) target = law.mass;  // by rounding past all pieces: the last token with a weight
-  const int64_t begin = last * law.piece;
+  const Target target = target_in(law.sums, law.pieces, law.mass, u);
+  const int64_t begin = target.piece * law.piece;
   const int64_t end = begin + law.piece < law.row.V ? begin + law.piece : law.row.V;
-  return find_token(law, begin, end, target);
+  return find_token(law, begin, end, target.sum);
 }
 
 }  // namespace

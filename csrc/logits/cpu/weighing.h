@@ -35,6 +35,28 @@ FEWSTEP_HOST_DEVICE inline int64_t piece_of(int64_t V) {
   return (blocks + kMaxPieces - 1) / kMaxPieces * kBlock;
 }
 
+// What a draw asks for: the token at which the sum of a piece's weights, or of a list's, exceeds
+// it.
+struct Target {
+  double sum;
+  int32_t piece;
+};
+
+// That of a draw at u in (0, 1) of pieces whose masses add up to `mass`, in the order of ids; no
+// piece where none has any.
+FEWSTEP_HOST_DEVICE inline Target target_in(const double* masses, int pieces, double mass,
+                                            double u) {
+  Target target = {u * mass, -1};
+  for (int p = 0; p < pieces; ++p) {
+    if (!(masses[p] > 0.0)) continue;
+    target.piece = p;
+    if (target.sum < masses[p]) return target;
+    target.sum -= masses[p];
+  }
+  target.sum = mass;  // by rounding past all pieces: the last token with a weight
+  return target;
+}
+
 // Tokens with key above `value` are kept, and of those with that very key the ones before `end`.
 struct Threshold {
   float value = kMinusInfinity;

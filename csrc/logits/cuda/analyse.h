@@ -52,22 +52,7 @@ FEWSTEP_HOST_DEVICE inline float weight_at(const Law& law, int64_t v) {
   return weights_of(law.w, vec::set(logit_at(law.row, v)), v).v;
 }
 
-// What a draw at u in (0, 1) of pieces whose masses add up to `mass` asks for, in the order of ids;
-// no piece where none has any. One thread's part.
-FEWSTEP_HOST_DEVICE inline Target target_in(const double* masses, int pieces, double mass,
-                                            double u) {
-  Target target = {u * mass, -1};
-  for (int p = 0; p < pieces; ++p) {
-    if (!(masses[p] > 0.0)) continue;
-    target.piece = p;
-    if (target.sum < masses[p]) return target;
-    target.sum -= masses[p];
-  }
-  target.sum = mass;  // by rounding past all pieces: the last token with a weight
-  return target;
-}
-
-// The same of the cumulative law.
+// What a draw at u in (0, 1) of the cumulative law asks for. One thread's part.
 FEWSTEP_HOST_DEVICE inline Target target_at(const LawShared& s, double u) {
   if (s.law.count >= 0) return {u * s.law.mass, -1};
   return target_in(s.pieces.mass, pieces_of(s.law.row), s.law.mass, u);

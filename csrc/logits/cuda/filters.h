@@ -151,7 +151,7 @@ FEWSTEP_HOST_DEVICE inline void sort_listed(const Block& block, int count, LawSh
       list->keys[i] = key_of(s->law.row, key_at(i), id_of(s->law.row, list->keys[i]));
     }
   });
-  sort_descending(block, list->keys, count);
+  gpu::sort_descending(block, list->keys, count);
   weigh_listed(block, count, s);
 }
 
@@ -185,7 +185,7 @@ FEWSTEP_HOST_DEVICE inline int filter_few(const Block& block, int n, LawShared* 
     sort_listed(block, n, s,
                 [&](int i) { return ~vec::bits({fabsf(list->x[i] - s->law.w.center)}).v; });
     n = cut_list(block, s, [&] { return cut_at_mass(list->weights, n, (double)row.typical); });
-    sort_listed(block, n, s, [&](int i) { return ordered(list->x[i]); });
+    sort_listed(block, n, s, [&](int i) { return gpu::ordered(list->x[i]); });
   }
   if (row.eta > 0.0f) {
     n = cut_list(block, s, [&] {

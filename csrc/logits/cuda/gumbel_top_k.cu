@@ -32,7 +32,7 @@ struct GumbelTopKKernel {
         const bool has = i < count;
         p.ids[r * p.ids_stride + i] = has ? list.ids[i] : -1;
         p.perturbed[r * p.perturbed_stride + i] =
-            has ? (float)(from_ordered(list.keys[i]) - log_mass) : rest;
+            has ? (float)(gpu::from_ordered(list.keys[i]) - log_mass) : rest;
         if (!p.logprobs) continue;
         p.logprobs[r * p.logprobs_stride + i] =
             has ? (float)((double)shifted(s.law.w, vec::set(logit_at(s.law.row, list.ids[i]))).v -

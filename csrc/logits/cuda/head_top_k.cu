@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/cuda/math.h"
+#include "core/cuda/sort.h"
 #include "linear/cuda/panel_fma.h"
 #include "linear/cuda/panel_mma.h"
 #include "logits/cpu/weighing.h"
-#include "logits/cuda/head_list.h"
 #include "logits/head_top_k.h"
 
 // Mapping: a block of threads has a group of packed rows and up to 16 rows of x. It keeps their
@@ -26,6 +26,17 @@ using linear::FEWSTEP_ISA::Weights;
 
 constexpr const char* kFunction = "fewstep_logits_head_top_k";
 constexpr int kGroup = (int)kCudaGroupRows;
+
+// Tokens as keys: integers in their order, the larger logit first, then the lower token. 0 is none.
+FEWSTEP_HOST_DEVICE inline uint64_t key_of(float value, int32_t token) {
+  return (uint64_t)gpu::ordered(value) << 32 | ((uint32_t)token ^ 0x7fffffffu);
+}
+FEWSTEP_HOST_DEVICE inline float value_of(uint64_t key) {
+  return gpu::from_ordered((uint32_t)(key >> 32));
+}
+FEWSTEP_HOST_DEVICE inline int32_t token_of(uint64_t key) {
+  return (int32_t)((uint32_t)key ^ 0x7fffffffu);
+}
 
 struct Head {
   HeadProblem p;
@@ -102,7 +113,7 @@ FEWSTEP_HOST_DEVICE inline void find_group(const Head& head, const Block& block,
     });
   }
   block.barrier();
-  sort_descending(block, rows, kGroup, s.keys);
+  gpu::sort_descending(block, rows, kGroup, s.keys[0]);
   block.each([&](int t) {
     for (int r = t / 32; r < rows; r += kThreads / 32) add_weights(r, t % 32, s);
   });
@@ -140,7 +151,7 @@ struct HeadJoinKernel {
   static constexpr int kThreads = 256, kBlocks = 2;
   static constexpr int kRoom = 2 * kMaxCandidates;
   struct Shared {
-    uint64_t keys[1][kRoom];
+    uint64_t keys[kRoom];
     double sums[kThreads];
     float largest[kThreads];
     uint32_t count;
@@ -200,19 +211,14 @@ struct HeadJoinKernel {
         for (int64_t i = begin + t; i < begin + kMaxCandidates && i < all; i += kThreads) {
           const Found* found = found_at(head.p, i / most, block.index);
           const uint64_t key = ((const uint64_t*)(found + 1))[i % most];
-          if (key > least) s.keys[0][gpu::atomic_add(&s.count, 1)] = key;
+          if (key > least) s.keys[gpu::atomic_add(&s.count, 1)] = key;
         }
       });
       const int found = (int)block.get(s.count);
       if (found == count) continue;
-      int size = 1;
-      while (size < found) size *= 2;
-      block.each([&](int t) {
-        for (int i = found + t; i < size; i += kThreads) s.keys[0][i] = 0;
-      });
-      sort_descending(block, 1, size, s.keys);
+      gpu::sort_descending(block, s.keys, found);
       count = found < K ? found : K;
-      if (count == K) least = block.get(s.keys[0][K - 1]);
+      if (count == K) least = block.get(s.keys[K - 1]);
       block.each([&](int t) {
         if (t == 0) s.count = (uint32_t)count;
       });
@@ -226,7 +232,7 @@ struct HeadJoinKernel {
     const double shift = p.normalise ? total : 0.0;
     const float none = status == kRowFine ? kMinusInfinity : __builtin_nanf("");
     for (int i = t; i < p.K; i += kThreads) {
-      const uint64_t key = s.keys[0][i];
+      const uint64_t key = s.keys[i];
       p.ids[m * p.ids_stride + i] = i < count ? token_of(key) : -1;
       p.values[m * p.values_stride + i] = i < count ? (float)((double)value_of(key) - shift) : none;
     }
@@ -236,33 +242,24 @@ struct HeadJoinKernel {
   }
 };
 
-template <class Kernel>
-void launch(const Head& head) {
-  const int64_t parts = linear::ceil_div(head.p.in.M, Kernel::Panel::kRows);
-  gpu::launch(kFunction, Kernel{head}, head.groups * parts, head.p.cuda_stream);
-}
+struct Launch {
+  const Head& head;
 
-template <int kKind>
-void launch_mma(const Head& head) {
-  if (head.p.in.M <= 8) {
-    launch<HeadMmaKernel<kKind, 1>>(head);
-  } else {
-    launch<HeadMmaKernel<kKind, kKind == 3 ? 1 : 2>>(head);  // as registers allow
+  template <class Kernel>
+  void kernel() const {
+    const int64_t parts = linear::ceil_div(head.p.in.M, Kernel::Panel::kRows);
+    gpu::launch(kFunction, Kernel{head}, head.groups * parts, head.p.cuda_stream);
   }
-}
-
-void find_groups(const Head& head) {
-  using linear::Kind;
-  const linear::ActivationsProblem& in = head.p.in;
-  const bool is_half =
-      linear::FEWSTEP_ISA::form_of(in.kind, in.x.type) == linear::FEWSTEP_ISA::Form::kHalf;
-  if (in.kind == Kind::kInt4) return launch_mma<4>(head);
-  if (in.kind == Kind::kInt8) return launch_mma<3>(head);
-  if (is_half) return in.kind == Kind::kBF16 ? launch_mma<2>(head) : launch_mma<1>(head);
-  if (in.kind == Kind::kBF16) return launch<HeadFmaKernel<2>>(head);
-  if (in.kind == Kind::kF16) return launch<HeadFmaKernel<1>>(head);
-  launch<HeadFmaKernel<0>>(head);
-}
+  template <int kKind>
+  void mma() const {
+    if (head.p.in.M <= 8) return kernel<HeadMmaKernel<kKind, 1>>();
+    kernel<HeadMmaKernel<kKind, kKind == 3 ? 1 : 2>>();  // as registers allow
+  }
+  template <int kKind>
+  void fma() const {
+    kernel<HeadFmaKernel<kKind>>();
+  }
+};
 
 }  // namespace
 
@@ -272,7 +269,7 @@ void head_top_k(const HeadProblem& p) {
                   linear::FEWSTEP_ISA::operand_of(kFunction, in, p.cuda_stream),
                   {in.I, in.group, linear::panel_bytes(in.kind, in.I, in.group), p.packed},
                   linear::ceil_div(p.O, kCudaGroupRows)};
-  find_groups(head);
+  linear::FEWSTEP_ISA::with_products(in, Launch{head});
   gpu::launch(kFunction, HeadJoinKernel{head}, in.M, p.cuda_stream);
 }
 

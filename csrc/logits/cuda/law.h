@@ -17,13 +17,6 @@ struct Law {
   int32_t count;  // of tokens in the list, in ascending order, where they are few; else -1
 };
 
-// What a draw asks for: the token at which the sum of a piece's weights, or of a list's, exceeds
-// it.
-struct Target {
-  double sum;
-  int32_t piece;
-};
-
 // Masses of runs of tokens, where a law has no list.
 struct Pieces {
   Sums sums;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "core/cuda/sort.h"
 #include "logits/cuda/row.h"
 
 // Lists of a row's tokens in shared memory, as keys: integers whose order is that of the tokens.
@@ -37,63 +38,17 @@ struct Walk {
   float center;
 };
 
-// Integers in the order of floats, -0 and 0 the same.
-FEWSTEP_HOST_DEVICE inline uint32_t ordered(float x) {
-  const uint32_t u = vec::bits({x + 0.0f}).v;
-  return (u & 0x80000000u) ? ~u : u | 0x80000000u;
-}
-FEWSTEP_HOST_DEVICE inline float from_ordered(uint32_t o) {
-  return vec::float_of_bits({(o & 0x80000000u) ? o & 0x7fffffffu : ~o}).v;
-}
-
 FEWSTEP_HOST_DEVICE inline uint64_t key_of(const Row& row, uint32_t high, int64_t id) {
   return (uint64_t)high << row.id_bits | (row.ids - (uint32_t)id);
 }
 FEWSTEP_HOST_DEVICE inline uint64_t key_of(const Row& row, float x, int64_t id) {
-  return key_of(row, ordered(x), id);
+  return key_of(row, gpu::ordered(x), id);
 }
 FEWSTEP_HOST_DEVICE inline int64_t id_of(const Row& row, uint64_t key) {
   return (int64_t)(row.ids - ((uint32_t)key & row.ids));
 }
 FEWSTEP_HOST_DEVICE inline float float_of(const Row& row, uint64_t key) {
-  return from_ordered((uint32_t)(key >> row.id_bits));
-}
-
-// Sorts by Batcher's bitonic network. size: a power of 2; is_less(i, j): element i comes after j.
-template <class Less, class Swap>
-FEWSTEP_HOST_DEVICE inline void sort(const Block& block, int size, const Less& is_less,
-                                     const Swap& swap) {
-  for (int run = 2; run <= size; run *= 2) {
-    for (int gap = run / 2; gap > 0; gap /= 2) {
-      block.each([&](int t) {
-        for (int i = t; i < size / 2; i += kThreads) {
-          const int low = (i & ~(gap - 1)) * 2 + (i & (gap - 1));
-          const bool descends = (low & run) == 0;
-          const int first = descends ? low : low + gap;
-          if (is_less(first, 2 * low + gap - first)) swap(low, low + gap);
-        }
-      });
-    }
-  }
-}
-
-// Fills keys up to the next power of 2, which is returned.
-FEWSTEP_HOST_DEVICE inline int pad(const Block& block, uint64_t* keys, int count) {
-  int size = 1;
-  while (size < count) size *= 2;
-  block.each([&](int t) {
-    for (int i = count + t; i < size; i += kThreads) keys[i] = 0;
-  });
-  return size;
-}
-
-FEWSTEP_HOST_DEVICE inline void sort_descending(const Block& block, uint64_t* keys, int count) {
-  const auto swap = [&](int i, int j) {
-    const uint64_t key = keys[i];
-    keys[i] = keys[j];
-    keys[j] = key;
-  };
-  sort(block, pad(block, keys, count), [&](int i, int j) { return keys[i] < keys[j]; }, swap);
+  return gpu::from_ordered((uint32_t)(key >> row.id_bits));
 }
 
 // Whether a sum has come to where it ends: above a goal, or up to it.

@@ -41,19 +41,6 @@ struct Perturbing {
   }
 };
 
-// Integers in the order of float64.
-FEWSTEP_HOST_DEVICE inline uint64_t ordered(double x) {
-  uint64_t u;
-  memcpy(&u, &x, 8);
-  return u >> 63 ? ~u : u | UINT64_C(1) << 63;
-}
-FEWSTEP_HOST_DEVICE inline double from_ordered(uint64_t o) {
-  const uint64_t u = o >> 63 ? o & ~(UINT64_C(1) << 63) : ~o;
-  double x;
-  memcpy(&x, &u, 8);
-  return x;
-}
-
 // Lists who can be among the greatest; returns how many.
 FEWSTEP_HOST_DEVICE inline int find_greatest(const Block& block, const Gumbels& from, int k,
                                              LawShared* s) {
@@ -110,7 +97,7 @@ FEWSTEP_HOST_DEVICE inline int sort_perturbed(const Block& block, const Gumbels&
       const int64_t id = id_of(s->law.row, list->keys[i]);
       const bool has = s->law.count < 0 || list->weights[i] > 0.0f;
       list->ids[i] = (int32_t)id;
-      list->keys[i] = has ? ordered(perturbed_at(s->law, from, id)) : 0;
+      list->keys[i] = has ? gpu::ordered(perturbed_at(s->law, from, id)) : 0;
       if (has) gpu::atomic_add(&s->search.count, 1);
     }
   });
@@ -126,7 +113,7 @@ FEWSTEP_HOST_DEVICE inline int sort_perturbed(const Block& block, const Gumbels&
     list->keys[j] = key;
     list->ids[j] = id;
   };
-  sort(block, pad(block, list->keys, listed), is_less, swap);
+  gpu::sort(block, 1, gpu::pad(block, list->keys, listed), is_less, swap);
   return (int)block.get(s->search.count);
 }
 

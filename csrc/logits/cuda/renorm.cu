@@ -86,7 +86,7 @@ struct RenormKernel {
     List* const list = &s->work.list;
     if (s->law.count >= 0) {
       const int count = (int)block.get(s->search.count), all = s->law.count;
-      sort_listed(block, all, s, [&](int i) { return ordered(list->weights[i]); });
+      sort_listed(block, all, s, [&](int i) { return gpu::ordered(list->weights[i]); });
       return count < p.K ? count : p.K;
     }
     const Measure measure = {s->law.row, s->law.w, Key::kWeight, Goal::kCount};

@@ -72,7 +72,7 @@ FEWSTEP_HOST_DEVICE inline void start(const Row& row, float top, double goal, Se
   FEWSTEP_UNROLL
   for (int j = 1; j < kBins; ++j) {
     const float below = top - (float)(1 << (kBins - 1 - j)) * 0.5f;
-    s->edges[j - 1] = (uint64_t)ordered(below) << row.id_bits;
+    s->edges[j - 1] = (uint64_t)gpu::ordered(below) << row.id_bits;
   }
   s->above = 0.0;
   s->goal = goal;
@@ -173,7 +173,7 @@ FEWSTEP_HOST_DEVICE inline bool list_range(const Block& block, const M& measure,
   });
   const uint32_t found = block.get(*count);
   if (found > kMaxListed) return false;
-  sort_descending(block, list->keys, (int)found);
+  gpu::sort_descending(block, list->keys, (int)found);
   return true;
 }
 
@@ -225,7 +225,7 @@ FEWSTEP_HOST_DEVICE inline void start_best(const Block& block, const M& measure,
     if (t == 0) start(measure.row, top, (double)k, s);
   });
   if (k > kThreads) return;
-  sort_descending(block, list->keys, kThreads);
+  gpu::sort_descending(block, list->keys, kThreads);
   block.each([&](int t) {
     if (t == 0 && list->keys[k - 1] > 0) start_at(list->keys[k - 1], s);
   });

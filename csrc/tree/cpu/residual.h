@@ -165,21 +165,13 @@ inline int64_t find_value(const V& values, int64_t begin, int64_t end, double ta
 
 // The token at u of the cumulative values, in the order of ids; -1 where there are none.
 inline int64_t draw_left(const Residual& residual, const Masses& masses, double u) {
-  double target = u * masses.total;
-  int32_t last = -1;
-  bool inside = false;
-  for (int32_t i = 0; i < masses.pieces && !inside; ++i) {
-    if (!(masses.sums[i] > 0.0)) continue;
-    last = i;
-    inside = target < masses.sums[i];
-    if (!inside) target -= masses.sums[i];
-  }
-  if (last < 0) return -1;
-  if (!inside) target = masses.total;  // past all by rounding: the last token with a value
-  const int64_t V = residual.p.row.V, begin = last * masses.piece;
+  const logits::FEWSTEP_ISA::Target target =
+      logits::FEWSTEP_ISA::target_in(masses.sums, masses.pieces, masses.total, u);
+  if (target.piece < 0) return -1;
+  const int64_t V = residual.p.row.V, begin = target.piece * masses.piece;
   const int64_t end = begin + masses.piece < V ? begin + masses.piece : V;
-  return with_values(residual,
-                     [&](const auto& values) { return find_value(values, begin, end, target); });
+  return with_values(
+      residual, [&](const auto& values) { return find_value(values, begin, end, target.sum); });
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ struct BeamKernel {
       block.each([&](int t) {
         for (int i = t; i < taken; i += kThreads) s.keys[kept + i] = key_of(begin, first + i);
       });
-      logits::FEWSTEP_ISA::sort_descending(block, s.keys, kept + taken);
+      gpu::sort_descending(block, s.keys, kept + taken);
       kept = kept + taken < from.M ? kept + taken : from.M;
       first += taken;
     }
@@ -61,7 +61,7 @@ struct BeamKernel {
     const int64_t row = place / from.K;
     const float score = from.scores[(begin + row) * from.stride + (place - row * from.K)];
     if (!(score > logits::FEWSTEP_ISA::kMinusInfinity)) return 0;
-    return (uint64_t)logits::FEWSTEP_ISA::ordered(score) << 32 | (uint32_t)~(uint32_t)place;
+    return (uint64_t)gpu::ordered(score) << 32 | (uint32_t)~(uint32_t)place;
   }
 };
 

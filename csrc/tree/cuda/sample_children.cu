@@ -110,9 +110,9 @@ struct SampleChildrenKernel {
     const uint64_t* keys = s.row.work.list.keys;
     double score = -__builtin_inf();
     if (given) {
-      score = law::from_ordered(keys[j]) + shift;
+      score = gpu::from_ordered(keys[j]) + shift;
       if (p.law == DrawLaw::kStochasticBeam) {
-        score = given_greatest(score, law::from_ordered(keys[0]) + shift, parent);
+        score = given_greatest(score, gpu::from_ordered(keys[0]) + shift, parent);
       }
     }
     p.perturbed[r * p.perturbed_stride + j] = (float)score;
