@@ -59,7 +59,7 @@ def test_rows(quick: bool) -> None:
 
 def test_the_greedy_path_descends() -> None:
     """What the limit reads is what is visited, and each node with children has three."""
-    parent = verification._shape()
+    parent = verification.parents()
     assert [parent[node] for node in verification.PATH] == [-1, *verification.PATH[:-1]]
     assert len(parent) == 1 + 3 * len(set(parent) - {-1})
 

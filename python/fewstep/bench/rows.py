@@ -91,6 +91,11 @@ def unmeasured_row(head: Row, rival: str, reason: str, ours: Timing | None = Non
     }
 
 
+def reason_of(refusal: Exception) -> str:
+    """Return the first line of what an import, a compiler or a kernel said."""
+    return f"{type(refusal).__name__}: {refusal}".strip().splitlines()[0]
+
+
 def add_bar(row: Row, least: float, key: str = "ratio") -> None:
     """Say what `key` of a row is to reach and whether it does."""
     row["bar"] = least

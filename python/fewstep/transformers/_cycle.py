@@ -7,9 +7,8 @@ drafts come from. The host looks at the tokens of several cycles at once.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +24,10 @@ from ..drafters._protocol import Ahead, Known
 from ..kv import commit
 from ..logits import top_k
 from ..tree import LAWS, RULES, build, from_template
+from ._captures import Captures
+from ._checks import FUNCTION
 from ._forward import Forward
-from ._rows import Requests, Rows
+from ._rows import Requests, Rows, wide
 
 if TYPE_CHECKING:
     from ._paged_model import PagedModel
@@ -36,9 +37,10 @@ _MATCH, _DETERMINISTIC = RULES.index("match"), LAWS.index("deterministic")
 _STATE = 4  # arrays of a call before the filters: last tokens, lengths, seeds, pages
 
 
-def depth_of(known: Known) -> int:
-    """Return how far below its root a node of the template lies at most."""
-    return int(build(known.parent).depth.max())
+@lru_cache(maxsize=8)
+def depth_of(parent: bytes) -> int:
+    """Return how far below its root a node of a template lies at most."""
+    return int(build(np.frombuffer(parent, np.int32)).depth.max())
 
 
 class _Cycle:
@@ -56,7 +58,7 @@ class _Cycle:
         self._filters = tuple(unpacked[_STATE:])
         batch, nodes = len(self._last), len(known.parent)
         tree = build(known.parent)
-        self._deepest = depth_of(known)
+        self._deepest = int(tree.depth.max())
 
         def put(array: Any) -> torch.Tensor:
             return torch.from_numpy(np.array(array)).to(device)
@@ -77,9 +79,7 @@ class _Cycle:
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         # Of each cycle: the accepted tokens and the next one, how many, and the last node.
         self._found = room(MOST, batch, self._deepest + 3)
-        self._recording: Recording = record(
-            Arrays(torch, device), self._work, "fewstep.transformers.PagedModel"
-        )
+        self._recording: Recording = record(Arrays(torch, device), self._work, FUNCTION)
         self._scratch = forward.cache.store.scratch  # which a longer one may replace
 
     @torch.no_grad()
@@ -137,23 +137,18 @@ class _Cycle:
         return Ahead(found[..., :-2], found[..., -2], found[..., -1])
 
 
-class Cycles:
-    """Cycles of drafts that are recycled, by their shapes.
+class Cycles(Captures[_Cycle]):
+    """Cycles of drafts that are recycled.
 
     The table of drafts is here, made from the drafter's; what prompts add there is taken over.
     """
 
-    CAPACITY = 8  # the least recently used goes
+    CAPACITY = 8
 
     def __init__(self, forward: Forward, record: Any = CudaRecording) -> None:
-        self._forward, self._record = forward, record
-        self._entries: OrderedDict[Hashable, _Cycle] = OrderedDict()
+        super().__init__(forward.model, record)
+        self._forward = forward
         self._table: torch.Tensor | None = None
-        self._weights = [(p, p.data_ptr()) for p in forward.model.parameters()]
-        self.refused: RuntimeError | None = None  # why nothing more is captured
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     @torch.no_grad()
     def run(
@@ -161,14 +156,14 @@ class Cycles:
         model: PagedModel,
         sequences: Sequence[int],
         last: Sequence[int],
-        seeds: NDArray[np.int64],
-        filters: Sequence[Any],
-        params: Any,
+        verified: tuple[Any, Sequence[Any], Any],
         known: Known,
     ) -> Ahead | None:
         """Run cycles of a model's sequences; None where that cannot be."""
+        if self.refused is not None:
+            return None
         length = [model.length(sequence) for sequence in sequences]
-        needed = (MOST - 1) * (depth_of(known) + 1) + len(known.parent)
+        needed = (MOST - 1) * (depth_of(known.parent.tobytes()) + 1) + len(known.parent)
         if model.max_length is not None and max(length) + needed > model.max_length:
             return None
         try:
@@ -177,44 +172,33 @@ class Cycles:
         except MemoryError:
             return None
         numbers = np.array([last, length], np.int32)
-        table = model.pool.page_table(sequences)
-        found = self._run(numbers, table, seeds, filters, params, known)
-        if found is not None:
-            after = numbers[1] + (found.accepted + 1).sum(0)
-            for sequence, tokens in zip(sequences, after.tolist(), strict=True):
-                model._settle(sequence, tokens)
+        cycle = self._cycle(numbers, model.pool.page_table(sequences), verified, known)
+        if cycle is None:
+            return None
+        found = cycle()
+        after = numbers[1] + (found.accepted + 1).sum(0)
+        for sequence, tokens in zip(sequences, after.tolist(), strict=True):
+            model._settle(sequence, tokens)
         return found
 
-    def _run(
+    def _cycle(
         self,
         numbers: NDArray[np.int32],
         pages: NDArray[np.int32],
-        seeds: NDArray[np.int64],
-        filters: Sequence[Any],
-        params: Any,
+        verified: tuple[Any, Sequence[Any], Any],
         known: Known,
-    ) -> Ahead | None:
-        if self.refused is not None:
-            return None
-        if any(weight.data_ptr() != before for weight, before in self._weights):
-            self._weights = [(p, p.data_ptr()) for p in self._forward.model.parameters()]
-            self._entries.clear()
+    ) -> Callable[[], Ahead] | None:
+        """Return what runs the cycles; None where they cannot be captured."""
+        seeds, filters, params = verified
         table = self._filled(known)
-        columns = 1 << max(pages.shape[1] - 1, 0).bit_length()
-        wide = np.pad(pages, ((0, 0), (0, columns - pages.shape[1])), constant_values=-1)
-        parcel = Parcel((*numbers, seeds, wide, *filters))
+        more = wide(pages.shape[1]) - pages.shape[1]
+        pages = np.pad(pages, ((0, 0), (0, more)), constant_values=-1)
+        parcel = Parcel((*numbers, seeds, pages, *filters))
         key = parcel.layout, known.parent.tobytes(), known.rank.tobytes(), params, table.shape
-        entry = self._entries.pop(key, None)
-        if entry is None:
-            try:
-                entry = _Cycle(self._forward, known, table, parcel, params, self._record)
-            except RuntimeError as error:
-                self.refused = error
-                return None
-        self._entries[key] = entry
-        while len(self._entries) > self.CAPACITY:
-            self._entries.popitem(last=False)
-        return entry.run(parcel)
+        cycle = self.find(key) or self.capture(
+            key, lambda: _Cycle(self._forward, known, table, parcel, params, self.record)
+        )
+        return None if cycle is None else partial(cycle.run, parcel)
 
     def _filled(self, known: Known) -> torch.Tensor:
         """Return the table with what prompts said since the last call."""

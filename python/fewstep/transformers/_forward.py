@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from .._arrays import Arrays
 from .._graph import CudaRecording, Recording
-from .._transfer import Parcel, uploaded
+from .._transfer import Parcel
 from ._cache import PagedRows
+from ._captures import Captures
+from ._checks import FUNCTION
 from ._rows import Rows
 
 
@@ -33,11 +35,15 @@ class Forward:
         self, ids: NDArray[np.int64], rows: Rows, wanted: NDArray[np.int64] | None, hidden: bool
     ) -> Any:
         """Run rows of tokens; return the logits of those that are wanted, maybe with states."""
-        index = np.arange(len(ids)) if wanted is None else wanted
+        index = index_of(ids, wanted)
         if self.device.type == "cpu":
             return self.compute(torch.from_numpy(ids), torch.from_numpy(index), rows, hidden)
-        ids_, index_, *fields = uploaded(self.device, (ids, index, *rows.fields))
-        return self.compute(ids_, index_, rows.placed(fields), hidden)
+        return self.send(Parcel((ids, index, *rows.fields)), rows, hidden)
+
+    def send(self, parcel: Parcel, rows: Rows, hidden: bool) -> Any:
+        """Run what a parcel of tokens, wanted rows and the fields of `rows` says."""
+        ids, index, *fields = parcel.unpacked(parcel.packed.to(self.device))
+        return self.compute(ids, index, rows.placed(fields), hidden)
 
     @torch.no_grad()
     def compute(self, ids: torch.Tensor, index: torch.Tensor, rows: Rows, hidden: bool) -> Any:
@@ -57,7 +63,12 @@ class Forward:
         return (logits, out.hidden_states[-1][0][index]) if hidden else logits
 
 
-class _Entry:
+def index_of(ids: NDArray[np.int64], wanted: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return the rows whose logits are wanted: all where nobody says which."""
+    return np.arange(len(ids)) if wanted is None else wanted
+
+
+class _Pass:
     """A captured forward pass and the memory that it reads and writes."""
 
     def __init__(self, forward: Forward, parcel: Parcel, rows: Rows, hidden: bool, record: Any):
@@ -69,14 +80,8 @@ class _Entry:
         def work() -> None:
             self.result = forward.compute(ids, index, placed, hidden)
 
-        arrays = Arrays(torch, forward.device)
-        self._recording: Recording = record(arrays, work, "fewstep.transformers.PagedModel")
+        self._recording: Recording = record(Arrays(torch, forward.device), work, FUNCTION)
         self._scratch = forward.cache.store.scratch  # which a longer one may replace
-        self._weights = [(p, p.data_ptr()) for p in forward.model.parameters()]
-
-    def is_current(self) -> bool:
-        """Whether the weights are where they were."""
-        return all(weight.data_ptr() == before for weight, before in self._weights)
 
     def replay(self, parcel: Parcel) -> Any:
         """Run what a parcel of the same layout says."""
@@ -89,24 +94,20 @@ class _Entry:
         return self.result
 
 
-class Graphs:
-    """Forward passes as graphs: those of trees that come again, by their shapes.
+class Graphs(Captures[_Pass]):
+    """Forward passes as graphs: those of trees that come again.
 
     What is run a first few times, and what cannot be captured, runs as it is. Page tables are as
     wide as the next power of two, so that growing texts have few shapes.
     """
 
-    CAPACITY = 16  # the least recently used goes
+    CAPACITY = 16
     SEEN = 3  # calls of a shape before it is captured
 
     def __init__(self, forward: Forward, record: Any = CudaRecording) -> None:
-        self._forward, self._record = forward, record
+        super().__init__(forward.model, record)
+        self._forward = forward
         self._seen: OrderedDict[Hashable, int] = OrderedDict()
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self.refused: RuntimeError | None = None  # why nothing more is captured
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     @torch.no_grad()
     def run(
@@ -117,30 +118,17 @@ class Graphs:
         if self.refused is not None:
             return forward.run(ids, rows, wanted, hidden)
         rows = rows.widened(forward.cache.store.shape[1])
-        index = np.arange(len(ids)) if wanted is None else wanted
-        parcel = Parcel((ids, index, *rows.fields))
+        parcel = Parcel((ids, index_of(ids, wanted), *rows.fields))
         key = parcel.layout, tuple(rows.requests.options), hidden
-        entry = self._entries.pop(key, None)
-        if entry is None or not entry.is_current():
-            entry = self._captured(key, parcel, rows, hidden)
-        if entry is None:
-            ids_, index_, *fields = parcel.unpacked(parcel.packed.to(forward.device))
-            return forward.compute(ids_, index_, rows.placed(fields), hidden)
-        self._entries[key] = entry
-        while len(self._entries) > self.CAPACITY:
-            self._entries.popitem(last=False)
-        return entry.replay(parcel)
+        entry = self.find(key)
+        if entry is None and self._is_due(key):
+            entry = self.capture(key, lambda: _Pass(forward, parcel, rows, hidden, self.record))
+        return forward.send(parcel, rows, hidden) if entry is None else entry.replay(parcel)
 
-    def _captured(self, key: Hashable, parcel: Parcel, rows: Rows, hidden: bool) -> _Entry | None:
-        """Return a graph of a shape that came often enough."""
+    def _is_due(self, key: Hashable) -> bool:
+        """Count a call of a shape, and tell whether it came often enough to be captured."""
         count = self._seen.pop(key, 0) + 1
         self._seen[key] = count
         if len(self._seen) > 4 * self.CAPACITY:
             self._seen.popitem(last=False)
-        if count <= self.SEEN:
-            return None
-        try:
-            return _Entry(self._forward, parcel, rows, hidden, self._record)
-        except RuntimeError as error:
-            self.refused = error
-            return None
+        return count > self.SEEN

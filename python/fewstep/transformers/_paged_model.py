@@ -332,8 +332,7 @@ class PagedModel:
         """
         if self._cycles is None:
             return None
-        seeds, filters, params = verified
-        return self._cycles.run(self, sequences, last, seeds, filters, params, known)
+        return self._cycles.run(self, sequences, last, verified, known)
 
     def keep(
         self,

@@ -68,12 +68,16 @@ class Rows:
         """Return the same with page tables as wide as the next power of two."""
         fields = list(self.fields)
         for i in (2, 6):
-            columns = fields[i].shape[1]
-            more = (1 << max(columns - 1, 0).bit_length()) - columns
+            more = wide(fields[i].shape[1]) - fields[i].shape[1]
             fields[i] = torch.nn.functional.pad(fields[i], (0, more), value=-1)
         made = self.placed(fields)
         vars(made.requests)["longest"] = fields[6].shape[1] * page_tokens
         return made
+
+
+def wide(columns: int) -> int:
+    """Return how many columns a page table gets that is to have few widths."""
+    return 1 << max(columns - 1, 0).bit_length()
 
 
 def tensor(values: Any, dtype: Any = np.int32) -> torch.Tensor:

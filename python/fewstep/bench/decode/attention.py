@@ -28,6 +28,7 @@ from ..rows import (
     unmeasured_row,
 )
 from ..timing import Timed, interleaved
+from .verification import parents
 
 Call = Callable[[], torch.Tensor]
 
@@ -51,11 +52,6 @@ class Size:
     dtype: str = "bfloat16"
     paged: bool = False
     tree: bool = False  # rows are nodes with three children each, else a chain
-
-    @property
-    def parents(self) -> list[int]:
-        """Of the nodes of the tree, each of which has three children as far as there are nodes."""
-        return [-1] + [(node - 1) // 3 for node in range(1, self.T)]
 
     @property
     def case(self) -> str:
@@ -127,7 +123,7 @@ class Problem:
         self.seen = torch.ones(size.T, size.L, dtype=torch.bool)
         block = self.seen[:, size.L - size.T :].tril_()
         if size.tree:
-            for node, parent in enumerate(size.parents):
+            for node, parent in enumerate(parents(size.T)):
                 block[node] = block[parent] if node else False
                 block[node, node] = True
         self.mask = torch.zeros(size.T, size.L, dtype=kind).masked_fill_(~self.seen, -math.inf)
@@ -149,8 +145,8 @@ class Problem:
             k, v = (self._paged(x, order) for x in (k, v))
         bits = None
         if size.tree:
-            parents = torch.tensor(size.parents, dtype=torch.int32)
-            bits = fewstep.tree.build(parents).bits.repeat(size.B, 1)
+            tree = fewstep.tree.build(torch.tensor(parents(size.T), dtype=torch.int32))
+            bits = tree.bits.repeat(size.B, 1)
         needed = _core.tree_attention_workspace_bytes(len(rows), HEADS, k.shape[2], DIM, 0, 0)
         call = partial(
             fewstep.tree.attention, rows, k, v, length, ends, out=out, page_table=table, bits=bits,

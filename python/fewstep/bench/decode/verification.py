@@ -169,8 +169,9 @@ def chain(vocabulary: int, batch: int) -> Sides:
     return Sides(problem, q, ours, rivals, {"K": DRAFTS})
 
 
-def _shape() -> list[int]:
-    return [-1] + [(i - 1) // CHILDREN for i in range(1, NODES)]
+def parents(nodes: int = NODES) -> list[int]:
+    """Return those of a tree each node of which has as many children, as far as there are nodes."""
+    return [-1] + [(node - 1) // CHILDREN for node in range(1, nodes)]
 
 
 def tree_stochastic(vocabulary: int, batch: int) -> Sides:
@@ -188,7 +189,7 @@ def tree_stochastic(vocabulary: int, batch: int) -> Sides:
     q = draft_logits.softmax(-1)
     q_token = torch.ones(batch, NODES)
     q_token[:, 1:] = q.view(-1, vocabulary).gather(1, drawn.draws.long()).view(batch, -1)
-    problem = Problem(_shape(), tokens, logits)
+    problem = Problem(parents(), tokens, logits)
     ours = problem.ours(
         rule="rrs", law="without_replacement", draft=q.view(-1, vocabulary),
         draft_row=_row_of(internal, NODES, batch),
@@ -223,7 +224,7 @@ def _greedy(case: str, vocabulary: int, batch: int, threads: int) -> Iterator[Ro
     tokens = torch.randint(vocabulary, (batch, NODES))
     best = logits[:, PATH].argmax(-1)
     tokens[:, PATH[1:]] = best[:, :-1]
-    problem = Problem(_shape(), tokens, logits)
+    problem = Problem(parents(), tokens, logits)
     ours = problem.ours(rule="greedy")
     child_with = problem.child_with()
     rivals: Rivals = {

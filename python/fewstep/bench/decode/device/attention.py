@@ -16,7 +16,17 @@ from ... import cases
 from ...bandwidth import copies, copy_row
 from ...rivals import flashinfer
 from ...rivals.flex import flex
-from ...rows import Options, Row, add_bar, check, difference, limit_row, timed_row, unmeasured_row
+from ...rows import (
+    Options,
+    Row,
+    add_bar,
+    check,
+    difference,
+    limit_row,
+    reason_of,
+    timed_row,
+    unmeasured_row,
+)
 from ...target import Target
 from ...timing import Timed, Timing, interleaved, rotated
 from ..attention import PAGE, TOLERANCE, Call, Problem, Size
@@ -58,8 +68,7 @@ def _measured(size: Size, target: Target) -> Iterator[Row]:
             calls = [made(problem) for problem in problems]
             difference(result, calls[0]())
         except Exception as refusal:  # of any kind: what an import, a compiler or a kernel may say
-            reason = f"{type(refusal).__name__}: {refusal}".strip().splitlines()[0]
-            missing.append(unmeasured_row(head, name, reason))
+            missing.append(unmeasured_row(head, name, reason_of(refusal)))
         else:
             forms[name] = calls
     worst = 0.0

@@ -10,7 +10,7 @@ import torch
 
 from ...bandwidth import copies, copy_row
 from ...rivals import flashinfer
-from ...rows import Options, Row, add_bar, timed_row, unmeasured_row
+from ...rows import Options, Row, add_bar, reason_of, timed_row, unmeasured_row
 from ...target import Target
 from ...timing import Timed, interleaved, rotated
 from ..sampling import CASES, NAMES, check_draws, our_draws
@@ -49,7 +49,7 @@ def _measured(case: str, vocabulary: int, batch: int, target: Target) -> Iterato
             for form in theirs[0].values():
                 form.draw()
         except Exception as refusal:  # of any kind: what an import or a kernel may say
-            missing = f"{type(refusal).__name__}: {refusal}".strip().splitlines()[0]
+            missing = reason_of(refusal)
         else:
             rivals = [own | others for own, others in zip(rivals, theirs, strict=True)]
         check_draws(case, batch, ours[0], rivals[0])

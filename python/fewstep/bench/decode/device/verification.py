@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ...rivals import flashinfer, verifiers
-from ...rows import Options, Row, add_bar, timed_row, unmeasured_row
+from ...rows import Options, Row, add_bar, reason_of, timed_row, unmeasured_row
 from ...target import Target
 from ...timing import Timed, Timing, interleaved
 from ..verification import SIDES, Sides, check_walks
@@ -82,7 +82,7 @@ def _chain(vocabulary: int, batch: int) -> Callable[[], Any] | str:
         call = flashinfer.chain(problem.logits, q, problem.tokens[:, 1:])
         call()
     except Exception as refusal:  # of any kind: what an import or a kernel may say
-        return f"{type(refusal).__name__}: {refusal}".strip().splitlines()[0]
+        return reason_of(refusal)
     return call
 
 
