@@ -116,6 +116,14 @@ def test_the_worst_row_decides_a_bar() -> None:
     assert "92 % of copy" in measured_table(rows)[2]
 
 
+def test_rows_of_decoding_have_sizes_by_their_letters() -> None:
+    head = {"op": "tree.attention", "case": "tree", "T": 64, "L": 4096, "dtype": "bfloat16"}
+    times = {"rival": "copy", "ours_us": 50.0, "rival_us": 46.0, "ratio": 0.92, "share": 0.92}
+    line = measured_table([head | times])[2]
+    assert line.startswith("| tree.attention | `tree` | T=64 L=4096 | bfloat16 | copy |")
+    assert "92 % of copy" in line
+
+
 def test_every_bar_of_the_benchmark_is_in_the_report() -> None:
     from fewstep.bench import cases
     from fewstep.bench.claims import CLAIMS

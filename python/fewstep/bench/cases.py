@@ -37,6 +37,8 @@ BROWNIAN = (65_536, 262_144)  # elements; the first has a bar on the CPU
 COPIED = (16 << 20, 64 << 20, 256 << 20, 1 << 30)  # bytes of one tensor
 MATMUL = 8192  # rows and columns
 
+SIZES = ("M", "I", "O", "T", "L", "V", "B", "K", "Q", "GQA")  # keys of a row of other ops
+
 
 @dataclass(frozen=True)
 class Case:

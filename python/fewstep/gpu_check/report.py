@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewstep.bench.cases import SIZES
 from fewstep.bench.claims import CLAIMS, Claim
 
 from .section import Outcome, Section
@@ -168,13 +169,13 @@ def measured_table(rows: Rows) -> list[str]:
     if not rows:
         return []
     lines = [
-        "| op | case | elements | dtype | rival | fewstep | rival | ratio | | |",
-        "|---|---|---:|---|---|---:|---:|---:|---|---|",
+        "| op | case | sizes | dtype | rival | fewstep | rival | ratio | | |",
+        "|---|---|---|---|---|---:|---:|---:|---|---|",
     ]
     for row in rows:
         rate = [f"{row['gb_per_s']:g} GB/s"] if "gb_per_s" in row else []
         rate += [f"{row['tflops']:g} TFLOP/s"] if "tflops" in row else []
-        rate += [f"{100 * row['share']:.0f} % of {row['limit']}"] if "share" in row else []
+        rate += [f"{100 * row['share']:.0f} % of {row['rival']}"] if "share" in row else []
         notes = ["cold" if row["cold"] else "warm"] if "cold" in row else []
         notes += [f"{row['equal_bits']:,} equal bits"] if "equal_bits" in row else []
         notes += [f"SM clock {row['sm_clock']}"] if row.get("sm_clock") else []
@@ -183,7 +184,7 @@ def measured_table(rows: Rows) -> list[str]:
         cells = [
             row["op"],
             f"`{row['case']}`",
-            f"{row['n']:,}",
+            sizes_of(row),
             row["dtype"],
             row["rival"],
             duration(row["ours_us"]),
@@ -194,6 +195,13 @@ def measured_table(rows: Rows) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def sizes_of(row: Mapping[str, Any]) -> str:
+    """Return the elements of a row, or its sizes by their letters."""
+    if "n" in row:
+        return f"{row['n']:,}"
+    return " ".join(f"{key}={row[key]}" for key in SIZES if key in row)
 
 
 def duration(microseconds: float | None) -> str:

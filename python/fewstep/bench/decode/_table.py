@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from ..cases import SIZES
 from ..report import bar, short
-
-SIZES = ("M", "I", "O", "T", "L", "V", "B", "K", "Q", "GQA")  # keys of a row that are sizes
 
 
 def table(rows: Iterable[Mapping[str, Any]], title: str = "fewstep bench decode") -> Table:
