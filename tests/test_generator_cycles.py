@@ -15,35 +15,18 @@ from hf_models import model_of
 torch = pytest.importorskip("torch")
 
 import fewstep.transformers._cycle as cycle  # noqa: E402
-import fewstep.transformers._store as store  # noqa: E402
-from fewstep import _core  # noqa: E402
 from fewstep.drafters import TokenRecycling  # noqa: E402
 from fewstep.transformers import PagedModel  # noqa: E402
-from recorded import Recorded  # noqa: E402
+from recorded_cycles import Recording, recording  # noqa: E402
 
 PROMPTS = [[5, 9, 5, 9, 5], [7, 8], [11, 12, 13, 11, 12]]
 LENGTH = 40
 
 
-class Recording(Recorded):
-    made = 0
-    ops = (
-        (store, "append"),
-        (store, "attention"),
-        (cycle, "from_template"),
-        (cycle, "top_k"),
-        (cycle, "recycle"),
-        (cycle, "commit"),
-        (_core, "tree_verify"),
-    )
-
-
 def paged(record: Any = None, pages: int = 128, **options: Any) -> PagedModel:
     """Return a model on the CPU that may run as one on a device does."""
     model = PagedModel(model_of("Llama"), pages=pages, page_tokens=8, **options)
-    if record is not None:
-        model.runs_ahead, model._cycles = True, cycle.Cycles(model._forward, record)
-    return model
+    return model if record is None else recording(model, record)
 
 
 def sampled(**more: Any) -> list[fewstep.Sampling]:

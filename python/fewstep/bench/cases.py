@@ -167,3 +167,4 @@ HOST_BAR_US = 1.0
 COPY_BAR = 0.90  # of the measured copy bandwidth, solver.step at 64 MiB and more per tensor
 TRAJECTORY_BARS = {"diffusers": 15.0, "torch.compile, graph": 1.0}
 CUDA_NORMAL_BAR = 1.5  # times torch.randn, 1 G float32 elements
+CYCLE_BAR = 0.95  # of the time of a cycle of a Generator in the forward pass

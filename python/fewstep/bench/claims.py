@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import COPY_BAR, CUDA_NORMAL_BAR, TRAJECTORY_BARS
+from .cases import COPY_BAR, CUDA_NORMAL_BAR, CYCLE_BAR, TRAJECTORY_BARS
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -61,5 +61,13 @@ CLAIMS = (
         "torch.randn",
         "ratio",
         CUDA_NORMAL_BAR,
+    ),
+    Claim(
+        "Generator cycle, Llama of 1.2 G parameters in bfloat16, tree of 64 nodes, one text, share "
+        "of its forward pass",
+        "Generator",
+        "its forward pass",
+        "share",
+        CYCLE_BAR,
     ),
 )

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
@@ -95,14 +96,18 @@ def generate(
     quick: Annotated[bool, typer.Option("--quick", help="Few short texts.")] = False,
     case: Case = None,
     threads: Threads = None,
+    device: Device = "cpu",
     out: Out = None,
 ) -> None:
-    """Time whole texts against transformers' generate, assisted and prompt look-up."""
-    need("generate", "torch", "transformers")
-    from .generate import NAMES, run, table
+    """Time whole texts against transformers' generate, assisted and prompt look-up.
 
-    options = options_of(check_cases(case, NAMES), threads, quick)
-    carry_out("generate", run, options, _target("generate", "cpu"), as_json, out, table)
+    On a GPU: a generator's cycle against its model alone.
+    """
+    need("generate", "torch", *(() if device == "cuda" else ("transformers",)))
+    bench: Any = import_module(f".{'cycle' if device == 'cuda' else 'generate'}", __package__)
+    options = options_of(check_cases(case, bench.NAMES), threads, quick)
+    target = _target("generate", device)
+    carry_out("generate", bench.run, options, target, as_json, out, bench.table)
 
 
 def _need(command: str, device: str) -> None:

@@ -23,7 +23,7 @@ from fewstep.transformers import PagedCache, PagedModel, fuse
 
 from . import llama
 from .rows import Options, Row, add_bar, check, difference, set_threads, timed_row, unmeasured_row
-from .timing import Timed, Timing, interleaved
+from .timing import Timed, Timing, each_of, interleaved
 
 NAMES = ("llama", "tree_forward", "draft_head", "draft_chain")
 LENGTHS = {256: 2.5, 6144: 4.0}  # tokens before those that are timed: the bar
@@ -79,8 +79,11 @@ def paged_after(model: Any, tokens: torch.Tensor, room: int, **options: Any) -> 
     return paged, sequence
 
 
-def generating(model: Any, prompt: torch.Tensor, cache: Any, count: int) -> Call:
-    """Return what generates `count` tokens after a prompt that is already in the cache."""
+def generating(model: Any, prompt: torch.Tensor, cache: Any, count: int, **how: Any) -> Call:
+    """Return what generates `count` tokens after a prompt that is already in the cache.
+
+    Greedily, unless options of ``generate`` say otherwise.
+    """
     with torch.no_grad():
         model(prompt[:, :-1], cache=cache, use_cache=True, logits_to_keep=1)
 
@@ -90,7 +93,7 @@ def generating(model: Any, prompt: torch.Tensor, cache: Any, count: int) -> Call
             attention_mask=torch.ones_like(prompt),
             cache=cache,
             max_new_tokens=count,
-            do_sample=False,
+            **({"do_sample": False} | how),
         )
         assert tokens.shape[1] == prompt.shape[1] + count
         cache.crop(-count)
@@ -238,10 +241,7 @@ def chain_rows(problem: Problem, threads: int) -> Iterator[Row]:
 def _timed(calls: dict[str, Call], count: int) -> dict[str, Timing]:
     """Time calls turn by turn; times are those of one of `count` tokens."""
     times = interleaved({name: Timed(call) for name, call in calls.items()}, budget_s=5.0)
-    return {
-        name: Timing(time.median_us / count, time.p10_us / count, time.p90_us / count)
-        for name, time in times.items()
-    }
+    return {name: each_of(time, count) for name, time in times.items()}
 
 
 def rows(name: str, options: Options) -> Iterator[Row]:

@@ -2,9 +2,10 @@
 """``fewstep bench generate``: whole texts against transformers.
 
 Cases ``batch_1``, ``batch_4`` and ``batch_16`` continue held-out text with the demo's two models,
-greedily; `fewstep.bench.decoder` has the others, of a larger model with random weights. Times are
-those of a generated token, prompts included. Each run begins with an empty cache and a drafter that
-has seen nothing, so that no text is remembered from the run before.
+greedily; `fewstep.bench.decoder` has others, of a larger model with random weights, and
+`fewstep.bench.cycle` those that a GPU measures. Times are those of a generated token, prompts
+included. Each run begins with an empty cache and a drafter that has seen nothing, so that no text
+is remembered from the run before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import fewstep
 from fewstep.demo import corpus, text
 from fewstep.transformers import PagedModel
 
-from . import decoder
+from . import cycle, decoder
 from .decode import table as decode_table
 from .measure import Keep, Part, measure
 from .rows import (
@@ -33,10 +34,10 @@ from .rows import (
     timed_row,
 )
 from .target import Target, cpu
-from .timing import Timed, Timing, interleaved
+from .timing import Timed, Timing, each_of, interleaved
 
 BATCHES = {"batch_1": 1, "batch_4": 4, "batch_16": 16}
-NAMES = (*BATCHES, *decoder.NAMES)
+NAMES = (*BATCHES, *decoder.NAMES, *cycle.NAMES)
 TEXTS, QUICK_TEXTS = 6, 2  # one after the other, in batch_1
 TOKENS = 128
 PROMPTS = (64, 112, 160, 208)  # tokens, in turn: a batch is ragged
@@ -130,11 +131,6 @@ def faster(times: Mapping[str, Timing], names: Sequence[str]) -> str:
     return min(names, key=lambda name: times[name].median_us)
 
 
-def per_token(time: Timing, tokens: int) -> Timing:
-    """Return what one of `tokens` took."""
-    return Timing(time.median_us / tokens, time.p10_us / tokens, time.p90_us / tokens)
-
-
 def counted(stats: Any) -> Row:
     """Return the keys of a row that say what a generator did."""
     return {
@@ -159,7 +155,7 @@ def batch_rows(name: str, problem: Problem, options: Options, threads: int) -> I
     calls = {key: Timed(call) for key, call in (ours | rivals).items()}
     tokens = TOKENS * len(prompts)
     measured = interleaved(calls, budget_s=0.0 if options.quick else BUDGET_S)
-    times = {key: per_token(time, tokens) for key, time in measured.items()}
+    times = {key: each_of(time, tokens) for key, time in measured.items()}
     head: Row = {"case": name, "B": batch, "T": TOKENS, "dtype": "float32", "threads": threads}
     for one in text.DRAFTERS[:-1]:
         row = timed_row(head | {"op": one}, "fewstep, no drafts", times[one], times["none"])
@@ -220,7 +216,7 @@ def run(
     progress : callable
         Called with a line about what is measured next.
     target : Target, optional
-        The CPU, which is where these ops run.
+        The CPU, which is where all of this but the cycles runs.
     keep : callable, optional
         Called with the rows so far whenever there are more.
 
@@ -242,7 +238,9 @@ def run(
         for name in decoder.NAMES
         if options.wants(name)
     ]
-    return measure(parts, progress, target or cpu(), keep)
+    target = target or cpu()
+    parts += cycle.parts_of(options, target)
+    return measure(parts, progress, target, keep)
 
 
 table = partial(decode_table, title="fewstep bench generate")

@@ -21,7 +21,7 @@ import torch
 
 from ..torch import Swapped, pack_linears
 from .rows import Options, Row, add_bar, check, difference, set_threads, timed_row, unmeasured_row
-from .timing import Timed, Timing, interleaved
+from .timing import Timed, Timing, each_of, interleaved
 
 NAME = "llama_generate"
 SIZES = {
@@ -135,7 +135,9 @@ def rows(options: Options) -> Iterator[Row]:
 
 def rows_of(head: Row, measured: dict[str, Timing]) -> Iterator[Row]:
     """Compare the times of whole texts."""
-    times = {name: per_token(measured[name]) for name in ("ours", "fused", "transformers", "rest")}
+    times = {
+        name: each_of(measured[name], TOKENS) for name in ("ours", "fused", "transformers", "rest")
+    }
     for name, op in (("ours", "torch.pack_linears"), ("fused", "transformers.fuse")):
         pair = times[name], times["transformers"]
         row = timed_row(head | {"op": op}, "transformers", *pair, spread=True)
@@ -148,8 +150,3 @@ def rows_of(head: Row, measured: dict[str, Timing]) -> Iterator[Row]:
     bound = times["rest"].median_us + measured["read"].median_us
     row = timed_row(head, "the rest and a read", times["ours"], Timing(bound, bound, bound))
     yield row | {"limit": "read bandwidth", "share": row["ratio"]}
-
-
-def per_token(time: Timing) -> Timing:
-    """Return what one of the new tokens took."""
-    return Timing(time.median_us / TOKENS, time.p10_us / TOKENS, time.p90_us / TOKENS)

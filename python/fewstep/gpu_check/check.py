@@ -22,7 +22,7 @@ from .suite import cuda_tests, other_tests
 SECTIONS = (
     Section("facts", "machine", 60, facts),
     Section("tests-cuda", "tests on CUDA", 180, cuda_tests),
-    Section("bench", "benchmarks", 210, benches),
+    Section("bench", "benchmarks", 270, benches),
     Section("memcheck", "compute-sanitizer memcheck", 90, memcheck),
     Section("racecheck", "compute-sanitizer racecheck", 60, racecheck),
     Section("tests-cpu", "other tests", 150, other_tests),

@@ -18,7 +18,7 @@ import torch
 from ...rivals import flashinfer, verifiers
 from ...rows import Options, Row, add_bar, reason_of, timed_row, unmeasured_row
 from ...target import Target
-from ...timing import Timed, Timing, interleaved
+from ...timing import Timed, each_of, interleaved
 from ..verification import SIDES, Sides, check_walks
 
 BUDGET_S = 1.0
@@ -61,8 +61,8 @@ def _measured(case: str, vocabulary: int, batch: int, target: Target) -> Iterato
     if not callable(found):
         yield unmeasured_row(head, name, found, times["ours"])
         return
-    ours = _each(times["ours"], _committed(partial(_walked, sides)))
-    theirs = _each(times["flashinfer chain"], _committed(lambda: found()[0]))
+    ours = each_of(times["ours"], _committed(partial(_walked, sides)))
+    theirs = each_of(times["flashinfer chain"], _committed(lambda: found()[0]))
     yield _with_bar(timed_row(head, name, ours, theirs))
 
 
@@ -95,10 +95,6 @@ def _committed(accepted: Callable[[], torch.Tensor]) -> float:
     """Return the mean of the tokens that a request's call commits."""
     counts = torch.stack([accepted().double().clone() for _ in range(COUNTED)])
     return float(counts.mean()) + 1.0
-
-
-def _each(timing: Timing, tokens: float) -> Timing:
-    return Timing(timing.median_us / tokens, timing.p10_us / tokens, timing.p90_us / tokens)
 
 
 def _with_bar(row: Row) -> Row:
