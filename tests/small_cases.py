@@ -102,7 +102,7 @@ def error_norm_cases(few: bool) -> Iterator[dict[str, Any]]:
 def append_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Every layout of a cache, float32 to each type, with and without rotation."""
     for index, case in enumerate(kv.CASES[:: 3 if few else 1]):
-        target = ("float32", "bfloat16", "int8")[index % 3]
+        target = ("float32", "bfloat16", "int8", "float8_e4m3fn")[index % 4]
         given = {
             "rows": case.new_rows("float32"),
             "cache": case.cache(target),
@@ -137,7 +137,7 @@ def commit_cases(few: bool) -> Iterator[dict[str, Any]]:
 def transfer_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Every layout, as a message and back."""
     for index, case in enumerate(kv.CASES[:: 3 if few else 1]):
-        dtype = ("float32", "bfloat16", "int8")[index % 3]
+        dtype = ("float32", "bfloat16", "int8", "float8_e4m3fn")[index % 4]
         layers = [case.cache(dtype, seed) for seed in range(2)]
         given = {
             "layers": layers,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fewstep import kv
 from test_errors import refuses, text, zeros
@@ -58,6 +59,9 @@ BYTES = {
     "k_cache": zeros(6, 4, 2, 3, dtype=np.int8), "v_cache": zeros(6, 4, 2, 3, dtype=np.int8),
     "k_scale": zeros(6, 4, 2), "v_scale": zeros(6, 4, 2),
 }  # fmt: skip
+FLOAT8 = {
+    name: torch.zeros(6, 4, 2, 3, dtype=torch.float8_e4m3fn) for name in ("k_cache", "v_cache")
+}
 ROPE = {"rope": "neox", "cos": zeros(5, 1), "sin": zeros(5, 1)}
 append = Given(kv.append, **APPEND)
 APPEND_ERRORS: list[tuple[dict[str, Any], str]] = [
@@ -116,9 +120,35 @@ APPEND_ERRORS: list[tuple[dict[str, Any], str]] = [
         {"page_table": None},
         "'page_table' must be given for caches of other than B=2 pages, got none with P=6",
     ),
-    ({"k_scale": zeros(6, 4, 2)}, "'k_scale' must be left out but for int8 caches, got one"),
-    ({"v_scale": zeros(6, 4, 2)}, "'v_scale' must be left out but for int8 caches, got one"),
+    (
+        {"k_scale": zeros(6, 4, 2)},
+        "'k_scale' must be left out but for int8 and float8_e4m3fn caches, got one",
+    ),
+    (
+        {"v_scale": zeros(6, 4, 2)},
+        "'v_scale' must be left out but for int8 and float8_e4m3fn caches, got one",
+    ),
     ({**BYTES, "k_scale": None}, "'k_scale' must be given, got NULL"),
+    ({**FLOAT8, "v_scale": zeros(6, 4, 2)}, "'k_scale' must be given, got NULL"),
+    ({**FLOAT8, "k_scale": zeros(6, 4, 2)}, "'v_scale' must be given, got NULL"),
+    (
+        {**FLOAT8, "k_scale": zeros(6, 4, 2, dtype=np.float16)},
+        "'k_scale' must have dtype float32, got float16",
+    ),
+    ({"v_cache": FLOAT8["v_cache"]}, "'v_cache' must have dtype float32, got float8_e4m3fn"),
+    (
+        {**FLOAT8, "v_cache": BYTES["v_cache"]},
+        "'v_cache' must have dtype float8_e4m3fn, got int8",
+    ),
+    (
+        {"k_cache": zeros(6, 4, 2, 3, dtype=np.float64)},
+        "'k_cache' must have dtype float32 or float16 or bfloat16 or int8 or float8_e4m3fn, "
+        "got float64",
+    ),
+    (
+        {"k": FLOAT8["k_cache"][0, :3]},
+        "'k' must have dtype float32 or float16 or bfloat16, got float8_e4m3fn",
+    ),
     (
         {**BYTES, "v_scale": zeros(6, 4, 1)},
         "'v_scale' must have shape [P=6, T=4, G=2], got [6, 4, 1]",
@@ -193,7 +223,7 @@ COMMIT_ERRORS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"k_scale": [zeros(6, 4, 2)] * 2},
-        "'k_scale' must be left out but for int8 caches, got one",
+        "'k_scale' must be left out but for int8 and float8_e4m3fn caches, got one",
     ),
     ({"path": ints([0, 2, 1])}, "'accepted' must have shape [B=1], got [2]"),
     ({"path": zeros(2, 3)}, "'path' must have dtype int32, got float32"),

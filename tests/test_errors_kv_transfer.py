@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases.kv import DTYPES, LAYOUTS, Case
+from cases.kv import CACHE_DTYPES, LAYOUTS, Case
 from conftest import CPU_ISAS
 from fewstep import kv
 from harness import Worker
@@ -18,7 +18,7 @@ from test_kv import same
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [*DTYPES, "int8"])
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize(("T", "other"), [(1, 4), (5, 0), (0, 3)])
 def test_round_trip_between_caches(
     worker: Worker, layout: str, dtype: str, T: int, other: int

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases.kv import CASES, DTYPES, Case
+from cases.kv import CACHE_DTYPES, CASES, DTYPES, Case
 from harness import Worker
 from reference import kv as reference
 
@@ -19,6 +19,8 @@ PAIRS = (
     ("bfloat16", "float16"),
     ("float16", "int8"),
     ("float32", "int8"),
+    ("float16", "float8_e4m3fn"),
+    ("float32", "float8_e4m3fn"),
 )
 
 
@@ -92,26 +94,34 @@ def test_append_rotates_keys(
     same(got, workers["scalar"].kv(**call))
 
 
-def test_append_quantises_rotated_keys(worker: Worker) -> None:
+@pytest.mark.parametrize("target", reference.SCALED)
+def test_append_quantises_rotated_keys(worker: Worker, target: str) -> None:
     """The scale is that of the row as it is stored."""
     case = Case((5, 2), (3, 9), G=2, D=32, T=4)
     cos, sin = tables(16)
-    rows, cache = case.new_rows("bfloat16"), case.cache("int8")
+    rows, cache = case.new_rows("bfloat16"), case.cache(target)
     got = worker.kv(
-        verb="append", rows=rows, cache=cache, dtypes=("bfloat16", "int8"), rope="neox", cos=cos,
+        verb="append", rows=rows, cache=cache, dtypes=("bfloat16", target), rope="neox", cos=cos,
         sin=sin, page_table=case.table(), **batch(case),
     )  # fmt: skip
+    most = reference.SCALED[target]
     for n, (b, slot) in enumerate([*((0, 3 + i) for i in range(5)), (1, 9), (1, 10)]):
         at = reference.place_of(slot, b, 4, case.table())
         x = reference.turned(
             reference.values_of(rows["k"][n], "bfloat16"), cos[slot], sin[slot], "neox"
         )
         scale = got["k_scale"][at].astype(np.float64)
-        assert np.abs(scale - np.abs(x).max(1) / 127).max() <= 1e-6 * scale.max()
-        assert (np.abs(x - scale[:, None] * got["k"][at]) <= 0.501 * scale[:, None]).all()
+        assert np.abs(scale - np.abs(x).max(1) / most).max() <= 1e-6 * scale.max()
+        number, step = got["k"][at].astype(np.float64), np.ones(x.shape)
+        if target == "float8_e4m3fn":  # 3 bits of mantissa, or the smallest numbers' step
+            number = reference.e4m3_values()[got["k"][at].view(np.uint8)]
+            step = np.maximum(np.abs(number) / 8, 2.0**-9)
+        error = np.abs(x - scale[:, None] * number)
+        assert (error <= 0.501 * step * scale[:, None]).all()
 
 
-def test_append_of_special_rows_to_int8(worker: Worker) -> None:
+@pytest.mark.parametrize("target", reference.SCALED)
+def test_append_of_special_rows_to_bytes(worker: Worker, target: str) -> None:
     """Zeros, subnormals, NaN and infinities: no element is made up."""
     case = Case((7,), (0,), G=1, D=20, T=8)
     rows = {name: np.zeros((7, 1, 20), np.float32) for name in ("k", "v")}
@@ -119,15 +129,43 @@ def test_append_of_special_rows_to_int8(worker: Worker) -> None:
         rows["k"][n, 0, 3] = value
         rows["k"][n, 0, 4] = value / 2
     given = {name: values.view(np.uint32) for name, values in rows.items()}
-    cache = case.cache("int8")
+    cache = case.cache(target)
     got = worker.kv(
-        verb="append", rows=given, cache=cache, dtypes=("float32", "int8"),
+        verb="append", rows=given, cache=cache, dtypes=("float32", target),
         page_table=case.table(), **batch(case),
     )  # fmt: skip
-    same(got, reference.append(given, cache, ("float32", "int8"), **batch(case),
+    same(got, reference.append(given, cache, ("float32", target), **batch(case),
                                table=case.table()))  # fmt: skip
     assert np.isnan(got["k_scale"]).sum() == 2
-    assert sorted(np.abs(got["k"][case.table()[0, 0]][4:7, 0, 3]).tolist()) == [127] * 3
+    page = got["k"][case.table()[0, 0]]
+    assert not page[:4].any()
+    largest = {"int8": [127, 127, -127], "float8_e4m3fn": [0x7E, 0x7E, 0x7E - 128]}
+    assert page[4:7, 0, 3].tolist() == largest[target]
+
+
+def test_append_rounds_to_the_nearest_e4m3(worker: Worker) -> None:
+    """Every number, every midpoint and their neighbours, of both signs: torch's codes."""
+    import torch
+
+    numbers = reference.e4m3_values()[:127].astype(np.float32)
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    assert np.array_equal(codes.double().numpy(), reference.e4m3_values(), equal_nan=True)
+    middle = (numbers[1:] + numbers[:-1]) / 2
+    ends = [np.nextafter(middle, np.float32(to)) for to in (0, 500)]
+    x = np.concatenate([numbers, middle, *ends])
+    x = np.concatenate([x, -x])
+    case = Case((1,), (0,), G=1, D=len(x), T=1)
+    rows = {name: x.view(np.uint32).reshape(1, 1, -1) for name in ("k", "v")}
+    got = worker.kv(
+        verb="append", rows=rows, cache=case.cache("float8_e4m3fn"),
+        dtypes=("float32", "float8_e4m3fn"), page_table=case.table(), **batch(case),
+    )  # fmt: skip
+    at = case.table()[0, 0]
+    assert got["k_scale"][at] == got["v_scale"][at] == 1
+    wanted = torch.from_numpy(x).to(torch.float8_e4m3fn).view(torch.int8).numpy()
+    assert np.array_equal(got["k"][at, 0, 0], wanted)
+    assert np.array_equal(got["v"][at, 0, 0], wanted)
+    assert np.array_equal(reference.e4m3_codes(x), wanted)
 
 
 def test_append_does_not_depend_on_the_threads(worker: Worker) -> None:
@@ -152,7 +190,7 @@ PATHS: tuple[tuple[tuple[int, ...], int], ...] = (
 
 
 @pytest.mark.parametrize("layout", ["tokens", "heads", "pages", "joined"])
-@pytest.mark.parametrize("dtype", [*DTYPES, "int8"])
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize("T", [1, 3, 16, 0])
 def test_commit_moves_the_rows_and_nothing_else(
     worker: Worker, layout: str, dtype: str, T: int

@@ -12,7 +12,7 @@ from harness import Worker
 from reference import kv as reference
 from test_kv import same
 
-DTYPES = ("bfloat16", "int8")
+DTYPES = ("bfloat16", "int8", "float8_e4m3fn")
 
 
 def kept(rng: np.random.Generator, slots: int, M: int) -> tuple[np.ndarray, int]:

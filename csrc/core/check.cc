@@ -97,6 +97,7 @@ DType ArgCheck::check_dtype(ArgName name, const fewstep_tensor& t, DTypeSet type
   if (t.dtype.code == 4) got = format("bfloat%d", t.dtype.bits);
   if (t.dtype.code == 5) got = format("complex%d", t.dtype.bits);
   if (t.dtype.code == 6) got = "bool";
+  if (t.dtype.code == 10) got = name_of(DType::kE4M3);
   fail(name, must, got);
 }
 

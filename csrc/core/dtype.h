@@ -18,7 +18,8 @@ namespace fewstep {
   X(kU64, "uint64", 1, 64)    \
   X(kI8, "int8", 0, 8)        \
   X(kU8, "uint8", 1, 8)       \
-  X(kU32, "uint32", 1, 32)
+  X(kU32, "uint32", 1, 32)    \
+  X(kE4M3, "float8_e4m3fn", 10, 8)
 
 enum class DType : uint8_t {
 #define FEWSTEP_X(name, text, code, bits) name,
@@ -36,7 +37,8 @@ constexpr bool contains(DTypeSet set, DType t) { return (set >> unsigned(t) & 1u
 
 constexpr DTypeSet kFloating = DType::kF32 | DType::kF16 | DType::kBF16;
 constexpr DTypeSet kSeeds = DType::kI64 | DType::kU64;
-constexpr DTypeSet kBitWords = DType::kI32 | DType::kU32;  // 32 bits of a mask; torch has int32
+constexpr DTypeSet kScaledBytes = DType::kI8 | DType::kE4M3;  // caches that have scales
+constexpr DTypeSet kBitWords = DType::kI32 | DType::kU32;     // 32 bits of a mask; torch has int32
 
 constexpr int64_t size_of(DType t) {
   switch (t) {

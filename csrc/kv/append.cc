@@ -75,14 +75,14 @@ void read_caches(const Args& args, ArgCheck& check, AppendProblem* p) {
   p->out_bytes = size_of(k.dtype);
   p->k.cache = cache_of(k);
   p->v.cache = cache_of(check.out_strided("v_cache", args.v_cache, only(k.dtype), "P T G D"));
-  if (k.dtype == DType::kI8) {
+  if (contains(kScaledBytes, k.dtype)) {
     const DTypeSet f32 = only(DType::kF32);
     p->k.scale = cache_of(check.out_strided("k_scale", args.k_scale, f32, "P T G"));
     p->v.scale = cache_of(check.out_strided("v_scale", args.v_scale, f32, "P T G"));
     return;
   }
-  if (args.k_scale) check.fail("k_scale", "must be left out but for int8 caches", "one");
-  if (args.v_scale) check.fail("v_scale", "must be left out but for int8 caches", "one");
+  if (args.k_scale) check.fail("k_scale", kNoScale, "one");
+  if (args.v_scale) check.fail("v_scale", kNoScale, "one");
 }
 
 void check_positions(const ArgCheck& check, const AppendProblem& p, int64_t b) {

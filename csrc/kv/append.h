@@ -16,7 +16,7 @@ struct AppendRows {
   const char* rows;
   int64_t row, head;  // bytes between rows and between heads
   Cache cache;
-  Cache scale;  // of an int8 cache
+  Cache scale;  // of a cache of scaled bytes
 };
 
 // RMSNorm of each head, of a multiple of 16 elements.

@@ -8,7 +8,8 @@
 // Checks that the family's ops share.
 namespace fewstep::kv {
 
-constexpr DTypeSet kCacheTypes = kFloating | DType::kI8;
+constexpr DTypeSet kCacheTypes = kFloating | kScaledBytes;
+constexpr const char* kNoScale = "must be left out but for int8 and float8_e4m3fn caches";
 constexpr int64_t kMaxLayers = 256;
 
 // A cache tensor [P, T, G, D] (or scales [P, T, G]) as a kernel takes it.

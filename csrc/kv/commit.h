@@ -8,7 +8,7 @@
 
 namespace fewstep::kv {
 
-// Caches of one layer: keys, values and, of int8 caches, their scales.
+// Caches of one layer: keys, values and, of scaled bytes, their scales.
 struct Layer {
   Cache part[4];
 };

@@ -76,14 +76,14 @@ void read_layers(ArgCheck& check, const fewstep_kv_caches& caches, bool written,
   }
   DType type = DType::kF32;
   const fewstep_tensor& t = lists.part[0][0];
-  if (dtype_of(t.dtype.code, t.dtype.bits, t.dtype.lanes, &type) && type == DType::kI8) {
+  if (dtype_of(t.dtype.code, t.dtype.bits, t.dtype.lanes, &type) && contains(kScaledBytes, type)) {
     out->parts = 4;
   }
   out->dtype = type;
   for (int i = 2; i < 4; ++i) {
     if (out->parts == 4 && !lists.part[i]) check.fail(kNames[i], "must be given", "NULL");
     if (out->parts == 2 && lists.part[i]) {
-      check.fail(kNames[i], "must be left out but for int8 caches", "one");
+      check.fail(kNames[i], kNoScale, "one");
     }
   }
   const bool stacked = caches.n == 1 && t.ndim == 5;

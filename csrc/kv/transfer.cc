@@ -88,7 +88,7 @@ Header read_header(const ArgCheck& check, const char* name, const void* data, ui
           format("code %d with %d bits", int(h.dtype_code), int(h.dtype_bits)));
   }
   field("lanes", 1, h.lanes);
-  field("scales", type == DType::kI8 ? 1 : 0, h.scales);
+  field("scales", contains(kScaledBytes, type) ? 1 : 0, h.scales);
   if (h.tokens > uint64_t(INT32_MAX) || payload_of(h) < 0) {
     wrong(check, name, "tokens", "that a cache can hold", std::to_string(h.tokens));
   }

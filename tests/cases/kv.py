@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from reference.kv import BITS, bits_of
+from reference.kv import BITS, SCALED, bits_of
 
 # How the caches of a layer lie in memory: [P, T, G, D] each; [P, G, T, D] each; [P, 2, T, G, D];
 # [P, T, 2, G, D].
 LAYOUTS = ("tokens", "heads", "pages", "joined")
 DTYPES = ("float32", "bfloat16", "float16")
+CACHE_DTYPES = (*DTYPES, *SCALED)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Case:
         out: dict[str, Any] = {
             name: rng.integers(info.min, info.max, shape, kind) for name in ("k", "v")
         }
-        if dtype == "int8":
+        if dtype in SCALED:
             for name in ("k_scale", "v_scale"):
                 out[name] = rng.normal(size=shape[:3]).astype(np.float32)
         return out

@@ -236,8 +236,8 @@ TEST_CASE("every dtype is found by its code and bits, and no other") {
       if (!dtype_of(uint8_t(code), uint8_t(bits), 1, &dtype)) continue;
       ++found;
       CHECK(size_of(dtype) * 8 == bits);
-      CHECK(std::string(name_of(dtype)).ends_with(std::to_string(bits)));
+      CHECK(std::string(name_of(dtype)).find(std::to_string(bits)) != std::string::npos);
     }
   }
-  CHECK(found == 10);
+  CHECK(found == 11);
 }

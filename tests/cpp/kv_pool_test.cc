@@ -130,8 +130,9 @@ TEST_CASE("a pool refuses NULL and unknown sequences") {
   fewstep_kv_pool_destroy(nullptr);
 }
 
-TEST_CASE("int8 rows and messages are tensors of C++ too") {
-  std::vector<int8_t> keys{1, 2, 3, 4}, values{5, 6, 7, 8};
+TEST_CASE_TEMPLATE("rows of bytes and messages are tensors of C++ too", T, int8_t,
+                   fewstep::float8_e4m3fn) {
+  std::vector<T> keys{{1}, {2}, {3}, {4}}, values{{5}, {6}, {7}, {8}};
   std::vector<float> scales(4, 1.0f);
   std::vector<uint8_t> message(size_t(fewstep_kv_export_bytes(1, 2, 1, 1, 8)));
   const fewstep::TensorRef k_ref(keys.data(), {1, 4, 1, 1}), v_ref(values.data(), {1, 4, 1, 1});
@@ -150,5 +151,7 @@ TEST_CASE("int8 rows and messages are tensors of C++ too") {
   fewstep_kv_header header{};
   CHECK(fewstep_kv_read_header(message.data(), message.size(), &header) == FEWSTEP_OK);
   CHECK(header.tokens == 2);
+  CHECK(header.dtype_code == (std::is_same_v<T, int8_t> ? 0 : 10));
   CHECK(header.dtype_bits == 8);
+  CHECK(header.scales == 1);
 }

@@ -44,7 +44,9 @@ DEPENDS: dict[str, tuple[str, ...]] = {
     "tree": ("logits/",),
 }
 
-CORE_OF_KERNELS = {"core/draws.h", "core/dtype.h", "core/host_device.h", "core/philox.h"}
+CORE_OF_KERNELS = {
+    "core/draws.h", "core/dtype.h", "core/host_device.h", "core/philox.h", "core/scaled_bytes.h",
+}  # fmt: skip
 
 
 def problem(path: Path, name: str) -> str | None:

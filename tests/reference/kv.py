@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-BITS = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16, "int8": np.int8}
+SCALED = {"int8": 127, "float8_e4m3fn": 448}  # types of caches with scales: the largest number
+BITS = {
+    "float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16,
+    "int8": np.int8, "float8_e4m3fn": np.int8,
+}  # fmt: skip
 
 
 def bits_of(values: Array, dtype: str) -> Array:
@@ -54,18 +58,44 @@ def turned(row: Array, cos: Array, sin: Array, rope: str | None, wide: Any = np.
     return x
 
 
-def quantised(row: Array) -> tuple[Array, Array]:
-    """Return int8 numbers [G, D] and scales [G] of a float32 row."""
+def e4m3_values() -> Array:
+    """Return what the 256 codes of float8_e4m3fn are worth (OCP OFP8, sec. 5.2), in float64."""
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    normal = (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+    values = np.where(exponent > 0, normal, mantissa / 8 * 2.0**-6)
+    values[0x7F] = values[0xFF] = np.nan
+    return np.where(code < 128, values, -values)
+
+
+def e4m3_codes(x: Array) -> Array:
+    """Return the codes of the numbers next to x, even ones where two are as near."""
+    values = e4m3_values()[:127]
+    distance = np.abs(np.abs(x.astype(np.float64))[..., None] - values)
+    # Of equally near neighbours argmin takes the lower one.
+    nearest = distance.argmin(-1)
+    above = np.minimum(nearest + 1, 126)
+    tie = np.take_along_axis(distance, above[..., None], -1)[..., 0] == distance.min(-1)
+    nearest = np.where(tie & (nearest % 2 == 1), above, nearest)
+    return (nearest + 128 * np.signbit(x)).astype(np.uint8).view(np.int8)
+
+
+def quantised(row: Array, dtype: str) -> tuple[Array, Array]:
+    """Return the bytes [G, D] and scales [G] of a float32 row."""
     scales = np.zeros(len(row), np.float32)
     numbers = np.zeros(row.shape, np.int8)
+    most = np.float32(SCALED[dtype])
     for g, x in enumerate(row.astype(np.float32)):
         largest = np.abs(x).max(initial=0.0)
         if not np.isfinite(x).all():
             scales[g] = np.nan
         elif largest > 2.0**-100:
-            scales[g] = largest / np.float32(127)
-            inverse = np.float32(127) / largest
-            numbers[g] = np.rint(x.astype(np.float64) * np.float64(inverse))
+            scales[g] = largest / most
+            inverse = most / largest
+            if dtype == "int8":
+                numbers[g] = np.rint(x.astype(np.float64) * np.float64(inverse))
+            else:
+                numbers[g] = e4m3_codes(x.astype(np.float32) * inverse)
     return numbers, scales
 
 
@@ -97,8 +127,8 @@ def append(
                 if name == "k" and cos is not None and sin is not None:
                     j = slot if positions is None else int(positions[n])
                     row = turned(row, cos[j], sin[j], rope, wide).astype(np.float32)
-                if dtypes[1] == "int8":
-                    out[name][at], out[name + "_scale"][at] = quantised(row)
+                if dtypes[1] in SCALED:
+                    out[name][at], out[name + "_scale"][at] = quantised(row, dtypes[1])
                 else:
                     out[name][at] = bits_of(row, dtypes[1])
     return out
@@ -152,7 +182,10 @@ def copy_pages(cache: dict[str, Array], source: Array, target: Array) -> dict[st
     return out
 
 
-CODES = {"float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16), "int8": (0, 8)}
+CODES = {
+    "float32": (2, 32), "float16": (2, 16), "bfloat16": (4, 16),
+    "int8": (0, 8), "float8_e4m3fn": (10, 8),
+}  # fmt: skip
 WORD = 2**64
 
 
@@ -194,13 +227,13 @@ def export_tokens(
     """Return the message of a request's slots."""
     _, T, G, D = layers[0]["k"].shape
     places = [place_of(slot, row, T, table) for slot in range(begin, end)]
-    names = ("k", "v", "k_scale", "v_scale") if dtype == "int8" else ("k", "v")
+    names = ("k", "v", "k_scale", "v_scale") if dtype in SCALED else ("k", "v")
     payload = b"".join(
         layer[name][place].tobytes() for layer in layers for name in names for place in places
     )
     head = struct.pack(
         "<8sIIBBHIIIIIQQ", b"FSTEPKV", version, 64, *CODES[dtype], 1, len(layers), first_layer, G,
-        D, int(dtype == "int8"), end - begin, len(payload),
+        D, int(dtype in SCALED), end - begin, len(payload),
     )  # fmt: skip
     return head + struct.pack("<Q", checksum(head + bytes(8) + payload)) + payload
 

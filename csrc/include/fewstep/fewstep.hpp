@@ -85,6 +85,9 @@ struct float16 {
 struct bfloat16 {
   uint16_t bits;
 };
+struct float8_e4m3fn {
+  uint8_t bits;
+};
 
 namespace detail {
 
@@ -97,6 +100,7 @@ consteval ElementType element_type() {
   if (std::is_same_v<T, float>) return {2, 32};
   if (std::is_same_v<T, float16>) return {2, 16};
   if (std::is_same_v<T, bfloat16>) return {4, 16};
+  if (std::is_same_v<T, float8_e4m3fn>) return {10, 8};
   if (std::is_same_v<T, int8_t>) return {0, 8};
   if (std::is_same_v<T, uint8_t>) return {1, 8};
   if (std::is_same_v<T, int32_t>) return {0, 32};

@@ -16,9 +16,11 @@ extern "C" {
  * slot s % T of page page_table[b, s / T]. Without a page table request b has page b to itself
  * (P = B): a contiguous cache [B, S, G, D], or the transposed view of one that is [B, G, S, D].
  *
- * An int8 cache has scales [P, T, G]: an element is worth scale * int8, with scale = max|x| / 127
- * over a token's head. A row that holds a NaN or an infinity gets the scale NaN; one of which no
- * element is above 2^-100, the scale 0.
+ * An int8 or float8_e4m3fn cache has scales [P, T, G]: an element is worth scale * number, with
+ * scale = max|x| / 127, or max|x| / 448, over a token's head. A row that holds a NaN or an infinity
+ * gets zeros and the scale NaN; one of which no element is above 2^-100, zeros and the scale 0.
+ * float8_e4m3fn is E4M3 of the OCP 8-bit floating point specification, DLPack's code 10: no
+ * infinities, 448 the largest number, 0x7f and 0xff NaN.
  *
  * What one call moves for two requests must not lie in the same slots: pages that requests share
  * are for reading. Caches must not share memory; between the layers of one call only equal starts
@@ -42,8 +44,8 @@ typedef struct fewstep_kv_append_args {
   const fewstep_tensor* indptr;     /* [B + 1] i32 */
   const fewstep_tensor* length;     /* [B] i32 */
   const fewstep_tensor* page_table; /* [B, pages] i32, or NULL: P = B */
-  const fewstep_tensor* k_scale;    /* [P, T, G] f32, for int8 caches */
-  const fewstep_tensor* v_scale;    /* [P, T, G] f32, for int8 caches */
+  const fewstep_tensor* k_scale;    /* [P, T, G] f32, for int8 and float8 caches */
+  const fewstep_tensor* v_scale;    /* [P, T, G] f32, for int8 and float8 caches */
   const fewstep_tensor* cos;        /* [S, R / 2] f32, with rope */
   const fewstep_tensor* sin;        /* [S, R / 2] f32, with rope */
   const fewstep_tensor* positions;  /* [N] i32, or NULL: the row's slot */
@@ -77,8 +79,9 @@ typedef struct fewstep_kv_append_args {
  * Shapes   k, v [N, G, D]  k_cache, v_cache [P, T, G, D]  indptr [B + 1]  length [B]
  *          page_table [B, pages]  k_scale, v_scale [P, T, G]  cos, sin [S, R / 2]  positions [N];
  *          R <= D <= 1024
- * Types    k and v: f32 f16 bf16; caches: f32 f16 bf16 i8; scales, cos, sin: f32; indices: i32;
- *          arithmetic f32, rounded once to nearest even
+ * Types    k and v: f32 f16 bf16; caches: f32 f16 bf16 i8 f8_e4m3fn; scales, cos, sin: f32;
+ *          indices: i32; arithmetic f32, rounded once to nearest even, but x * (448 / max|x|) of
+ *          float8_e4m3fn twice
  * Layout   k, v, caches and scales strided but for the last dimension; tables and vectors with
  *          rows strided
  * Alias    any overlap with what is written is FEWSTEP_INVALID_ARGUMENT
@@ -102,7 +105,7 @@ typedef struct fewstep_kv_caches {
   int32_t n;
   const fewstep_tensor* k_cache; /* n tensors in a row */
   const fewstep_tensor* v_cache;
-  const fewstep_tensor* k_scale; /* [P, T, G] f32 (or [L, P, T, G]) for int8 caches, else NULL */
+  const fewstep_tensor* k_scale; /* [P, T, G] f32 (or [L, P, T, G]) with bytes, else NULL */
   const fewstep_tensor* v_scale;
 } fewstep_kv_caches;
 
@@ -135,7 +138,7 @@ typedef struct fewstep_kv_commit_args {
  *
  * Shapes   caches [P, T, G, D] each  path [B, M]  accepted [B]  base [B]  page_table [B, pages]
  *          length [B]
- * Types    caches: one of f32 f16 bf16 i8, scales f32; indices: i32
+ * Types    caches: one of f32 f16 bf16 i8 f8_e4m3fn, scales f32; indices: i32
  * Layout   caches and scales strided but for the last dimension; tables and vectors with rows
  *          strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
@@ -193,7 +196,7 @@ typedef struct fewstep_kv_gather_args {
  *
  * Shapes   caches [P, T, G, D] each  index [B, M] or [L, B, M]  count [B] or [L, B]
  *          page_table [B, pages]
- * Types    caches: one of f32 f16 bf16 i8, scales f32; indices: i32
+ * Types    caches: one of f32 f16 bf16 i8 f8_e4m3fn, scales f32; indices: i32
  * Layout   caches and scales strided but for the last dimension; index and count strided but for
  *          the last dimension; table with rows strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
@@ -227,7 +230,7 @@ typedef struct fewstep_kv_copy_pages_args {
  * A pair with source[n] = -1 is passed over.
  *
  * Shapes   caches [P, T, G, D] each  source [N]  target [N]
- * Types    caches: one of f32 f16 bf16 i8, scales f32; indices: i32
+ * Types    caches: one of f32 f16 bf16 i8 f8_e4m3fn, scales f32; indices: i32
  * Layout   caches and scales strided but for the last dimension; vectors strided
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
  * Memory   allocates nothing; reads and writes each page once
@@ -245,7 +248,7 @@ FEWSTEP_API fewstep_status fewstep_kv_copy_pages(const fewstep_context* ctx,
 /* A message of fewstep_kv_export_tokens begins with 64 bytes, little-endian:
  *
  *    0  char[8]  "FSTEPKV" and a zero     32  u32  head_dim D
- *    8  u32      version, 2               36  u32  scales, 1 for int8 and else 0
+ *    8  u32      version, 2               36  u32  scales, 1 for 8 bits and else 0
  *   12  u32      header_bytes, 64         40  u64  tokens
  *   16  u8 u8    dtype: DLPack's code, bits   48  u64  payload_bytes
  *   18  u16      lanes, 1                 56  u64  checksum of all other bytes
@@ -253,8 +256,8 @@ FEWSTEP_API fewstep_status fewstep_kv_copy_pages(const fewstep_context* ctx,
  *   24  u32      first_layer
  *   28  u32      heads G
  *
- * and goes on with each layer's keys and values [tokens, G, D] and, of int8 caches, the scales of
- * both [tokens, G] f32. The checksum, in csrc/kv/message.h, adds up what each 1024 bytes of the
+ * and goes on with each layer's keys and values [tokens, G, D] and, of caches of bytes, the scales
+ * of both [tokens, G] f32. The checksum, in csrc/kv/message.h, adds up what each 1024 bytes of the
  * payload are mixed to, so that a GPU can have it too; that of version 1, which is still read on
  * the CPU, mixes all of them in turn. */
 typedef struct fewstep_kv_header {
@@ -291,7 +294,7 @@ typedef struct fewstep_kv_export_tokens_args {
  * Caches of all kinds and page sizes give the same message.
  *
  * Shapes   caches [P, T, G, D] each  page_table [B, pages]  out [N]
- * Types    caches: one of f32 f16 bf16 i8, scales f32; page_table: i32; out: u8
+ * Types    caches: one of f32 f16 bf16 i8 f8_e4m3fn, scales f32; page_table: i32; out: u8
  * Layout   caches and scales strided but for the last dimension; out contiguous, on CUDA at a
  *          multiple of 8 bytes
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT
@@ -333,7 +336,8 @@ typedef struct fewstep_kv_import_tokens_args {
  *
  * Shapes   caches [P, T, G, D] each  page_table [B, pages]  data [N]  status [2] or, on the CPU,
  *          NULL
- * Types    caches: one of f32 f16 bf16 i8, scales f32; page_table: i32; data: u8; status: i64
+ * Types    caches: one of f32 f16 bf16 i8 f8_e4m3fn, scales f32; page_table: i32; data: u8;
+ *          status: i64
  * Layout   caches and scales strided but for the last dimension; data contiguous, of any alignment,
  *          on CUDA at a multiple of 8 bytes
  * Alias    any overlap is FEWSTEP_INVALID_ARGUMENT

@@ -16,7 +16,7 @@ typedef struct fewstep_device {
 } fewstep_device;
 
 typedef struct fewstep_dtype {
-  uint8_t code; /* DLDataTypeCode: 0 int, 1 uint, 2 float, 4 bfloat */
+  uint8_t code; /* DLDataTypeCode: 0 int, 1 uint, 2 float, 4 bfloat, 10 float8_e4m3fn */
   uint8_t bits;
   uint16_t lanes;
 } fewstep_dtype;

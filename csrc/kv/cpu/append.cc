@@ -7,6 +7,7 @@
 
 #include "core/cpu/parallel.h"
 #include "core/cpu/vec.h"
+#include "core/scaled_bytes.h"
 
 // One head at a time: into floats on the stack, turned, and out in the cache's type; rows that are
 // neither turned nor converted are copied. Requires: every slot and position in range; nothing
@@ -57,8 +58,9 @@ inline uint32_t bits_of(float x) {
   return u;
 }
 
-// Returns the scale.
-float store_int8(int8_t* __restrict p, int64_t D, const float* __restrict x) {
+// Scaled bytes of a head; returns the scale.
+template <DType kType>
+float store_bytes(uint8_t* __restrict p, int64_t D, const float* __restrict x) {
   uint32_t largest = 0;  // magnitudes compare as their bits do
   for (int64_t d = 0; d < D; ++d) {
     const uint32_t u = bits_of(x[d]) & 0x7fffffffu;
@@ -70,12 +72,9 @@ float store_int8(int8_t* __restrict p, int64_t D, const float* __restrict x) {
     memset(p, 0, size_t(D));
     return largest >= 0x7f800000u ? NAN : 0.0f;
   }
-  const float inverse = 127.0f / m;
-  for (int64_t d = 0; d < D; ++d) {
-    // 1.5 * 2^23: the sum's low bits are the product rounded to nearest even.
-    p[d] = (int8_t)bits_of(fmaf(x[d], inverse, 12582912.0f));
-  }
-  return m / 127.0f;
+  const float inverse = largest_number(kType) / m;
+  for (int64_t d = 0; d < D; ++d) p[d] = byte_of(kType, x[d], inverse);
+  return m / largest_number(kType);
 }
 
 void turn_neox(float* __restrict x, float* __restrict y, const float* __restrict cos,
@@ -165,10 +164,11 @@ void put_row(const AppendProblem& p, const AppendRows& r, int64_t n, int64_t b, 
   for (int64_t g = 0; g < p.G; ++g) {
     load_changed(from + g * r.head, p.in, p.D, change, x);
     char* head = to + g * r.cache.head;
-    if (p.out != DType::kI8) {
+    if (!r.scale.data) {
       store_floats(head, p.out, p.D, x);
     } else {
-      const float scale = store_int8((int8_t*)head, p.D, x);
+      const float scale = p.out == DType::kI8 ? store_bytes<DType::kI8>((uint8_t*)head, p.D, x)
+                                              : store_bytes<DType::kE4M3>((uint8_t*)head, p.D, x);
       char* target = r.scale.data + offset_of(p.pages, r.scale, b, slot) + g * r.scale.head;
       memcpy(target, &scale, sizeof scale);
     }

@@ -2,6 +2,7 @@
 #include "core/cuda/atomic.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/pack.h"
+#include "core/scaled_bytes.h"
 #include "kv/append.h"
 
 // Mapping: a warp has a head of a row of keys or values, a thread quads of its elements. Requires:
@@ -19,7 +20,7 @@ constexpr int kWarp = 32;
 struct Head {
   const char* from;
   char* to;     // null: the cache has no such slot
-  char* scale;  // of an int8 cache
+  char* scale;  // of a cache of scaled bytes
   const float *cos, *sin;
   bool turned;
   bool wide_from, wide_to;  // whole quads at once
@@ -70,14 +71,14 @@ struct AppendKernel {
     const uint32_t largest = s.largest[thread.index / kWarp];
     const float m = vec::float_of_bits({largest}).v;
     const bool finite = largest < 0x7f800000u, zero = !finite || m <= 0x1p-100f;
-    const float inverse = zero ? 0.0f : 127.0f / m;
+    const float inverse = zero ? 0.0f : largest_number(p.out) / m;
     for (int64_t d = thread.index % kWarp * kQuad; d < p.D; d += kWarp * kQuad) {
       float x[kQuad];
       load(head, d, x);
-      put_int8(head, d, x, inverse, zero);
+      put_bytes(head, d, x, inverse, zero);
     }
     if (thread.index % kWarp != 0) return;
-    const float scale = zero ? 0.0f : m / 127.0f;
+    const float scale = zero ? 0.0f : m / largest_number(p.out);
     *(gpu::Word*)head.scale = finite ? vec::bits({scale}).v : 0x7fc00000u;  // or NaN
   }
 
@@ -191,14 +192,13 @@ struct AppendKernel {
     w[1] = gpu::narrow_pair(p.out, x[2], x[3]);
   }
 
-  FEWSTEP_HOST_DEVICE void put_int8(const Head& head, int64_t d, const float x[kQuad],
-                                    float inverse, bool zero) const {
+  FEWSTEP_HOST_DEVICE void put_bytes(const Head& head, int64_t d, const float x[kQuad],
+                                     float inverse, bool zero) const {
     uint32_t word = 0;
     FEWSTEP_UNROLL
     for (int i = 0; i < kQuad; ++i) {
-      // 1.5 * 2^23: the sum's low bits are the product rounded to nearest even.
-      const uint32_t q = zero ? 0 : vec::bits({fmaf(x[i], inverse, 12582912.0f)}).v & 0xffu;
-      word |= q << (8 * i);
+      const uint32_t byte = zero ? 0 : byte_of(p.out, x[i], inverse);
+      word |= byte << (8 * i);
     }
     char* to = head.to + d;
     if (head.wide_to && d + kQuad <= p.D) {
@@ -221,7 +221,7 @@ void launch_append(const AppendProblem& p) {
 }  // namespace
 
 void append(const AppendProblem& p) {
-  if (p.out == DType::kI8) {
+  if (contains(kScaledBytes, p.out)) {
     launch_append<true>(p);
   } else {
     launch_append<false>(p);
