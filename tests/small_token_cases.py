@@ -188,7 +188,9 @@ def attention_cases(few: bool) -> Iterator[dict[str, Any]]:
         arrays = {n: x for n, x in a.items() if isinstance(x, np.ndarray)}
         rows = ("q", "k", "v", "draft_k", "draft_v")
         dtypes = {
-            n: "int8" if x.dtype == np.int8 else dtype for n, x in arrays.items() if n in rows
+            n: attention.cache_dtype(a, dtype) if n in ("k", "v") else dtype
+            for n in rows
+            if n in arrays
         }
         heads = a["q"].shape[:2]
         yield {

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import fewstep
-from cases.attention import CASES, DTYPES, problem, rounded
+from cases.attention import CASES, DTYPES, cache_dtype, problem, rounded
 from harness import Worker
 from reference import attention as reference
+from reference.kv import e4m3_values
 
 ULP = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 ARRAYS = ("q", "k", "v", "draft_k", "draft_v")
@@ -26,7 +27,7 @@ def run(worker: Worker, a: dict[str, Any], dtype: str, **more: Any) -> dict[str,
         if not isinstance(value, np.ndarray):
             options[name] = value
         elif name in ARRAYS:
-            inputs[name] = (value, "int8" if value.dtype == np.int8 else dtype)
+            inputs[name] = (value, cache_dtype(a, dtype) if name in ("k", "v") else dtype)
         else:
             inputs[name] = (value, KINDS.get(name, "int32"))
     out_type = more.pop("out_type", dtype)
@@ -70,17 +71,32 @@ def test_matches_float64(kernel_worker: Worker, name: str) -> None:
         assert np.abs(got["lse"] - lse)[finite].max(initial=0.0) <= limit
 
 
-@pytest.mark.parametrize("name", ["ragged cache", "pages of 3 view", "int8 view", "everything"])
+@pytest.mark.parametrize(
+    "name",
+    ["ragged cache", "pages of 3 view", "int8 view", "float8_e4m3fn view", "everything"],
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_bits_on_every_isa(workers: dict[str, Worker], name: str, dtype: str) -> None:
-    """All but bfloat16 where AVX512-BF16 multiplies it, which int8 caches do not use."""
+    """All but bfloat16 where AVX512-BF16 multiplies it, which caches of bytes do not use."""
     a = wanted(name, dtype)[0]
-    exempt = dtype == "bfloat16" and a["k"].dtype != np.int8
+    exempt = cache_dtype(a, dtype) == "bfloat16"
     isas = [i for i in fewstep.info()["cpu"]["available"] if not (exempt and i == "avx512_bf16")]
     results = [run(workers[isa], a, dtype) for isa in isas]
     for other in results[1:]:
         assert np.array_equal(other["out"], results[0]["out"])
         assert np.array_equal(other["lse"], results[0]["lse"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_float8_number_is_read_exactly(kernel_worker: Worker, dtype: str) -> None:
+    """A row that sees one key has its value, here the 256 codes: also subnormals and NaN."""
+    numbers = e4m3_values().astype(np.float32)
+    a = problem([(1, 1)], dim=256, heads=1, groups=1, draft="none", cache="float8_e4m3fn")
+    a |= {"q": np.zeros_like(a["q"]), "v": np.broadcast_to(numbers, a["v"].shape)}
+    for scale in (1.0, 0.3, 2.0**-130):
+        a["v_scale"] = np.full_like(a["v_scale"], scale)
+        got = run(kernel_worker, a, dtype, out_type="float32")["out"][0, 0]
+        assert np.array_equal(got, numbers * np.float32(scale), equal_nan=True)
 
 
 def test_float32_out(kernel_worker: Worker) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fewstep
-from cases.attention import DTYPES, problem, rounded, tree_bits
+from cases.attention import DTYPES, cache_dtype, problem, rounded, tree_bits
 from harness import Worker
 from reference import attention as reference
+from reference.kv import SCALED
 from test_attention import ULP, run
 
 LONG = [(2100, 5), (1030, 4), (40, 1)]  # several parts, tiles and one
@@ -205,14 +206,16 @@ def test_any_problem_matches_float64(data: st.DataObject) -> None:
         draft=draft,
         page=draw(st.integers(0, 40)),
         tree=draw(st.sampled_from(["", "star", "random"])),
-        int8=draw(st.booleans()),
+        cache=draw(st.sampled_from(["", *SCALED])),
         sinks=draw(st.booleans()),
         softcap=draw(st.sampled_from([0.0, 5.0])),
         window=draw(st.integers(0, 200)),
         seed=draw(st.integers(0, 99)),
     )
     lse = np.empty(a["q"].shape[:2], np.float32)
-    out = fewstep.tree.attention(**a, lse=lse, deterministic=draw(st.booleans()))
+    kind = getattr(torch, cache_dtype(a, "float32"))
+    caches = {name: torch.from_numpy(a[name]).to(kind) for name in ("k", "v")}
+    out = fewstep.tree.attention(**a | caches, lse=lse, deterministic=draw(st.booleans()))
     exact, logs = reference.attention(**a)
     assert np.abs(out - exact).max(initial=0.0) <= 1e-5 * np.abs(exact).max(initial=1.0)
     finite = np.isfinite(logs)

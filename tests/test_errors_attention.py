@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cases.attention import problem
 from fewstep import tree
@@ -32,6 +33,7 @@ def paged(page: int) -> Any:
 
 SCALES = np.ones((2, 9, 2), np.float32)
 BYTES = np.zeros((2, 9, 2, 16), np.int8)
+FLOAT8 = torch.zeros(2, 9, 2, 16).to(torch.float8_e4m3fn)
 SHARED = np.zeros((3, 4, 16), np.float32)
 
 ATTENTION: list[tuple[Call, str]] = [
@@ -42,7 +44,7 @@ ATTENTION: list[tuple[Call, str]] = [
     ),
     (
         call(k=BASE["k"].astype(np.float16)),
-        "'k' must have dtype float32 or int8, got float16",
+        "'k' must have dtype float32 or int8 or float8_e4m3fn, got float16",
     ),
     (call(v=BASE["v"].astype(np.float16)), "'v' must have dtype float32, got float16"),
     (call(k=zeros(2, 9, 2, 32)), "'k' must have shape [P=2, T=9, G=2, D=16], got [2, 9, 2, 32]"),
@@ -69,9 +71,17 @@ ATTENTION: list[tuple[Call, str]] = [
     ),
     (
         call(k_scale=SCALES),
-        "'k_scale' must be left out unless the cache is int8, got a float32 cache",
+        "'k_scale' must be left out unless the cache is int8 or float8_e4m3fn, got a float32 cache",
     ),
     (call(k=BYTES, v=BYTES), "'k_scale' must be given, got NULL"),
+    (call(k=FLOAT8, v=FLOAT8, v_scale=SCALES), "'k_scale' must be given, got NULL"),
+    (call(k=FLOAT8, v=FLOAT8, k_scale=SCALES), "'v_scale' must be given, got NULL"),
+    (call(k=FLOAT8), "'v' must have dtype float8_e4m3fn, got float32"),
+    (call(k=FLOAT8, v=BYTES), "'v' must have dtype float8_e4m3fn, got int8"),
+    (
+        call(q=torch.zeros(3, 4, 16).to(torch.float8_e4m3fn)),
+        "'q' must have dtype float32 or float16 or bfloat16, got float8_e4m3fn",
+    ),
     (
         call(k=BYTES, v=BYTES, k_scale=SCALES, v_scale=zeros(2, 9, 1)),
         "'v_scale' must have shape [P=2, T=9, G=2], got [2, 9, 1]",

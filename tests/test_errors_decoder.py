@@ -61,7 +61,7 @@ LAYERS: list[tuple[dict[str, Any], str]] = [
     ({"eps": -1.0}, "'norm[0]' must have an eps that is finite and 0 or more, got -1"),
     ({"window": -1}, "'window[0]' must be 0 or more, got -1"),
     ({"k_cache": zeros(3, 4, 1, 16, dtype=np.float16)},
-     "'k_cache[0]' must have dtype float32 or int8, got float16"),
+     "'k_cache[0]' must have dtype float32 or int8 or float8_e4m3fn, got float16"),
     ({"v_cache": zeros(3, 4, 2, 16)},
      "'v_cache[0]' must have shape [P=3, T=4, G=1, D=16], got [3, 4, 2, 16]"),
     ({"k_cache": zeros(3, 0, 1, 16), "v_cache": zeros(3, 0, 1, 16)},
@@ -73,7 +73,8 @@ LAYERS: list[tuple[dict[str, Any], str]] = [
     ({"k_cache": SHARED, "v_cache": SHARED},
      "'v_cache[0]' must not overlap 'k_cache[0]', got shared memory"),
     (int8(False), "'k_scale[0]' must be given, got NULL"),
-    ({"k_scale": zeros(3, 4, 1)}, "'k_scale[0]' must be left out but for int8 caches, got one"),
+    ({"k_scale": zeros(3, 4, 1)},
+     "'k_scale[0]' must be left out but for int8 and float8_e4m3fn caches, got one"),
 ]  # fmt: skip
 DECODERS: list[tuple[dict[str, Any], str]] = [
     ({"scale": -1.0}, "'scale' must be finite and 0 or more, got -1"),

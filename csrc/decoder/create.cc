@@ -81,19 +81,18 @@ struct Reader {
 
 void read_cache(const fewstep_decoder_layer& a, int l, ArgCheck& check, fewstep_decoder* d,
                 Layer* layer) {
-  const DTypeSet types = l == 0 ? only(d->type) | DType::kI8 : only(d->cache_type);
+  const DTypeSet types = l == 0 ? only(d->type) | kScaledBytes : only(d->cache_type);
   const StridedView k = check.out_strided({"k_cache", l}, a.k_cache, types, "P T G D");
   const StridedView v = check.out_strided({"v_cache", l}, a.v_cache, only(k.dtype), "P T G D");
   d->cache_type = k.dtype;
   layer->k = kv::cache_of(k);
   layer->v = kv::cache_of(v);
-  if (k.dtype == DType::kI8) {
+  if (contains(kScaledBytes, k.dtype)) {
     const DTypeSet f32 = only(DType::kF32);
     layer->k_scale = kv::cache_of(check.out_strided({"k_scale", l}, a.k_scale, f32, "P T G"));
     layer->v_scale = kv::cache_of(check.out_strided({"v_scale", l}, a.v_scale, f32, "P T G"));
   } else if (a.k_scale || a.v_scale) {
-    check.fail({a.k_scale ? "k_scale" : "v_scale", l}, "must be left out but for int8 caches",
-               "one");
+    check.fail({a.k_scale ? "k_scale" : "v_scale", l}, kv::kNoScale, "one");
   }
   kv::check_apart(check, l,
                   {{"k_cache", a.k_cache},

@@ -54,17 +54,18 @@ Tokens cache_of(const StridedView& v) {
 }
 
 void check_cache(const fewstep_tree_attention_args& a, ArgCheck& check, AttentionProblem* p) {
-  const StridedView k = check.in_strided("k", a.k, p->q_type | DType::kI8, "P T G D");
+  const StridedView k = check.in_strided("k", a.k, only(p->q_type) | kScaledBytes, "P T G D");
   const StridedView v = check.in_strided("v", a.v, only(k.dtype), "P T G D");
   p->k = cache_of(k);
   p->v = cache_of(v);
   p->kv_type = k.dtype;
-  const bool is_int8 = p->kv_type == DType::kI8;
-  if (!is_int8 && (a.k_scale || a.v_scale)) {
-    check.fail(a.k_scale ? "k_scale" : "v_scale", "must be left out unless the cache is int8",
+  const bool is_scaled = contains(kScaledBytes, p->kv_type);
+  if (!is_scaled && (a.k_scale || a.v_scale)) {
+    check.fail(a.k_scale ? "k_scale" : "v_scale",
+               "must be left out unless the cache is int8 or float8_e4m3fn",
                "a " + std::string(name_of(p->kv_type)) + " cache");
   }
-  if (is_int8) {
+  if (is_scaled) {
     const StridedView ks = check.in_strided("k_scale", a.k_scale, only(DType::kF32), "P T G");
     const StridedView vs = check.in_strided("v_scale", a.v_scale, only(DType::kF32), "P T G");
     p->k_scale = {ks.as<const float>(), ks.strides[0], ks.strides[1], ks.strides[2]};

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cases.tree import random_tree
+from reference.kv import SCALED, e4m3_values
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -44,7 +45,7 @@ def problem(
     draft: str = "cache",
     page: int = 0,
     tree: str = "",
-    int8: bool = False,
+    cache: str = "",
     sinks: bool = False,
     seed: int = 0,
     spread: float = 1.0,
@@ -53,7 +54,8 @@ def problem(
     """Arguments of the op for requests of (prefix, rows), with q, k, v rounded to `dtype`.
 
     `page` is the tokens of a page, 0 for a contiguous cache; `tree` is "star" or "random"; and
-    `earlier` the tokens of each request's block before its rows, between prefix and rows.
+    `earlier` the tokens of each request's block before its rows, between prefix and rows. `cache`
+    is the type of a cache of bytes: float8_e4m3fn numbers are given as float32.
     """
     rng = np.random.default_rng([77, seed])
     ends = np.cumsum([0, *(rows for _, rows in requests)]).astype(np.int32)
@@ -73,7 +75,11 @@ def problem(
         shape = (batch, longest + 2, groups, dim)
     a["q"] = rounded(spread * rng.normal(size=(total, heads, dim)), dtype)
     for name in ("k", "v"):
-        if int8:
+        if cache == "float8_e4m3fn":
+            numbers = e4m3_values()
+            a[name] = rng.choice(numbers[np.isfinite(numbers)], shape).astype(np.float32)
+            a[f"{name}_scale"] = rng.uniform(0.003, 0.01, shape[:3]).astype(np.float32)
+        elif cache:
             a[name] = rng.integers(-127, 128, shape).astype(np.int8)
             a[f"{name}_scale"] = rng.uniform(0.01, 0.03, shape[:3]).astype(np.float32)
         else:
@@ -101,6 +107,13 @@ def problem(
     return a
 
 
+def cache_dtype(a: dict[str, Any], dtype: str) -> str:
+    """Return the type of a problem's cache, beside rows of `dtype`."""
+    if a["k"].dtype == np.int8:
+        return "int8"
+    return "float8_e4m3fn" if "k_scale" in a else dtype
+
+
 def _cases() -> dict[str, dict[str, Any]]:
     """Problems by name, small enough for the scalar kernels."""
     table: dict[str, dict[str, Any]] = {
@@ -120,13 +133,13 @@ def _cases() -> dict[str, dict[str, Any]]:
     }
     ragged = [(0, 1), (10, 0), (129, 4), (0, 0), (3, 7), (0, 33)]
     for draft in ("cache", "view", "none"):
-        table[f"ragged {draft}"] = {"requests": ragged, "draft": draft}
-        table[f"tree {draft}"] = {"requests": ragged, "draft": draft, "tree": "random"}
+        own = {"requests": ragged, "draft": draft}
+        table[f"ragged {draft}"] = own
+        table[f"tree {draft}"] = {**own, "tree": "random"}
         for page in (1, 3, 16, 128):
-            table[f"pages of {page} {draft}"] = {
-                "requests": ragged, "draft": draft, "page": page, "tree": "random",
-            }  # fmt: skip
-        table[f"int8 {draft}"] = {"requests": ragged, "draft": draft, "int8": True, "page": 5}
+            table[f"pages of {page} {draft}"] = {**own, "page": page, "tree": "random"}
+        for kind in SCALED:
+            table[f"{kind} {draft}"] = {**own, "cache": kind, "page": 5}
         table[f"window {draft}"] = {"requests": [(300, 5), (4, 3)], "draft": draft, "window": 9}
         table[f"window tree {draft}"] = {
             "requests": [(150, 40), (4, 3)], "draft": draft, "window": 5, "tree": "random",

@@ -107,6 +107,14 @@ inline void stream_bf16(uint16_t* p, F32 a) { _mm_stream_si128((__m128i*)p, narr
 inline F32 load_i8(const int8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)))};
 }
+inline F32 load_e4m3(const uint8_t* p) {
+  const __m128i x = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i*)p)), 7);
+  const __m128i half = _mm_and_si128(x, _mm_set1_epi16((int16_t)0xbf80));
+  const __m128i rest = _mm_and_si128(x, _mm_set1_epi16(0x3f80));
+  const __m128i nan = _mm_cmpeq_epi16(rest, _mm_set1_epi16(0x3f80));
+  const __m128i quiet = _mm_and_si128(nan, _mm_set1_epi16(0x7e00));
+  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(half, quiet)), _mm256_set1_ps(256.0f))};
+}
 
 inline void stream_fence() { _mm_sfence(); }
 inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }

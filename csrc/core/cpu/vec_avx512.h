@@ -115,6 +115,15 @@ inline void stream_bf16(uint16_t* p, F32 a) { _mm256_stream_si256((__m256i*)p, n
 inline F32 load_i8(const int8_t* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))};
 }
+// Of core/e4m3.h, by way of float16, which has the exponent's bits too, with a bias more by 8.
+inline F32 load_e4m3(const uint8_t* p) {
+  const __m256i x = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), 7);
+  const __m256i half = _mm256_and_si256(x, _mm256_set1_epi16((int16_t)0xbf80));
+  const __m256i rest = _mm256_and_si256(x, _mm256_set1_epi16(0x3f80));
+  const __m256i nan = _mm256_cmpeq_epi16(rest, _mm256_set1_epi16(0x3f80));
+  const __m256i quiet = _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00));
+  return {_mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(half, quiet)), _mm512_set1_ps(256.0f))};
+}
 
 inline void stream_fence() { _mm_sfence(); }
 // Into the second-level cache: asking the first for more than it holds costs a third of the

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "core/e4m3.h"
 #include "core/host_device.h"
 
 // One lane of portable C++, which defines what the vector ISAs and CUDA must give. See vec.h;
@@ -104,6 +105,7 @@ FEWSTEP_HOST_DEVICE inline void store_bf16(uint16_t* p, F32 a) { *p = narrow_bf1
 FEWSTEP_HOST_DEVICE inline void stream_bf16(uint16_t* p, F32 a) { *p = narrow_bf16(a); }
 
 FEWSTEP_HOST_DEVICE inline F32 load_i8(const int8_t* p) { return {(float)*p}; }
+FEWSTEP_HOST_DEVICE inline F32 load_e4m3(const uint8_t* p) { return {widen_e4m3(*p)}; }
 
 FEWSTEP_HOST_DEVICE inline void stream_fence() {}
 FEWSTEP_HOST_DEVICE inline void prefetch(const void*) {}

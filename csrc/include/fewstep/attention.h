@@ -28,8 +28,8 @@ typedef struct fewstep_tree_attention_args {
   const fewstep_tensor* q;          /* [N, H, D] */
   const fewstep_tensor* k;          /* [P, T, G, D] */
   const fewstep_tensor* v;          /* [P, T, G, D] */
-  const fewstep_tensor* k_scale;    /* [P, T, G] f32, with an int8 cache */
-  const fewstep_tensor* v_scale;    /* [P, T, G] f32, with an int8 cache */
+  const fewstep_tensor* k_scale;    /* [P, T, G] f32, with a cache of bytes */
+  const fewstep_tensor* v_scale;    /* [P, T, G] f32, with a cache of bytes */
   const fewstep_tensor* page_table; /* [B, M] i32, or NULL: page b is request b's cache */
   const fewstep_tensor* kv_len;     /* [B] i32 */
   const fewstep_tensor* indptr;     /* [B + 1] i32 */
@@ -98,11 +98,12 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  *          depth [N]  sinks [H]  out [N, H, D]  lse [N, H]  workspace [X];
  *          D a multiple of 16 up to 256; H = 1 to 16 times G; 32 W >= tokens of every block;
  *          P = B without a page table; rows <= block <= kv_len
- * Types    q: f32 f16 bf16; k, v: q's, or int8 with scales, x = scale * int8; draft_k, draft_v:
- *          q's; bits: u32 or i32; page_table, kv_len, indptr, block, depth: i32; sinks, k_scale,
- *          v_scale, lse: f32; out: q's or f32; workspace: i64; arithmetic f32; of a bf16 cache the
- *          kernels for AVX512-BF16 round the weights w to bf16 before the second product and take
- *          subnormals for zero; those for CUDA round them to the type of a 16-bit cache
+ * Types    q: f32 f16 bf16; k, v: q's, or int8 or float8_e4m3fn with scales, x = scale * number;
+ *          draft_k, draft_v: q's; bits: u32 or i32; page_table, kv_len, indptr, block, depth: i32;
+ *          sinks, k_scale, v_scale, lse: f32; out: q's or f32; workspace: i64; arithmetic f32; of a
+ *          bf16 cache the kernels for AVX512-BF16 round the weights w to bf16 before the second
+ *          product and take subnormals for zero; those for CUDA round them to the type of a 16-bit
+ *          cache
  * Layout   last dimension contiguous, the others strided, zero strides of inputs included;
  *          workspace contiguous
  * Alias    out, lse and workspace overlap nothing; inputs may overlap each other

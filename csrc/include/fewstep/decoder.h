@@ -43,8 +43,8 @@ typedef struct fewstep_decoder_layer {
   fewstep_decoder_norm k_norm;   /* [D], of each head of keys; weight NULL for none */
   const fewstep_tensor* k_cache; /* [P, T, G, D] */
   const fewstep_tensor* v_cache; /* [P, T, G, D] */
-  const fewstep_tensor* k_scale; /* [P, T, G] f32, for int8 caches */
-  const fewstep_tensor* v_scale; /* [P, T, G] f32, for int8 caches */
+  const fewstep_tensor* k_scale; /* [P, T, G] f32, for int8 and float8 caches */
+  const fewstep_tensor* v_scale; /* [P, T, G] f32, for int8 and float8 caches */
 } fewstep_decoder_layer;
 
 #define FEWSTEP_DECODER_LAYER_INIT \

@@ -33,7 +33,7 @@ inline bool has_columns(const AttentionProblem& p, int64_t rows) {
 inline bool is_stream(const AttentionProblem& p, int64_t rows) {
   if (has_columns(p, rows)) return false;
   if (rows > kFewRows && !has_blocks(rows)) return false;
-  return takes_pairs(p) ? p.D % 32 == 0 : p.kv_type != DType::kI8;
+  return takes_pairs(p) ? p.D % 32 == 0 : !is_byte(p.kv_type);
 }
 
 // Blocks of a stream's rows.

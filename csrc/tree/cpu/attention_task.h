@@ -312,6 +312,7 @@ void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, in
   if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, s);
   if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, s);
   if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, s);
+  if (p.kv_type == DType::kE4M3) do_single<DType::kE4M3>(p, task, tile, begin, s);
 }
 
 }  // namespace

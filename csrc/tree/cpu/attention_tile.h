@@ -54,16 +54,19 @@ inline void find_rows(const AttentionProblem& p, int64_t b, int g, int64_t begin
   }
 }
 
-constexpr int bytes_of(DType type) { return type == DType::kF32 ? 4 : type == DType::kI8 ? 1 : 2; }
+constexpr bool is_byte(DType type) { return type == DType::kI8 || type == DType::kE4M3; }
+constexpr int bytes_of(DType type) { return is_byte(type) ? 1 : type == DType::kF32 ? 4 : 2; }
 
-// Elements [d, d + kLanes) of key or value j of a tile as floats; q_type is for drafts beside an
-// int8 cache.
+// Elements [d, d + kLanes) of key or value j of a tile as floats; q_type is for drafts beside a
+// cache of scaled bytes.
 template <DType kType>
 inline F32 load_tile(const TileRows& rows, const char* const* row, const float* scale, int j, int d,
                      DType q_type) {
-  if (kType != DType::kI8) return load_row(kType, row[j], d);
+  if (!is_byte(kType)) return load_row(kType, row[j], d);
   if (j >= rows.cached) return load_row(q_type, row[j], d);
-  return vec::mul(vec::load_i8((const int8_t*)row[j] + d), vec::set(scale[j]));
+  const F32 number = kType == DType::kI8 ? vec::load_i8((const int8_t*)row[j] + d)
+                                         : vec::load_e4m3((const uint8_t*)row[j] + d);
+  return vec::mul(number, vec::set(scale[j]));
 }
 
 // Packs keys as panels [D][kPanel] of floats; keys past the last are zero. Flattened, since a

@@ -84,7 +84,7 @@ void attend(const AttentionProblem& p, bool is_wide) {
     attend_halves<true, kWidth>(p, is_wide);
   } else if (p.kv_type == DType::kF16) {
     attend_halves<false, kWidth>(p, is_wide);
-  } else if (p.kv_type == DType::kI8) {
+  } else if (contains(kScaledBytes, p.kv_type)) {
     launch_rows<FloatAttentionKernel<true, kWidth>>(p, false);
   } else {
     launch_rows<FloatAttentionKernel<false, kWidth>>(p, is_wide);

@@ -2,9 +2,10 @@
 #pragma once
 
 #include "core/cuda/async_copy.h"
+#include "core/scaled_bytes.h"
 #include "tree/cuda/attention_rows.h"
 
-// Attention in float32: of float32 itself, and of any type to an int8 cache.
+// Attention in float32: of float32 itself, and of any type to a cache of scaled bytes.
 //
 // Mapping: a block has up to 16 rows of a KV head and a part of its keys, and walks over tiles of
 // 32, which lie in shared memory as floats. A warp has four rows: a thread their logits of one key,
@@ -13,7 +14,7 @@ namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
 // kWidth: the head dims that there is room for.
-template <bool kIsInt8, int kWidth>
+template <bool kIsScaled, int kWidth>
 struct FloatAttentionKernel {
   static constexpr int kThreads = 128, kBlocks = 1;
   static constexpr int kRows = 16, kTile = 32, kWarpRows = 4;
@@ -115,8 +116,9 @@ struct FloatAttentionKernel {
     if (!from) return quad;
     FEWSTEP_UNROLL
     for (int i = 0; i < 4; ++i) {
-      quad.x[i] = kIsInt8 && !row.is_draft ? scale * (float)((const int8_t*)from)[d + i]
-                                           : element_of_q(from, d + i);
+      quad.x[i] = kIsScaled && !row.is_draft
+                      ? scale * number_of_byte(p.kv_type, ((const uint8_t*)from)[d + i])
+                      : element_of_q(from, d + i);
     }
     return quad;
   }
@@ -131,7 +133,7 @@ struct FloatAttentionKernel {
       if (d >= p.D) continue;
       const KeyRow& row = rows[j];
       const char* from = kIsKeys ? row.k : row.v;
-      if (!kIsInt8 && is_wide && from) {
+      if (!kIsScaled && is_wide && from) {
         gpu::copy16_async(&to[j][d], from + 4 * d);
       } else {
         *(Quad*)&to[j][d] = quad_of(row, from, kIsKeys ? row.k_scale : row.v_scale, d);

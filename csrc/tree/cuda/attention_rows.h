@@ -108,7 +108,7 @@ FEWSTEP_HOST_DEVICE inline const char* query_of(const AttentionProblem& p,
 // Where key i lies and its value; null where there is none.
 struct KeyRow {
   const char *k, *v;
-  float k_scale, v_scale;  // of an int8 cache
+  float k_scale, v_scale;  // of a cache of scaled bytes
   bool is_draft;           // in memory of its own
 };
 
