@@ -36,7 +36,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> target.Target:
     monkeypatch.setattr(cache, "BATCH", 3)
     monkeypatch.setattr(cache, "TOKENS", 128)
     monkeypatch.setattr(attention, "QUICK", (TREE,))
-    monkeypatch.setattr(attention.torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     for section in CASES:
         monkeypatch.setattr(section, "BUDGET_S", 0.01)
     for section in (sampling, verification):

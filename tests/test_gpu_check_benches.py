@@ -41,7 +41,7 @@ def test_every_benchmark_with_cuda_kernels_runs_and_rows_add_up(tmp_path: Path) 
     outcome = benches(check, 60.0)
     assert outcome.state == "passed"
     assert [row["op"] for row in outcome.data["rows"]] == list(BENCHMARKS)
-    assert {"solver", "guidance", "decode", "generate"} <= set(BENCHMARKS)
+    assert {"solver", "guidance", "decode", "generate", "linear"} <= set(BENCHMARKS)
     for command in check.commands:
         assert command[-1] == "--quick"
         assert command[command.index("--device") + 1] == "cuda"

@@ -80,14 +80,15 @@ def linear(
     quick: Annotated[bool, typer.Option("--quick", help="Only what has a bar.")] = False,
     case: Case = None,
     threads: Threads = None,
+    device: Device = "cpu",
     out: Out = None,
 ) -> None:
     """Time linear layers of a few rows against torch and the machine's limits."""
     need("linear", "torch")
-    from .linear import NAMES, run, table
-
-    options = options_of(check_cases(case, NAMES), threads, quick)
-    carry_out("linear", run, options, _target("linear", "cpu"), as_json, out, table)
+    bench = _module("linear_device" if device == "cuda" else "linear")
+    options = options_of(check_cases(case, bench.NAMES), threads, quick)
+    target = _target("linear", device)
+    carry_out("linear", bench.run, options, target, as_json, out, bench.table)
 
 
 @app.command()
@@ -104,7 +105,7 @@ def generate(
     On a GPU: a generator's cycle against its model alone.
     """
     need("generate", "torch", *(() if device == "cuda" else ("transformers",)))
-    bench: Any = import_module(f".{'cycle' if device == 'cuda' else 'generate'}", __package__)
+    bench = _module("cycle" if device == "cuda" else "generate")
     options = options_of(check_cases(case, bench.NAMES), threads, quick)
     target = _target("generate", device)
     carry_out("generate", bench.run, options, target, as_json, out, bench.table)
@@ -113,3 +114,8 @@ def generate(
 def _need(command: str, device: str) -> None:
     """Ask for rivals, but not on a GPU's machine: cut off from registries, the rest is measured."""
     need(command, "torch", *(() if device == "cuda" else ("diffusers",)))
+
+
+def _module(name: str) -> Any:
+    """Return a benchmark whose cases depend on the device."""
+    return import_module(f".{name}", __package__)

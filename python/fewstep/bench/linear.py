@@ -67,19 +67,25 @@ Call = Callable[[], Any]
 class Layer:
     """One weight, packed and plain, and inputs for it."""
 
-    def __init__(self, kind: str, shape: tuple[int, int]) -> None:
-        self.kind, self.shape = kind, shape
+    def __init__(self, kind: str, shape: tuple[int, int], device: Any = "cpu") -> None:
+        self.kind, self.shape, self.device = kind, shape, device
         self.dtype = torch.float32 if kind == "float32" else torch.bfloat16
-        generator = torch.Generator().manual_seed(9)
-        weight = torch.randn(shape, generator=generator) * shape[1] ** -0.5
+        weight = self._normals(9, *shape) * shape[1] ** -0.5
         self.weight = weight.to(self.dtype)
         self.packed = fewstep.linear.pack(self.weight, kind=kind)
 
+    def _normals(self, seed: int, *shape: int) -> torch.Tensor:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return torch.randn(shape, generator=generator, device=self.device)
+
+    def inputs(self, rows: int) -> torch.Tensor:
+        """Return what the layer is applied to."""
+        return self._normals(10, rows, self.shape[1]).to(self.dtype)
+
     def calls(self, rows: int) -> dict[str, Call]:
         """Return our call and the rivals', checked against each other."""
-        outputs, inputs = self.shape
-        x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(10)).to(self.dtype)
-        out = torch.empty(rows, outputs, dtype=self.dtype)
+        x = self.inputs(rows)
+        out = torch.empty(rows, self.shape[0], dtype=self.dtype, device=self.device)
         transposed = self.weight.clone().t()
         ours = partial(fewstep.linear.run, x, self.packed, out=out)
         exact = fewstep.linear.unpack(self.packed).float()
@@ -91,11 +97,11 @@ class Layer:
             "torch.mm": partial(torch.mm, x, transposed),
         }
 
-    def head(self, rows: int, threads: int) -> Row:
+    def head(self, rows: int) -> Row:
         """Return the keys of a row that say what is measured."""
         outputs, inputs = self.shape
         head: Row = {"op": "linear.run", "case": self.kind, "M": rows, "I": inputs, "O": outputs}
-        return head | {"dtype": str(self.dtype).removeprefix("torch."), "threads": threads}
+        return head | {"dtype": str(self.dtype).removeprefix("torch.")}
 
 
 def timed(calls: dict[str, Call]) -> dict[str, Timing]:
@@ -124,7 +130,7 @@ def measured(layer: Layer, rows: int, threads: int, gemm: float) -> Iterator[Row
         one, two = (torch.from_numpy(np.empty(count, np.float32)).fill_(1.0) for _ in range(2))
         calls |= {"sum": one.sum, "dot": partial(torch.dot, two, two)}
     times = timed(calls)
-    ours, head = times["ours"], layer.head(rows, threads)
+    ours, head = times["ours"], layer.head(rows) | {"threads": threads}
     for name in ("torch.linear", "torch.mm"):
         yield timed_row(head, name, ours, times[name], spread=True)
     row = timed_row(head, "torch best", ours, faster(times, "torch.linear", "torch.mm"))
@@ -150,8 +156,8 @@ def against_ourselves(layer: Layer, threads: int, gemm: float) -> Iterator[Row]:
     rows, bar = (16, ROWS_BAR) if layer.kind == "bfloat16" else (1, INT8_BAR)
     calls = {"ours": layer.calls(rows)["ours"], "one": one.calls(1)["ours"]}
     times = timed(calls | {"other": one.weight.float().sum})  # takes the weights from the cache
-    rival = "fewstep, bfloat16, M=1"
-    row = timed_row(layer.head(rows, threads), rival, times["ours"], times["one"])
+    head, rival = layer.head(rows) | {"threads": threads}, "fewstep, bfloat16, M=1"
+    row = timed_row(head, rival, times["ours"], times["one"])
     add_bar(row, bar)
     if layer.kind == "bfloat16":
         row["attainable"] = round(times["one"].median_us / (gemm * rows), 3)
@@ -187,7 +193,7 @@ def run(
     progress : callable
         Called with a line about what is measured next.
     target : Target, optional
-        The CPU, which is where these ops run.
+        The CPU, of which this is; `fewstep.bench.linear_device` is of a GPU.
     keep : callable, optional
         Called with the rows so far whenever there are more.
 

@@ -8,12 +8,9 @@ its keys there. Each is a captured graph, on all sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
-import torch
-
-from ... import cases
 from ...bandwidth import copies, copy_row
+from ...ceilings import product, product_row
 from ...rivals import flashinfer
 from ...rivals.flex import flex
 from ...rows import (
@@ -22,7 +19,6 @@ from ...rows import (
     add_bar,
     check,
     difference,
-    limit_row,
     reason_of,
     timed_row,
     unmeasured_row,
@@ -79,7 +75,7 @@ def _measured(size: Size, target: Target) -> Iterator[Row]:
     timed = {"ours": Timed(rotated(ours))}
     timed |= {name: Timed(rotated(calls)) for name, calls in replayed.items()}
     if size.T >= 16:
-        timed |= {"gemm": _product(target)}
+        timed |= {"gemm": product(target)}
     times = interleaved(timed | copies(target), BUDGET_S, target.clock)
     best = min(forms, key=lambda name: times[name].median_us)
     for name in forms:
@@ -104,12 +100,6 @@ def _flex(problem: Problem) -> Call:
     return flex(problem.q, problem.k, problem.v, lambda b, h, row, key: problem.seen[row, key])
 
 
-def _product(target: Target) -> Timed:
-    n = cases.MATMUL
-    a, b, out = (torch.randn((n, n), device=target.device, dtype=torch.bfloat16) for _ in range(3))
-    return Timed(partial(torch.mm, a, b, out=out))
-
-
 def _copied(size: Size, head: Row, times: dict[str, Timing]) -> Row:
     row = copy_row(head, int(size.bytes), times)
     if size == SINGLE:
@@ -118,8 +108,7 @@ def _copied(size: Size, head: Row, times: dict[str, Timing]) -> Row:
 
 
 def _multiplied(size: Size, head: Row, times: dict[str, Timing]) -> Row:
-    us = times["gemm"].median_us * size.flops / (2.0 * cases.MATMUL**3)
-    row = limit_row(head, "gemm", times["ours"], Timing(us, us, us))
+    row = product_row(head, size.flops, times)
     if size == SIZES[-1]:
         add_bar(row, GEMM_SHARE, "share")
     return row
