@@ -56,9 +56,10 @@ class Model:
 
     def caches(self, G: int, D: int) -> dict[str, Any]:
         shape = (self.P, self.T, G, D)
-        if self.case.has("int8_cache"):
-            made = {n: self.rng.integers(-127, 128, shape).astype(np.int8) for n in "kv"}
-            out = {f"{n}_cache": self.torch.from_numpy(made[n]) for n in "kv"}
+        if self.case.scaled:
+            kind = getattr(self.torch, self.case.scaled)
+            made = {n: self.rng.integers(-127, 128, shape) for n in "kv"}
+            out = {f"{n}_cache": self.tensor(made[n], kind) for n in "kv"}
             for n in "kv":
                 scale = self.rng.uniform(0.5, 1, shape[:3]) / 127
                 out[f"{n}_scale"] = self.tensor(scale, self.torch.float32)
@@ -104,7 +105,7 @@ class Model:
         found = []
         for name in "kv":
             cache = getattr(layer, f"{name}_cache").float()
-            if self.case.has("int8_cache"):
+            if self.case.scaled:
                 cache = cache * getattr(layer, f"{name}_scale")[..., None]
             pages = [b] if self.table is None else self.table[b]
             found.append(cache[np.asarray(pages)].flatten(0, 1)[:length].numpy())

@@ -38,7 +38,10 @@ def paged(llama: Any) -> PagedModel:
     [
         ({"layers": 0}, "'layers' must lie in 1 to 3, the model's, got 0"),
         ({"layers": 4}, "'layers' must lie in 1 to 3, the model's, got 4"),
-        ({"cache_dtype": "int4"}, "'cache_dtype' must be int8 or None, got 'int4'"),
+        (
+            {"cache_dtype": "int4"},
+            "'cache_dtype' must be int8 or float8_e4m3fn or None, got 'int4'",
+        ),
         *(
             ({"vocabulary": np.array(ids)}, "'vocabulary' must hold ascending ids below 97, " + got)
             for ids, got in (
@@ -149,7 +152,7 @@ def test_caches(llama: Any) -> None:
     name = "fewstep.transformers.PagedCache"
     for options, message in (
         ({"tokens": 0}, "'tokens' must be 1 or more, got 0"),
-        ({"dtype": "int4"}, "'dtype' must be int8 or None, got 'int4'"),
+        ({"dtype": "int4"}, "'dtype' must be int8 or float8_e4m3fn or None, got 'int4'"),
     ):
         with pytest.raises(ValueError) as error:  # noqa: PT011
             PagedCache(llama, **options)

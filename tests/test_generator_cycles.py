@@ -50,7 +50,7 @@ def tokens(results: list[Any]) -> list[list[int]]:
     return [result.tokens for result in results]
 
 
-@pytest.mark.parametrize("cache_dtype", [None, "int8"])
+@pytest.mark.parametrize("cache_dtype", [None, "int8", "float8_e4m3fn"])
 def test_texts_are_those_without(cache_dtype: str | None) -> None:
     Recording.made = 0
     model = paged(Recording, cache_dtype=cache_dtype)

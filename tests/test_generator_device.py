@@ -77,8 +77,9 @@ def test_models_with_windows_and_caps(kind: str, device: None) -> None:
     assert texts("recycling", True, kind) == texts("recycling", False, kind)
 
 
-def test_an_int8_cache_and_pages_that_are_copied(device: None) -> None:
-    options = {"cache_dtype": "int8", "page_tokens": 4}
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_a_cache_of_bytes_and_pages_that_are_copied(device: None, dtype: str) -> None:
+    options = {"cache_dtype": dtype, "page_tokens": 4}
     assert texts("recycling", True, **options) == texts("recycling", False, **options)
 
 

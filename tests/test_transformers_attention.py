@@ -124,18 +124,19 @@ def test_a_cache_is_cropped_reset_and_repeated() -> None:
         assert torch.allclose(model(tokens, cache=cache).logits, want, atol=2e-5)
 
 
-def test_an_int8_cache_is_close_and_wants_our_attention() -> None:
+@pytest.mark.parametrize(("dtype", "share"), [("int8", 0.05), ("float8_e4m3fn", 0.1)])
+def test_a_cache_of_bytes_is_close_and_wants_our_attention(dtype: str, share: float) -> None:
     model = model_of("Llama")
     model.set_attn_implementation("fewstep")
-    cache = PagedCache(model, tokens=64, dtype="int8")
+    cache = PagedCache(model, tokens=64, dtype=dtype)
     with torch.no_grad():
         want = model(text(1, 30)).logits
         rows = model(text(1, 30), cache=cache).logits
-    assert 1e-6 < float((rows - want).abs().max()) < 0.05 * float(want.abs().max())
+    assert 1e-6 < float((rows - want).abs().max()) < share * float(want.abs().max())
     model.set_attn_implementation("sdpa")
     message = (
-        "fewstep.transformers.PagedCache: 'dtype' int8 must be read by attention 'fewstep', got "
-        "sdpa"
+        f"fewstep.transformers.PagedCache: 'dtype' {dtype} must be read by attention 'fewstep', "
+        "got sdpa"
     )
     with pytest.raises(NotImplementedError) as error, torch.no_grad():
         model(text(1, 3), cache=cache)

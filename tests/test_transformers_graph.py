@@ -44,7 +44,7 @@ def paged(**options: Any) -> PagedModel:
     return PagedModel(model_of("Llama"), pages=64, page_tokens=8, **options)
 
 
-@pytest.mark.parametrize("cache_dtype", [None, "int8"])
+@pytest.mark.parametrize("cache_dtype", [None, "int8", "float8_e4m3fn"])
 @pytest.mark.parametrize("drafts", [False, True])
 def test_texts_are_those_without(drafts: bool, cache_dtype: str | None) -> None:
     """Of texts that grow over several widths of page tables."""

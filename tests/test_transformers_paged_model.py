@@ -227,12 +227,14 @@ def test_the_first_layers_are_a_model(name: str) -> None:
     assert len(early.model._cache.store.k) == 2
 
 
-def test_an_int8_cache_is_close() -> None:
-    runner = Runner(cache_dtype="int8")
+@pytest.mark.parametrize(("dtype", "share"), [("int8", 0.05), ("float8_e4m3fn", 0.1)])
+def test_a_cache_of_bytes_is_close(dtype: str, share: float) -> None:
+    runner = Runner(cache_dtype=dtype)
     tokens = text(40).numpy()
     want = runner.want(tokens)
     sequence = runner.begin(tokens[:30])
     rows = runner.run([(sequence, tokens[30:])])
-    assert 1e-6 < float((rows - want[30:]).abs().max()) < 0.05 * float(want.abs().max())
+    assert {part.dtype for part in runner.model._cache.store.k.values()} == {getattr(torch, dtype)}
+    assert 1e-6 < float((rows - want[30:]).abs().max()) < share * float(want.abs().max())
     second = runner.model.fork(sequence)
     assert near(*runner.run([(sequence, [5]), (second, [5])]))

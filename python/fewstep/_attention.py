@@ -54,7 +54,7 @@ def attention(
     ----------
     q : array, shape (N, H, D); float32 | float16 | bfloat16
         D is a multiple of 16 up to 256.
-    k, v : array, shape (P, T, G, D); dtype of q, or int8
+    k, v : array, shape (P, T, G, D); dtype of q, or int8 | float8_e4m3fn
         The cache: P pages of T tokens, or without `page_table` one page per request. H is 1 to 16
         times G. Any strides but the last: a cache of shape (B, G, S, D) is
         ``k.transpose(1, 2)``.
@@ -65,7 +65,7 @@ def attention(
     page_table : array, shape (B, M), int32, optional
         Token i of request b is token ``i % T`` of page ``page_table[b, i // T]``.
     k_scale, v_scale : array, shape (P, T, G), float32, optional
-        Of an int8 cache: an element is its integer times the scale of its token and head.
+        Of an int8 or float8 cache: an element is its number times the scale of its token and head.
     draft : {"cache", "view", "none"}, optional
         Where the keys of the rows themselves lie: they are the cache's last tokens (default), or
         `draft_k` and `draft_v` (default when these are given), or there are none.

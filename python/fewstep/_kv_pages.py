@@ -62,14 +62,14 @@ def gather(
     Parameters
     ----------
     k_cache, v_cache : array or sequence of arrays, shape (P, T, G, D) each
-        The layers' caches, float32 | float16 | bfloat16 | int8, written in place; or all layers in
-        one array of shape (L, P, T, G, D). See `append`.
+        The layers' caches, float32 | float16 | bfloat16 | int8 | float8_e4m3fn, written in place;
+        or all layers in one array of shape (L, P, T, G, D). See `append`.
     index : array, shape (B, M) or (L, B, M), int32
         Slots to keep, strictly increasing: the same for all layers, or each layer's own.
     count : array, shape (B,) or (L, B), int32
         How many; entries of `index` behind them are not read.
     k_scale, v_scale : array or sequence of arrays, shape (P, T, G) each, float32, optional
-        Scales of int8 caches, which move too.
+        Scales of int8 and float8 caches, which move too.
     page_table : array, shape (B, C), int32, optional
         Pages of each request.
 
@@ -122,12 +122,12 @@ def copy_pages(
     Parameters
     ----------
     k_cache, v_cache : array or sequence of arrays, shape (P, T, G, D) each
-        The layers' caches, float32 | float16 | bfloat16 | int8, written in place; or all layers in
-        one array of shape (L, P, T, G, D). See `append`.
+        The layers' caches, float32 | float16 | bfloat16 | int8 | float8_e4m3fn, written in place;
+        or all layers in one array of shape (L, P, T, G, D). See `append`.
     source, target : array, shape (N,), int32
         Pages, such as `Pool.extend` gives; a pair whose source is -1 is passed over.
     k_scale, v_scale : array or sequence of arrays, shape (P, T, G) each, float32, optional
-        Scales of int8 caches, which are copied too.
+        Scales of int8 and float8 caches, which are copied too.
 
     Returns
     -------

@@ -35,9 +35,10 @@ def append(
     ----------
     k, v : array, shape (N, G, D); float32 | float16 | bfloat16
         The rows of all requests, one after the other; views of a fused projection will do.
-    k_cache, v_cache : array, shape (P, T, G, D); float32 | float16 | bfloat16 | int8
-        The layer's cache, written in place: P pages of T tokens, or without `page_table` B requests
-        of T tokens. A cache of shape (B, G, S, D) is passed as its view ``.transpose(1, 2)``.
+    k_cache, v_cache : array, shape (P, T, G, D)
+        The layer's cache, float32 | float16 | bfloat16 | int8 | float8_e4m3fn, written in place: P
+        pages of T tokens, or without `page_table` B requests of T tokens. A cache of shape
+        (B, G, S, D) is passed as its view ``.transpose(1, 2)``.
     indptr : array, shape (B + 1,), int32
         Where each request's rows begin, and N.
     length : array, shape (B,), int32
@@ -46,7 +47,8 @@ def append(
     page_table : array, shape (B, C), int32, optional
         Slot s of request b is slot ``s % T`` of page ``page_table[b, s // T]``.
     k_scale, v_scale : array, shape (P, T, G), float32, optional
-        Scales of int8 caches, written in place: an element is worth scale times int8.
+        Scales of int8 and float8 caches, written in place: an element is worth its scale times
+        the number there.
     rope : {"neox", "gptj"}, optional
         Rotate keys by their position: pairs ``(i, i + R / 2)`` or ``(2 i, 2 i + 1)`` of the first
         R elements of a head.
@@ -70,9 +72,10 @@ def append(
     Notes
     -----
     One pass. Arithmetic in float32, rounded once; the same bits on any number of threads and with
-    every kernel variant. int8 is symmetric per token and head, ``scale = max|x| / 127``. Requests
-    must not append to the same slots. On CUDA nobody reads the indices before: a row without a slot
-    or a position is passed over.
+    every kernel variant. int8 is symmetric per token and head, ``scale = max|x| / 127``, and so is
+    float8_e4m3fn, torch's type of this name, with 448 for 127. Requests must not append to the same
+    slots. On CUDA nobody reads the indices before: a row without a slot or a position is passed
+    over.
 
     References
     ----------
@@ -123,8 +126,8 @@ def commit(
     Parameters
     ----------
     k_cache, v_cache : array or sequence of arrays, shape (P, T, G, D) each
-        The layers' caches, float32 | float16 | bfloat16 | int8, written in place; or all layers in
-        one array of shape (L, P, T, G, D). See `append`.
+        The layers' caches, float32 | float16 | bfloat16 | int8 | float8_e4m3fn, written in place;
+        or all layers in one array of shape (L, P, T, G, D). See `append`.
     path : array, shape (B, M), int32
         Accepted node ids of each request, strictly increasing, such as `fewstep.tree.verify` gives;
         what follows the accepted ones is not read.
@@ -133,7 +136,7 @@ def commit(
     base : array, shape (B,), int32
         The slot of node 0 of each request's draft block.
     k_scale, v_scale : array or sequence of arrays, shape (P, T, G) each, float32, optional
-        Scales of int8 caches, which move too.
+        Scales of int8 and float8 caches, which move too.
     page_table : array, shape (B, C), int32, optional
         Pages of each request.
     first : int, default 0

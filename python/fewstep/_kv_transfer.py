@@ -27,8 +27,8 @@ def export_tokens(
     Parameters
     ----------
     k_cache, v_cache : array or sequence of arrays, shape (P, T, G, D) each
-        Caches of one or more layers, float32 | float16 | bfloat16 | int8; or all layers in one
-        array of shape (L, P, T, G, D). See `append`.
+        Caches of one or more layers, float32 | float16 | bfloat16 | int8 | float8_e4m3fn; or all
+        layers in one array of shape (L, P, T, G, D). See `append`.
     begin, end : int
         Slots of the tokens.
     row : int, default 0
@@ -36,7 +36,7 @@ def export_tokens(
     first_layer : int, default 0
         Number of the first of these layers, which `import_tokens` compares.
     k_scale, v_scale : array or sequence of arrays, shape (P, T, G) each, float32, optional
-        Scales of int8 caches.
+        Scales of int8 and float8 caches.
     page_table : array, shape (B, C), int32, optional
         Pages of each request.
     out : array, shape (N,), uint8, optional
@@ -127,7 +127,7 @@ def import_tokens(
     first_layer : int, default 0
         Number of the first of these layers.
     k_scale, v_scale : array or sequence of arrays, shape (P, T, G) each, float32, optional
-        Scales of int8 caches, written in place.
+        Scales of int8 and float8 caches, written in place.
     page_table : array, shape (B, C), int32, optional
         Pages of each request.
     status : array, shape (2,), int64, optional

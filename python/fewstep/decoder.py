@@ -35,9 +35,9 @@ class Layer:
     norm, mlp_norm : array, shape (E,)
         Weights of the RMSNorms before the projections and before the MLP.
     k_cache, v_cache : array, shape (P, T, G, D)
-        Of x's dtype, or int8.
+        Of x's dtype, or int8 | float8_e4m3fn.
     k_scale, v_scale : array, shape (P, T, G), float32, optional
-        With int8 caches.
+        With int8 and float8 caches.
     q_norm, k_norm : array, shape (D,), optional
         Weights of RMSNorms of each head, as Qwen3 has them.
     q_bias, k_bias, v_bias, o_bias : array, optional

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 E, INNER, LAYERS, VOCABULARY, TOKENS = 48, 80, 2, 70, 33
-OPTIONS = ("biases", "head_norms", "window", "int8_cache", "joined", "flat")
+OPTIONS = ("biases", "head_norms", "window", "int8_cache", "float8_cache", "joined", "flat")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class Case:
     tree: str | None = None  # "bits", "depth" or "block"
     deterministic: bool = True
     T: int = 4
+
+    @property
+    def scaled(self) -> str | None:
+        """The type of a cache of bytes."""
+        kinds = {"int8_cache": "int8", "float8_cache": "float8_e4m3fn"}
+        return next((kind for option, kind in kinds.items() if self.has(option)), None)
 
     def has(self, option: str) -> bool:
         """Tell whether an option is taken."""
@@ -65,10 +71,12 @@ CASES = (
     Case("float16", (1, 3), (0, 7), dtype="float16", kind="float16", options=("joined",)),
     Case("bfloat16", (5, 1, 2), (3, 30, 8), dtype="bfloat16", kind="bfloat16"),
     Case("int8", (2, 2), (3, 9), dtype="bfloat16", kind="int8", options=("int8_cache", "joined")),
+    Case("float8", (2, 2), (3, 9), dtype="bfloat16", options=("float8_cache", "joined")),
     Case("int4", (3,), (5,), dtype="float32", kind="int4", options=("biases",)),
     Case("qwen2", (4, 1), (2, 6), (3, 1, 32), dtype="bfloat16", options=("biases", "joined")),
     Case("qwen3", (4, 1), (2, 6), (4, 2, 16), options=("head_norms",)),
     Case("qwen3-half", (7,), (11,), (2, 2, 32), "float16", "float16", ("head_norms", "int8_cache")),
+    Case("qwen3-float8", (7,), (11,), options=("head_norms", "float8_cache")),
     Case("mistral", (9, 2), (12, 3), (2, 1, 16), options=("window", "joined")),
     Case("flat", (3, 2), (4, 9), options=("flat",)),
     Case("bits", (6, 3), (4, 9), dtype="bfloat16", kind="bfloat16", tree="bits"),
@@ -76,6 +84,7 @@ CASES = (
     Case("block", (6, 11), (14, 9), tree="block", options=("joined", "int8_cache")),
     Case("long", (300, 2, 513), (5, 700, 0), (2, 1, 16), options=("window",), T=32),
     Case("long-flat", (260, 3), (0, 9), (1, 1, 16), options=("flat",)),
+    Case("float8 tree", (6, 11), (14, 9), tree="block", options=("float8_cache",)),
     Case("parts", (1, 2), (2100, 40), (2, 1, 16), T=32),
     Case("in the batch", (1, 3), (1500, 4), (2, 1, 16), deterministic=False, T=32),
 )
@@ -86,6 +95,7 @@ CHAINS = (  # with how many tokens to draft for each request
     (Case("ragged", (3, 1, 6), (2, 9, 0)), (2, 5, 1)),
     (Case("bfloat16", (5, 1), (3, 30), dtype="bfloat16", kind="bfloat16"), (3, 3)),
     (Case("int8", (2, 2), (3, 9), dtype="bfloat16", kind="int8", options=INT8), (3, 1)),
+    (Case("float8", (2, 2), (3, 9), dtype="bfloat16", options=("float8_cache",)), (3, 1)),
     (Case("qwen3", (4, 1), (2, 6), (4, 2, 16), options=("head_norms",)), (1, 4)),
     (Case("mistral", (9, 2), (12, 3), (2, 1, 16), options=("window", "biases")), (6, 6)),
     (Case("flat", (3, 2), (4, 9), options=("flat",)), (2, 4)),

@@ -11,7 +11,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ._rows import Requests, Rows, chains, rows_of, tensor
-from ._store import Store
+from ._store import SCALED, Store
 
 NAME = "fewstep"  # of the attention that reads pages
 
@@ -124,7 +124,7 @@ class PagedCache(PagedRows):
         Room for tokens, over the whole batch: 65,536 by default. What is not used takes no memory.
     page_tokens : int, default 32
         Tokens of a page.
-    dtype : {"int8"}, optional
+    dtype : {"int8", "float8_e4m3fn"}, optional
         Quantise keys and values per token and head; as the model has them when left out.
 
     Raises
@@ -163,7 +163,7 @@ class PagedCache(PagedRows):
             raise ValueError(
                 f"fewstep.transformers.PagedCache: 'tokens' must be 1 or more, got {tokens}"
             )
-        store = Store(-(-tokens // max(page_tokens, 1)), page_tokens, dtype == "int8")
+        store = Store(-(-tokens // max(page_tokens, 1)), page_tokens, dtype)
         super().__init__(store, config.num_hidden_layers)
         self.config = config
         self.sequences: list[int] = []
@@ -256,10 +256,10 @@ class PagedCache(PagedRows):
 
     def gathered(self, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return copies of all keys and values of a layer, shape (B, G, S, D) each."""
-        if self.store.int8:
+        if self.store.dtype:
             raise NotImplementedError(
-                "fewstep.transformers.PagedCache: 'dtype' int8 must be read by attention "
-                f"'fewstep', got {self.config._attn_implementation}"
+                f"fewstep.transformers.PagedCache: 'dtype' {self.store.dtype} must be read by "
+                f"attention 'fewstep', got {self.config._attn_implementation}"
             )
         assert self.rows is not None
         pages = self.rows.table.clamp_min(0).long()
@@ -308,5 +308,6 @@ class PagedCache(PagedRows):
 
 def check_cache_dtype(function: str, name: str, dtype: Any) -> None:
     """Raise ValueError unless a cache can be of a type."""
-    if dtype not in (None, "int8"):
-        raise ValueError(f"{function}: '{name}' must be int8 or None, got {dtype!r}")
+    if dtype is not None and dtype not in SCALED:
+        names = " or ".join(SCALED)
+        raise ValueError(f"{function}: '{name}' must be {names} or None, got {dtype!r}")

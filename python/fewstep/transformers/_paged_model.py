@@ -50,7 +50,7 @@ class PagedModel:
         Pages of the cache: 65,536 tokens by default. Memory is taken up as pages are written.
     page_tokens : int, default 32
         Tokens of a page.
-    cache_dtype : {"int8"}, optional
+    cache_dtype : {"int8", "float8_e4m3fn"}, optional
         Quantise keys and values per token and head; as the model has them when left out.
     deterministic : bool, default True
         Attention gives a row the same bits alone and with any others. With linear layers that were
@@ -141,7 +141,7 @@ class PagedModel:
         ids = None if vocabulary is None else checked_ids(model, vocabulary)
         if pages is None:
             pages = max(1, (1 << 16) // max(page_tokens, 1))
-        store = Store(pages, page_tokens, cache_dtype == "int8", deterministic, model.device)
+        store = Store(pages, page_tokens, cache_dtype, deterministic, model.device)
         if model.config._attn_implementation != NAME:
             model.set_attn_implementation(NAME)
         self.model = model.eval()

@@ -17,26 +17,27 @@ from ..tree import attention
 from ._rows import Requests, Rows, tensor
 
 FITTING = (torch.float32, torch.float16, torch.bfloat16)
+SCALED = {"int8": torch.int8, "float8_e4m3fn": torch.float8_e4m3fn}  # bytes, with scales
 
 
 class Store:
     """A paged cache of the layers that write to it.
 
     A layer has memory once it has keys, and that is taken up page by page: what is reserved costs
-    nothing until it is written.
+    nothing until it is written. `dtype` is one of `SCALED`, or None for that of keys and values.
     """
 
     def __init__(
         self,
         pages: int,
         page_tokens: int,
-        int8: bool = False,
+        dtype: str | None = None,
         deterministic: bool = False,
         device: Any = "cpu",
     ) -> None:
         self.pool = Pool(pages, page_tokens)
         self.shape = (pages, page_tokens)
-        self.int8, self.deterministic = int8, deterministic
+        self.dtype, self.deterministic = dtype, deterministic
         self.k: dict[int, torch.Tensor] = {}
         self.v: dict[int, torch.Tensor] = {}
         self.scales: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -46,12 +47,12 @@ class Store:
 
     def _make(self, layer: int, like: torch.Tensor) -> None:
         shape = (*self.shape, *like.shape[1:])
-        dtype = torch.int8 if self.int8 else like.dtype
+        dtype = SCALED[self.dtype] if self.dtype else like.dtype
         count = int(np.prod(shape)) * dtype.itemsize
         self.k[layer], self.v[layer] = (
             aligned(count, like).view(dtype).view(shape) for _ in range(2)
         )
-        if self.int8:
+        if self.dtype:
             k, v = (torch.empty(shape[:3], device=self._device) for _ in range(2))
             self.scales[layer] = k, v
         parts = (self.k[layer], self.v[layer], *self.scales.get(layer, ()))
@@ -67,7 +68,7 @@ class Store:
         """Write a layer's keys and values, shape (N, G, D) each, into their slots."""
         if layer not in self.k:
             self._make(layer, k)
-        if self.int8:
+        if self.dtype:
             rope["k_scale"], rope["v_scale"] = self.scales[layer]
         append(
             k, v, self.k[layer], self.v[layer], rows.indptr, rows.length, page_table=rows.table,
@@ -141,8 +142,8 @@ class Store:
         return list(self.k.values()), list(self.v.values())
 
     def part_scales(self) -> dict[str, list[torch.Tensor]]:
-        """Return their scales by the names of arguments, of an int8 cache."""
-        if not self.int8:
+        """Return their scales by the names of arguments, where they have some."""
+        if not self.dtype:
             return {}
         k, v = zip(*self.scales.values(), strict=True)
         return {"k_scale": list(k), "v_scale": list(v)}
