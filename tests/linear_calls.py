@@ -127,3 +127,35 @@ def head_top_k(
     fewstep.logits.head_top_k(rows, packed, k, **given, **out)
     buffers.verify()
     return {name: tensor.cpu().numpy().copy() for name, tensor in out.items()}
+
+
+def layer(*, dtype: str, kind: str | None, rows: int) -> dict[str, Any]:
+    """Apply a layer of torch on a device that the CPU plays, and its packed weight alone."""
+    import pytest
+    import torch
+
+    import fewstep.torch
+    import pretend_device
+    from fewstep import _core
+
+    torch.manual_seed(1)
+    plain = torch.nn.Linear(70, 40, dtype=getattr(torch, dtype))
+    x = torch.randn(rows, 70).to(plain.weight.dtype)
+    ours = fewstep.torch.Linear.from_linear(plain, kind)
+    wanted = fewstep.linear.run(x, ours.weight.packed, bias=plain.bias.detach())
+    calls: list[str] = []
+
+    def noted(name: str, function: Any) -> Any:
+        def call(*given: Any) -> Any:
+            calls.append(name)
+            return function(*given)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("linear_run", "linear_apply", "linear_unpack"):
+            patch.setattr(_core, name, noted(name, getattr(_core, name)))
+        with pretend_device.pretended(patch):
+            ours.to(pretend_device.DEVICE)
+            got = ours(x.to(pretend_device.DEVICE))
+    return {"layer": bits(got.host), "run": bits(wanted), "calls": calls, "isa": isa()}

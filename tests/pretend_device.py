@@ -17,6 +17,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from fewstep._torch_weight import PackedWeight
+
 DEVICE = torch.device("meta")
 MOVES = ("aten::_to_copy", "aten::copy_")
 
@@ -40,9 +42,16 @@ class Placed(torch.Tensor):
         return dispatched(func, args, kwargs or {})
 
 
+def _is_packed(one: Any) -> bool:
+    """Whether it is a packed weight, which computes with tensors of where its bytes are."""
+    return isinstance(one, PackedWeight)
+
+
 def dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Compute with the host tensors and place the results where they belong."""
     flat, _ = tree_flatten((args, kwargs))
+    if any(map(_is_packed, flat)):
+        return NotImplemented
     placed = [one for one in flat if isinstance(one, Placed)]
     others = [one for one in flat if isinstance(one, torch.Tensor) and not isinstance(one, Placed)]
     name = func._schema.name
@@ -75,23 +84,31 @@ class Device(TorchDispatchMode):
     """Catches what makes tensors on the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name == "aten::to":  # within what a packed weight computes, as one
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         return dispatched(func, args, kwargs or {})
 
 
 def placed(model: torch.nn.Module) -> torch.nn.Module:
-    """Move a module's parameters and buffers to the device, in place."""
+    """Move a module's parameters and buffers to the device, in place; those that are tied stay."""
+    moved: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for store in (module._parameters, module._buffers):
             for name, tensor in store.items():
-                if tensor is None:
-                    continue
-                moved = Placed(tensor.detach())
-                store[name] = (
-                    torch.nn.Parameter(moved, requires_grad=False)
-                    if store is module._parameters
-                    else moved
-                )
+                if tensor is not None and not isinstance(tensor, Placed):
+                    if id(tensor) not in moved:
+                        moved[id(tensor)] = _moved(tensor)
+                    store[name] = moved[id(tensor)]  # type: ignore[assignment]
     return model
+
+
+def _moved(tensor: torch.Tensor) -> torch.Tensor:
+    own = tensor.detach()
+    there = own.to(DEVICE) if _is_packed(own) else Placed(own)
+    if not isinstance(tensor, torch.nn.Parameter):
+        return there
+    return torch.nn.Parameter(there, requires_grad=False)
 
 
 def _unwrapped(name: str, function: Any) -> Any:
@@ -114,13 +131,17 @@ def _unwrapped(name: str, function: Any) -> Any:
 @contextmanager
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the device be there, with kernels for all ops."""
-    from fewstep import _core, _runtime
+    from fewstep import _core, _runtime, _torch_linear, _torch_weight
     from fewstep.transformers import _checks
     from fewstep.transformers._cache import PagedKeys
 
     for name, function in vars(_core).items():
         if callable(function) and not isinstance(function, type):
             monkeypatch.setattr(_core, name, _unwrapped(name, function))
+    apply = _core.linear_apply  # which makes its own output, on the host alone
+    monkeypatch.setattr(
+        _core, "linear_apply", lambda x, *rest: None if isinstance(x, Placed) else apply(x, *rest)
+    )
     # A subclass of a tensor cannot be made of one of another subclass; nobody computes with this.
     keys_of = PagedKeys.of
     monkeypatch.setattr(
@@ -128,6 +149,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     facts = _runtime.info() | {"cuda": {"built": True, "devices": 1}}
     monkeypatch.setattr(_checks, "info", lambda: facts)
-    monkeypatch.setattr(_checks, "DEVICES", ("cpu", DEVICE.type))
+    for module, name in ((_checks, "DEVICES"), (_torch_weight, "PLACES")):
+        monkeypatch.setattr(module, name, ("cpu", DEVICE.type))
+    # Of a subclass torch records what is computed; not of a device's tensors.
+    monkeypatch.setattr(_torch_linear, "_traced", lambda _: False)
     with Device(), torch.no_grad():
         yield

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from fewstep._torch_weight import PLACES  # noqa: E402
 from fewstep.torch import Linear, pack_linears  # noqa: E402
 from test_errors import Call, refuses, text  # noqa: E402
 
@@ -52,7 +53,8 @@ VALUES: list[tuple[Call, str]] = [
     ),
     (
         lambda: Linear.from_linear(nn.Linear(6, 4, device="meta")),
-        "fewstep.torch.Linear.from_linear: 'module' must have a weight on cpu, got meta",
+        "fewstep.torch.Linear.from_linear: 'module' must have a weight on "
+        f"{' or '.join(PLACES)}, got meta",
     ),
     (
         lambda: pack_linears(nn.Linear(6, 4), "float16"),

@@ -288,5 +288,7 @@ def _parameters(torch: Any, model: Model) -> Hashable:
     owner = model.__self__ if isinstance(model, MethodType) else model
     if not isinstance(owner, torch.nn.Module):
         return None
-    addresses = tuple(t.data_ptr() for t in chain(owner.parameters(), owner.buffers()))
+    from ._torch_weight import address  # needs torch
+
+    addresses = tuple(map(address, chain(owner.parameters(), owner.buffers())))
     return addresses, tuple(module.training for module in owner.modules())

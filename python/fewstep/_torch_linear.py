@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from . import _core
 from ._torch_weight import PackedWeight, exchange, packed_parameter, unfit
-from .linear import Packed, kind_index, run
+from .linear import Packed, kind_index, run, unpack
 
 QUANTISED = ("int8", "int4")
-_BLOCK = 256  # rows of a call: more take longer a row, and more than unpacking saves
+_BLOCK = 256  # rows of a call: on the CPU more take longer a row, and more than unpacking saves
 
 
 @torch.library.custom_op("fewstep::linear", mutates_args=())
@@ -42,13 +42,17 @@ def _(
 
 
 def _rows(x: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return x @ W.T + bias for x [..., I], in blocks of rows."""
+    """Return x @ W.T + bias for x [..., I], in blocks of rows; on a GPU many rows are torch's."""
     if not x.is_contiguous() and (x.ndim != 2 or x.stride(1) != 1):
         x = x.contiguous()  # rows may be apart
     x = x.detach() if x.requires_grad else x  # ops take no tensor that wants a gradient
     bias = bias.detach() if bias is not None and bias.requires_grad else bias
     outputs, inputs = packed.shape
     rows = x.view(-1, inputs) if x.ndim != 2 else x
+    if not rows.is_cpu and len(rows) > _BLOCK:
+        weight = unpack(packed, out=rows.new_empty(packed.shape))
+        bias = None if bias is None else bias.to(rows.dtype)
+        return functional.linear(rows, weight, bias).view(*x.shape[:-1], outputs)
     y = x.new_empty(len(rows), outputs)
     for first in range(0, len(rows), _BLOCK):
         some = slice(first, first + _BLOCK)
@@ -70,14 +74,16 @@ class Linear(torch.nn.Linear):
         I and O.
     bias : bool, default True
     device, dtype : optional
-        As for `torch.nn.Linear`. On another device than the CPU, or in another dtype than float32,
-        float16 and bfloat16, the layer is a plain one.
+        As for `torch.nn.Linear`. On another device than the CPU and, in a build with CUDA kernels,
+        CUDA devices, or in another dtype than float32, float16 and bfloat16, the layer is a plain
+        one.
 
     Notes
     -----
     ``layer(input)`` maps (..., I) to (..., O) in input's dtype, which must be the weight's. A row
-    has the same bits alone and with any others; 256 rows go at a time. Where a gradient is wanted
-    (of the input, the weight or the bias), under autocast and in a plain layer, the call is
+    has the same bits alone and with any others; 256 rows go at a time. On a CUDA device that holds
+    for up to 256 rows: more are torch's product with the unpacked weight. Where a gradient is
+    wanted (of the input, the weight or the bias), under autocast and in a plain layer, the call is
     `torch.nn.functional.linear` on the unpacked weight, with its results, gradients and errors;
     unpacking costs more than the product of a few rows, so decode under `torch.no_grad`, and
     freeze the weights of a layer in front of what is trained.
@@ -119,7 +125,7 @@ class Linear(torch.nn.Linear):
         Parameters
         ----------
         module : torch.nn.Linear
-            On the CPU; float32 | float16 | bfloat16.
+            On the CPU or a CUDA device; float32 | float16 | bfloat16.
         dtype : {"int8", "int4"}, optional
             Quantise the weight; kept as it is when left out.
 
@@ -170,11 +176,12 @@ class Linear(torch.nn.Linear):
         weight: Any = parameters.get("weight")
         # Where something is parametrised, it is no parameter any more.
         is_packed = type(weight) is PackedWeight and "bias" in parameters
-        if not is_packed or torch.is_autocast_enabled("cpu"):
+        if not is_packed or torch.is_autocast_enabled("cpu" if weight.is_cpu else "cuda"):
             return functional.linear(input, plain(self.weight), self.bias)
         bias, packed = parameters["bias"], weight.packed
         outputs, inputs = packed.shape
-        if not torch.is_grad_enabled() and not _traced(input) and input.dtype is weight.dtype:
+        plainly = not torch.is_grad_enabled() and not _traced(input)
+        if plainly and weight.is_cpu and input.dtype is weight.dtype:
             # Decoding: the checks below take longer than a small layer's product.
             applied: torch.Tensor | None = _core.linear_apply(
                 input, packed.data, kind_index(packed), packed.group, inputs, outputs, bias, _BLOCK
@@ -184,7 +191,8 @@ class Linear(torch.nn.Linear):
         if not isinstance(input, torch.Tensor):
             _refuse(input, weight)
         shape = input.shape
-        if input.dtype is not weight.dtype or not input.is_cpu or not shape or shape[-1] != inputs:
+        fits = input.dtype is weight.dtype and input.device == weight.device
+        if not fits or not shape or shape[-1] != inputs:
             _refuse(input, weight)
         if torch.is_grad_enabled() and (
             input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
@@ -247,8 +255,8 @@ def _refuse(input: torch.Tensor, weight: PackedWeight) -> None:
         raise TypeError(
             f"fewstep.torch.Linear: 'input' must be a torch.Tensor, got {type(input).__name__}"
         )
-    if not input.is_cpu:
-        must, got = "be on cpu", str(input.device)
+    if input.device != weight.device:
+        must, got = f"be on {weight.device}", str(input.device)
     elif input.dtype is not weight.dtype:
         must = f"have the weight's dtype {str(weight.dtype).removeprefix('torch.')}"
         got = str(input.dtype).removeprefix("torch.")

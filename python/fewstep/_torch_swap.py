@@ -117,7 +117,8 @@ def pack_linears(
     No weight is held twice: its own memory is let go when it is packed, unless somebody else holds
     the parameter (an optimiser made before), or it is quantised and the report is kept. Tied
     weights are packed once and stay tied; an embedding that shares one looks its rows up in the
-    packed weight, quantised ones if so. Layers of another device or dtype, subclasses of
+    packed weight, quantised ones if so. On a CUDA device layers are packed where the build has CUDA
+    kernels. Layers of another device or dtype, subclasses of
     `torch.nn.Linear`, layers whose ``forward`` was replaced and weights that another kind of module
     shares are left. A second call finds nothing to do.
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from . import _core
 from .linear import Packed, aligned, pack, unpack
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+PLACES = ("cpu", "cuda") if _core.cuda_built() else ("cpu",)
 _PANEL = 32  # outputs of a panel; panels lie one after the other and are read one by one
 _GATHERED = 64  # panels that a look-up of rows unpacks at a time
 
@@ -43,7 +45,7 @@ class PackedWeight(torch.Tensor):
     Parameters
     ----------
     packed : Packed
-        Of torch, on the CPU.
+        Of torch, on one of `PLACES`.
     dtype : torch.dtype
         What it shows itself as; for kinds that are not quantised, the kind's.
     """
@@ -96,7 +98,11 @@ class PackedWeight(torch.Tensor):
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """Return some of its rows, shape (*index.shape, I), without unpacking the others."""
         packed, flat = self.packed, index.reshape(-1)
-        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < packed.shape[0]:
+        if (
+            index.is_cpu
+            and len(flat)
+            and not 0 <= int(flat.min()) <= int(flat.max()) < packed.shape[0]
+        ):
             raise IndexError("index out of range in self")  # as torch says
         if not packed.kind.startswith("int"):  # steps of 1 or 2 inputs, side by side
             step = 2 if packed.kind == "bfloat16" else 1
@@ -104,17 +110,29 @@ class PackedWeight(torch.Tensor):
             steps = packed.data.view(self.dtype).view(count, -1, _PANEL, step)
             found: torch.Tensor = steps[flat // _PANEL, :, flat % _PANEL]
             return found.flatten(1)[:, :inputs].reshape(*index.shape, inputs)
+        out = torch.empty(len(flat), packed.shape[1], dtype=self.dtype, device=flat.device)
+        if not flat.is_cpu:  # finding equal panels would wait for the device
+            for first in range(0, len(flat), _GATHERED):
+                some = slice(first, first + _GATHERED)
+                own = self._panels(flat[some] // _PANEL)
+                each = torch.arange(0, len(own), _PANEL, device=flat.device)
+                out[some] = own[each + flat[some] % _PANEL].to(self.dtype)
+            return out.view(*index.shape, packed.shape[1])
         panels, place = torch.unique(flat // _PANEL, return_inverse=True)
-        stored = packed.data.view(-(-packed.shape[0] // _PANEL), -1)
-        out = torch.empty(len(flat), packed.shape[1], dtype=self.dtype)
         for first in range(0, len(panels), _GATHERED):
-            some = stored[panels[first : first + _GATHERED]]
-            shape = (len(some) * _PANEL, packed.shape[1])
-            weight = unpack(Packed(some.reshape(-1), packed.kind, packed.group, shape))
+            weight = self._panels(panels[first : first + _GATHERED])
             here = (place >= first) & (place < first + _GATHERED)
             local = (place[here] - first) * _PANEL + flat[here] % _PANEL
             out[here] = weight[local].to(self.dtype)
         return out.view(*index.shape, packed.shape[1])
+
+    def _panels(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return the rows of some panels, unpacked."""
+        packed = self.packed
+        some = packed.data.view(-(-packed.shape[0] // _PANEL), -1)[numbers]
+        shape = (len(some) * _PANEL, packed.shape[1])
+        weight: torch.Tensor = unpack(Packed(some.reshape(-1), packed.kind, packed.group, shape))
+        return weight
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PackedWeight({self.packed.kind}, shape={tuple(self.shape)}, dtype={self.dtype})"
@@ -173,13 +191,18 @@ def packed_parameter(weight: torch.Tensor, kind: str | None) -> PackedWeight:
 
 def unfit(weight: torch.Tensor) -> tuple[str, str] | None:
     """Return what a weight that cannot be packed is to be and what it is; None if it can."""
-    if weight.device.type != "cpu":
-        return "on cpu", str(weight.device)
+    if weight.device.type not in PLACES:
+        return f"on {' or '.join(PLACES)}", str(weight.device)
     if weight.dtype not in DTYPES:
         return f"of {', '.join(DTYPES.values())}", str(weight.dtype).removeprefix("torch.")
     if weight.ndim != 2 or weight.numel() == 0:
         return "of shape [O, I]", str(list(weight.shape))
     return None
+
+
+def address(tensor: torch.Tensor) -> int:
+    """Return where the numbers of a tensor lie, a packed weight's too."""
+    return (tensor.octets if isinstance(tensor, PackedWeight) else tensor).data_ptr()
 
 
 def exchange(parameter: torch.Tensor, values: torch.Tensor) -> None:
@@ -203,11 +226,13 @@ def _rebuilt(packed: Packed, dtype: torch.dtype, requires_grad: bool) -> Any:
     return torch.nn.Parameter(PackedWeight(_copied(packed), dtype), requires_grad)
 
 
-def _copied(packed: Packed) -> Packed:
-    """Return a copy in memory of the kind that `pack` takes."""
+def _copied(packed: Packed, device: Any = None) -> Packed:
+    """Return a copy in memory of the kind that `pack` takes, maybe on another device."""
     data = packed.data
-    real = type(data) is torch.Tensor and data.is_cpu
-    return replace(packed, data=aligned(len(data), data).copy_(data) if real else data.clone())
+    there = torch.device(data.device if device is None else device)
+    if type(data) is not torch.Tensor or there.type != "cpu":
+        return replace(packed, data=data.to(there, copy=True))
+    return replace(packed, data=aligned(len(data), torch.empty(0)).copy_(data))
 
 
 def _store(weight: PackedWeight, values: torch.Tensor) -> None:
@@ -228,7 +253,7 @@ def _clone(weight: PackedWeight, *, memory_format: Any = None) -> PackedWeight:
 
 def _copy(weight: PackedWeight, source: torch.Tensor, non_blocking: bool = False) -> PackedWeight:
     values = source.plain() if isinstance(source, PackedWeight) else source
-    _store(weight, values.to("cpu", weight.dtype).expand(weight.shape))
+    _store(weight, values.to(weight.device, weight.dtype).expand(weight.shape))
     return weight
 
 
@@ -236,12 +261,12 @@ def _converted(
     weight: PackedWeight, *, dtype: Any = None, device: Any = None, **_: Any
 ) -> torch.Tensor:
     dtype = dtype or weight.dtype
-    if dtype not in DTYPES or torch.device(device or "cpu").type != "cpu":
+    if dtype not in DTYPES or torch.device(device or weight.device).type not in PLACES:
         return weight.plain().to(device, dtype)
     packed = weight.packed
-    if packed.kind.startswith("int"):
-        return PackedWeight(_copied(packed), dtype)
-    return PackedWeight(pack(weight.plain().to(dtype)), dtype)
+    if packed.kind.startswith("int") or dtype == weight.dtype:
+        return PackedWeight(_copied(packed, device), dtype)
+    return PackedWeight(pack(weight.plain().to(device, dtype)), dtype)
 
 
 def _embedding(weight: PackedWeight, index: torch.Tensor, *_: Any) -> torch.Tensor:

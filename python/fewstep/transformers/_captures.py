@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from .._graph import CudaRecording, Recording
+from .._torch_weight import address
 
 Entry = TypeVar("Entry")
 
@@ -28,11 +29,11 @@ class Captures(Generic[Entry]):
         return len(self._entries)
 
     def _held(self) -> list[tuple[Any, int]]:
-        return [(weight, weight.data_ptr()) for weight in self._model.parameters()]
+        return [(weight, address(weight)) for weight in self._model.parameters()]
 
     def find(self, key: Hashable) -> Entry | None:
         """Return what was captured and still holds."""
-        if any(weight.data_ptr() != before for weight, before in self._weights):
+        if any(address(weight) != before for weight, before in self._weights):
             self._weights = self._held()
             self._entries.clear()
         entry = self._entries.get(key)

@@ -66,7 +66,7 @@ def fuse(model: Any, dtype: str | None = None) -> Fused:
     ----------
     model : PreTrainedModel
         Of Llama, Mistral, Qwen2 or Qwen3, on the CPU, float32 | float16 | bfloat16. Its attention
-        is set to ``"fewstep"``.
+        is set to ``"fewstep"``. On a CUDA device linear layers are packed and decoder layers left.
     dtype : {"int8", "int4"}, optional
         Quantise the weights of linear layers; kept as they are when left out.
 
@@ -164,6 +164,8 @@ def unfit(layer: Any, rotary: Any) -> str | None:
 
 def _unfit_parts(layer: Any, rotary: Any) -> str | None:
     attn, mlp = layer.self_attn, layer.mlp
+    if not layer.input_layernorm.weight.is_cpu:
+        return f"on {layer.input_layernorm.weight.device}"
     linears = [m for m in (attn, mlp) for m in m.children() if isinstance(m, torch.nn.Linear)]
     plain = [type(m) is Linear and m.kind for m in linears]
     if len(linears) != 7 or not all(plain):

@@ -71,7 +71,8 @@ class FusedLayer:
         weight = self.down_parameters["weight"]
         packed = getattr(weight, "packed", None)
         if packed is not self.witness:
-            if packed is None or weight.dtype != self.scratch.sizes.dtype:
+            here = packed is not None and packed.data.is_cpu
+            if not here or weight.dtype != self.scratch.sizes.dtype:
                 return False
             self.whole = _joined(_linears(self.layer)[:3])
             self._capture()
