@@ -30,6 +30,7 @@ SIZES = {
 PARAMETERS = 96 * 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 48 * 64 + 2 * 64) + 64
 
 
+# A prompt of whole pages, all of which the first text leaves to the next.
 def played(model: Any, graph: bool) -> PagedModel:
     made = PagedModel(model, pages=512)
     return recording(made) if graph else made
@@ -37,7 +38,7 @@ def played(model: Any, graph: bool) -> PagedModel:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> target.Target:
-    for name, value in (("SIZES", SIZES), ("NODES", 9), ("PROMPT", 40), ("CHECKED", 12)):
+    for name, value in (("SIZES", SIZES), ("NODES", 9), ("PROMPT", 64), ("CHECKED", 12)):
         monkeypatch.setattr(cycle, name, value)
     monkeypatch.setattr(cycle, "RIVAL_TOKENS", 3)
     monkeypatch.setattr(cycle, "BUDGET_S", 0.01)

@@ -53,10 +53,11 @@ SIZES = {
 QUICK_LAYERS = 2
 NODES = 64
 PROMPT = 1024
-LONGEST = 1 << 14  # tokens of a text, which no measurement reaches
+LONGEST = 3 << 13  # tokens of a text, which no measurement reaches
 RIVAL_TOKENS = 16  # of a call of transformers
 CHECKED = 48  # tokens of the text that is checked
-TOLERANCE = 4e-2  # of logits, relative to the largest
+# Of logits, relative to the largest: on the CPU this model's are 2.8e-2 from those in float32.
+TOLERANCE = 8e-2
 BUDGET_S = 5.0
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "cycle_greedy": {"temperature": 0.0},
@@ -156,8 +157,9 @@ class Problem:
         sequence, cached = model.add(self.prompt)
         model.extend(sequence, PROMPT - cached + NODES)
         before = np.array(self.prompt[cached:], np.int32)
-        ends = np.array([0, len(before)], np.int32)
-        model.forward([sequence], before, ends, rows=np.zeros(0, np.int64))
+        if len(before):
+            ends = np.array([0, len(before)], np.int32)
+            model.forward([sequence], before, ends, rows=np.zeros(0, np.int64))
         indptr, length = np.array([0, NODES], np.int32), np.array([PROMPT], np.int32)
         pages = model.pool.page_table([sequence])
         rows = rows_of(length, indptr, pages, bits=tree.bits, depth=tree.depth)
