@@ -18,6 +18,7 @@ import fake_flashinfer
 from fake_cuda import pretended
 from fewstep import tree
 from fewstep.bench import cli, target
+from fewstep.bench.claims import CLAIMS
 from fewstep.bench.decode import run, table
 from fewstep.bench.decode.device import attention, cache, sampling, verification
 from fewstep.bench.rows import Options, Row, WrongResult
@@ -55,6 +56,12 @@ def quick(*cases: str) -> Options:
     return Options((1,), cases, quick=True)
 
 
+def claimed(rows: list[Row]) -> bool:
+    """Whether the report of gpu-check judges every row that has a bar."""
+    known = {(claim.op, claim.rival, claim.least) for claim in CLAIMS}
+    return all((row["op"], row["rival"], row["bar"]) in known for row in rows if "bar" in row)
+
+
 def rivals(rows: list[Row]) -> list[tuple[str, str, str]]:
     return [(row["op"], row["case"], row["rival"]) for row in rows]
 
@@ -65,6 +72,7 @@ def test_a_run_without_flashinfer(cuda: target.Target) -> None:
     assert not [row for row in rows if "failed" in row]
     assert all({"B", "dtype", "device", "sm", "ratio"} <= row.keys() for row in rows)
     assert [row["bar"] for row in rows if "bar" in row] == [0.8]
+    assert claimed(rows)
     missing = {row["case"] for row in rows if "flashinfer" in row["rival"]}
     assert missing == {"tree", *sampling.NAMES, *verification.SIDES}
     reasons = {row["reason"] for row in rows if "flashinfer" in row["rival"]}
@@ -95,6 +103,7 @@ def test_attention(
     assert [row["rival"] for row in rows] == [*forms, "best", *limits]
     bars = {row["rival"]: row["bar"] for row in rows if "bar" in row}
     assert bars == ({"best": 1.2, "gemm": 0.5} if size == TREE else {"copy": 0.85})
+    assert claimed(rows)
 
 
 @pytest.mark.usefixtures("flashinfer")
@@ -108,14 +117,16 @@ def test_sampling(cuda: target.Target, monkeypatch: pytest.MonkeyPatch) -> None:
         ("top_k_top_p", "flashinfer"),
         ("top_k_top_p", "flashinfer logits"),
     }
+    assert claimed(rows)
 
 
 @pytest.mark.usefixtures("flashinfer")
 def test_verification(cuda: target.Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "BAR_BATCH", 2)
+    monkeypatch.setattr(verification, "BAR_CASE", ("tree_stochastic", 2))
     rows = list(verification.rows(quick(), lambda _: None, cuda))
     bars = {row["rival"]: row["bar"] for row in rows if "bar" in row}
     assert bars == {"torch batched": 5.0, "flashinfer chain, a token": 1.5}
+    assert claimed(rows)
     whole, token = (
         next(row for row in rows if row["case"] == "tree_stochastic" and row["rival"] == rival)
         for rival in ("torch rows", "flashinfer chain, a token")

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import COPY_BAR, CUDA_NORMAL_BAR, CYCLE_BAR, TRAJECTORY_BARS
+from .cases import (
+    ATTENTION_BARS,
+    COMMIT_BAR,
+    COPY_BAR,
+    CUDA_NORMAL_BAR,
+    CYCLE_BAR,
+    SAMPLE_BAR,
+    TRAJECTORY_BARS,
+    VERIFY_BARS,
+)
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -42,6 +51,11 @@ class Claim:
         return f"{100 * value:.0f} %" if self.key == "share" else f"{value:.3g}x"
 
 
+_ATTENTION = {
+    "best": ("trees of 64 nodes, against the best of torch and FlashInfer", "ratio"),
+    "copy": ("one row of 16 requests of 32768 tokens, of measured copy bandwidth", "share"),
+    "gemm": ("trees of 64 nodes in 16 requests of 32768 tokens, of a large product", "share"),
+}
 _STEPS = "20-step DPM++2M + CFG trajectory, SDXL latents batch 4, one captured graph, step part"
 CLAIMS = (
     Claim(
@@ -70,4 +84,23 @@ CLAIMS = (
         "share",
         CYCLE_BAR,
     ),
+    *(
+        Claim(f"tree.attention, {text}", "tree.attention", rival, key, ATTENTION_BARS[rival])
+        for rival, (text, key) in _ATTENTION.items()
+    ),
+    *(
+        Claim(f"tree.verify, 64 trees, against {rival}", "tree.verify", rival, "ratio", least)
+        for rival, least in VERIFY_BARS.items()
+    ),
+    *(
+        Claim(
+            f"logits.sample, top-k and top-p, 64 rows, against {rival}",
+            "logits.sample",
+            rival,
+            "ratio",
+            SAMPLE_BAR,
+        )
+        for rival in ("flashinfer", "flashinfer logits")
+    ),
+    Claim("kv.commit, of measured copy bandwidth", "kv.commit", "copy", "share", COMMIT_BAR),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ...bandwidth import copies, copy_row
+from ...cases import ATTENTION_BARS
 from ...ceilings import product, product_row
 from ...rivals import flashinfer
 from ...rivals.flex import flex
@@ -32,8 +33,6 @@ BUDGET_S = 1.0
 SIZES = tuple(Size(NODES, n, b, tree=True) for n in (4096, 32768) for b in (1, 16))
 SINGLE = Size(1, 32768, 16)
 QUICK = (Size(NODES, 512, 2, tree=True), Size(1, 512, 2))
-BEST_RATIO = 1.2  # to the better one of the rivals
-COPY_SHARE, GEMM_SHARE = 0.85, 0.5
 
 
 def rows(options: Options, progress: Callable[[str], None], target: Target) -> Iterator[Row]:
@@ -84,7 +83,7 @@ def _measured(size: Size, target: Target) -> Iterator[Row]:
     row |= {"form": best, "difference": float(f"{worst:.1e}")}
     # Without FlashInfer there is nothing that the bar was set for.
     if size in SIZES and "flashinfer" in forms:
-        add_bar(row, BEST_RATIO)
+        add_bar(row, ATTENTION_BARS["best"])
     yield row
     yield from missing
     yield _copied(size, head, times)
@@ -103,12 +102,12 @@ def _flex(problem: Problem) -> Call:
 def _copied(size: Size, head: Row, times: dict[str, Timing]) -> Row:
     row = copy_row(head, int(size.bytes), times)
     if size == SINGLE:
-        add_bar(row, COPY_SHARE, "share")
+        add_bar(row, ATTENTION_BARS["copy"], "share")
     return row
 
 
 def _multiplied(size: Size, head: Row, times: dict[str, Timing]) -> Row:
     row = product_row(head, size.flops, times)
     if size == SIZES[-1]:
-        add_bar(row, GEMM_SHARE, "share")
+        add_bar(row, ATTENTION_BARS["gemm"], "share")
     return row

@@ -15,6 +15,7 @@ import torch
 import fewstep
 
 from ...bandwidth import copies, copy_row
+from ...cases import COMMIT_BAR
 from ...rows import Options, Row, add_bar, check, timed_row
 from ...target import Target
 from ...timing import Timed, interleaved, rotated
@@ -23,7 +24,6 @@ from ..cache import DRAFT, PATH, D, G
 NAMES = ("append_layers", "commit")
 LAYERS, BATCH, TOKENS = 32, 64, 1024
 QUICK_LAYERS = 4
-COMMIT_SHARE = 0.8  # of the speed of a copy
 BUDGET_S = 1.0
 
 
@@ -87,7 +87,7 @@ def _committed(layers: int, target: Target) -> Iterator[Row]:
     head = _head("kv.commit", "commit", DRAFT, layers, target)
     yield timed_row(head, "torch in place", times["ours"], times["torch in place"])
     row = copy_row(head, moved, times)
-    add_bar(row, COMMIT_SHARE, "share")
+    add_bar(row, COMMIT_BAR, "share")
     yield row
 
 

@@ -9,6 +9,7 @@ from itertools import product
 import torch
 
 from ...bandwidth import copies, copy_row
+from ...cases import SAMPLE_BAR
 from ...rivals import flashinfer
 from ...rows import Options, Row, add_bar, reason_of, timed_row, unmeasured_row
 from ...target import Target
@@ -18,7 +19,7 @@ from ..sampling import CASES, NAMES, check_draws, our_draws
 BUDGET_S = 1.0
 VOCABULARY, QUICK_VOCABULARY = 128256, 2048
 BATCHES = (1, 64)
-BAR_CASE, BAR_RATIO = ("top_k_top_p", 64), 1.2  # to FlashInfer's forms
+BAR_CASE = "top_k_top_p", 64
 
 
 def rows(options: Options, progress: Callable[[str], None], target: Target) -> Iterator[Row]:
@@ -60,7 +61,7 @@ def _measured(case: str, vocabulary: int, batch: int, target: Target) -> Iterato
     for name in rivals[0]:
         row = timed_row(head, name, times["ours"], times[name], spread=True)
         if (case, batch) == BAR_CASE and name.startswith("flashinfer"):
-            add_bar(row, BAR_RATIO)
+            add_bar(row, SAMPLE_BAR)
         yield row
     if missing:
         yield unmeasured_row(head, "flashinfer", missing, times["ours"])

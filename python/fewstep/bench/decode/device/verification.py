@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ...cases import VERIFY_BARS
 from ...rivals import flashinfer, verifiers
 from ...rows import Options, Row, add_bar, reason_of, timed_row, unmeasured_row
 from ...target import Target
@@ -25,11 +26,7 @@ BUDGET_S = 1.0
 VOCABULARY, QUICK_VOCABULARY = 128256, 2000
 BATCHES = (1, 64)
 COUNTED = 16  # calls whose committed tokens are counted
-BAR_BATCH = 64
-BARS = {
-    ("tree_stochastic", "torch batched"): 5.0,
-    ("tree_stochastic", "flashinfer chain, a token"): 1.5,
-}
+BAR_CASE = "tree_stochastic", 64
 
 
 def rows(options: Options, progress: Callable[[str], None], target: Target) -> Iterator[Row]:
@@ -98,7 +95,7 @@ def _committed(accepted: Callable[[], torch.Tensor]) -> float:
 
 
 def _with_bar(row: Row) -> Row:
-    bar = BARS.get((row["case"], row["rival"]))
-    if bar and row["B"] == BAR_BATCH:
+    bar = VERIFY_BARS.get(row["rival"])
+    if bar and (row["case"], row["B"]) == BAR_CASE:
         add_bar(row, bar)
     return row
