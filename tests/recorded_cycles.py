@@ -22,6 +22,7 @@ class Recording(Recorded):
         (cycle, "recycle"),
         (cycle, "commit"),
         (_core, "tree_verify"),
+        (_core, "linear_run"),
     )
 
 

@@ -19,6 +19,7 @@ from fewstep import _core
 from fewstep.bench import cli, cycle, generate, target
 from fewstep.bench.claims import CLAIMS
 from fewstep.bench.rows import Options, WrongResult
+from fewstep.torch import pack_linears
 from fewstep.transformers import PagedModel
 from recorded_cycles import recording
 
@@ -43,6 +44,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> target.Target:
     monkeypatch.setattr(cycle, "RIVAL_TOKENS", 3)
     monkeypatch.setattr(cycle, "BUDGET_S", 0.01)
     monkeypatch.setattr(cycle, "paged", played)
+    # It makes its own output, which a device's path does not and a recording cannot see.
+    monkeypatch.setattr(_core, "linear_apply", lambda *_: None)
     return pretended(monkeypatch)
 
 
@@ -59,13 +62,15 @@ def test_rows(cuda: target.Target) -> None:
         for each in (
             ("Generator", "its forward pass"),
             ("Generator, no graph", "its forward pass"),
+            ("Generator", "fewstep, packed linears"),
             ("Generator", "fewstep, no graph"),
             ("Generator", "transformers"),
         )
     ]
     assert all(row["parameters"] == PARAMETERS for row in rows)
     assert all({"device", "sm", "ours_us", "rival_us"} <= row.keys() for row in rows)
-    for graphed, called, *tokens in (rows[:4], rows[4:]):
+    for graphed, called, packed, *tokens in (rows[:5], rows[5:]):
+        assert packed["ours_us"] == graphed["ours_us"]
         assert (graphed["cycles"], called["cycles"]) == (cycles.MOST, 1)
         assert 1.0 <= graphed["tokens_per_cycle"] <= 5.0  # the tree's deepest, and the next
         assert graphed["share"] == graphed["ratio"]
@@ -82,7 +87,7 @@ def test_rows(cuda: target.Target) -> None:
 
 def test_quick_has_no_bar(cuda: target.Target) -> None:
     rows = measured(cuda, "cycle_greedy", quick=True)
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert not [row for row in rows if "bar" in row]
 
 
@@ -122,11 +127,23 @@ def test_a_wrong_text_is_not_timed(
     assert failed(measured(cuda, case)).startswith(f"WrongResult: {case}, tokens of a text below")
 
 
+def test_wrong_packed_layers_are_not_timed(
+    cuda: target.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(model: Any) -> None:
+        pack_linears(model)
+        model.model.norm.weight.mul_(-1.0)
+
+    monkeypatch.setattr(cycle, "pack_linears", wrong)
+    reason = failed(measured(cuda, "cycle_greedy"))
+    assert reason.startswith("WrongResult: cycle_greedy, tokens of a text below the best")
+
+
 def test_a_wrong_pass_is_not_timed(cuda: target.Target, monkeypatch: pytest.MonkeyPatch) -> None:
     true = cycle.Problem.verify
 
-    def spoilt(self: Any, case: str) -> None:
-        true(self, case)
+    def spoilt(self: Any, case: str, model: Any) -> None:
+        true(self, case, model)
         self.graphed.model.model.norm.weight.mul_(1.5)
 
     monkeypatch.setattr(cycle.Problem, "verify", spoilt)

@@ -5,8 +5,9 @@ The model has the shape of a Llama of a billion parameters and random weights in
 are trees of 64 nodes that `TokenRecycling` fills, for one text. A cycle is drafts, forward pass,
 verification and commit; the host's work between looks is in it. Beside it, turn by turn, runs a
 captured forward pass over the same rows, again and again: what is left of a cycle is ours. That
-pass stays at the prompt's length while texts grow, so its share is not too large. How many tokens a
-cycle gives says nothing of models that were trained.
+pass stays at the prompt's length while texts grow, so its share is not too large. Linear layers are
+torch's; cycles with packed ones stand beside them. How many tokens a cycle gives says nothing of
+models that were trained.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 
 import fewstep
 
+from ..torch import pack_linears
 from . import llama
 from .cases import CYCLE_BAR
 from .decode import table as decode_table
@@ -129,15 +131,18 @@ class Problem:
         self.parameters = sum(weight.numel() for weight in self.plain.parameters())
         model = copy.deepcopy(self.plain)  # attention is set for a whole model
         self.graphed, self.called = paged(model, True), paged(model, False)
+        model = copy.deepcopy(self.plain)
+        pack_linears(model)
+        self.packed = paged(model, True)
         generator = torch.Generator().manual_seed(12)
         self.tokens = torch.randint(3, sizes["vocab_size"], (1, PROMPT), generator=generator)
         self.prompt: list[int] = self.tokens[0].tolist()
 
-    def verify(self, case: str) -> None:
+    def verify(self, case: str, model: Any) -> None:
         """Write a text in cycles, and compare with what transformers says of its tokens."""
         sampling = SAMPLINGS[case]
-        written = Text(self.graphed, self.prompt, sampling).written(CHECKED)
-        captured = self.graphed._cycles
+        written = Text(model, self.prompt, sampling).written(CHECKED)
+        captured = model._cycles
         if captured.refused is not None or not len(captured):
             raise WrongResult(f"{case}: no cycle was captured: {captured.refused}")
         ids = torch.tensor([self.prompt + written], device=self.target.device)
@@ -181,14 +186,16 @@ def rows(case: str, problem: Problem, options: Options) -> Iterator[Row]:
 
     from .decoder import generating
 
-    problem.verify(case)
+    for model in (problem.graphed, problem.packed):
+        problem.verify(case, model)
     target, sampling = problem.target, SAMPLINGS[case]
-    ours, called = (
-        Text(model, problem.prompt, sampling) for model in (problem.graphed, problem.called)
+    ours, called, packed = (
+        Text(model, problem.prompt, sampling)
+        for model in (problem.graphed, problem.called, problem.packed)
     )
     alone = target.capture(problem.forward_pass(ours.parent))
     scratch = problem.graphed._cache.store.scratch  # the graph's, which a longer one may replace
-    for text in (ours, called):
+    for text in (ours, called, packed):
         text.begin()
     how = {"do_sample": bool(sampling["temperature"])}
     how |= sampling if how["do_sample"] else {}
@@ -202,6 +209,7 @@ def rows(case: str, problem: Problem, options: Options) -> Iterator[Row]:
         "ours": Timed(ours.step),
         "pass": Timed(passes),
         "no graph": Timed(called.step),
+        "packed": Timed(packed.step),
         "transformers": Timed(generating(problem.plain, ids, cache, RIVAL_TOKENS, **how)),
     }
     times = interleaved(timed, BUDGET_S, target.clock)
@@ -225,6 +233,8 @@ def _rows_of(
         if barred and text is ours:
             add_bar(row, CYCLE_BAR, "share")
         yield row
+    cycles = (each_of(times[name], ours.cycles) for name in ("ours", "packed"))
+    yield timed_row(head, "fewstep, packed linears", *cycles, spread=True)
     token = each_of(times["ours"], ours.cycles * ours.tokens_per_cycle)
     rivals = {
         "fewstep, no graph": each_of(times["no graph"], called.cycles * called.tokens_per_cycle),
