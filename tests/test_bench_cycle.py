@@ -19,6 +19,7 @@ from fewstep import _core
 from fewstep.bench import cli, cycle, generate, target
 from fewstep.bench.claims import CLAIMS
 from fewstep.bench.rows import Options, WrongResult
+from fewstep.bench.timing import Timing
 from fewstep.torch import pack_linears
 from fewstep.transformers import PagedModel
 from recorded_cycles import recording
@@ -85,10 +86,17 @@ def test_rows(cuda: target.Target) -> None:
     assert worst["share"] == min(row["share"] for row in rows if "bar" in row)
 
 
-def test_quick_has_no_bar(cuda: target.Target) -> None:
+def test_quick_has_no_bar(cuda: target.Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(functions: dict[str, Any], *_: Any) -> dict[str, Timing]:
+        for timed in functions.values():
+            timed.call()
+        return dict.fromkeys(functions, Timing(8.0, 8.0, 8.0))
+
+    monkeypatch.setattr(cycle, "interleaved", called)
     rows = measured(cuda, "cycle_greedy", quick=True)
     assert len(rows) == 5
     assert not [row for row in rows if "bar" in row]
+    assert [row["ours_us"] for row in rows[:3]] == [1.0, 8.0, 1.0]  # of eight cycles, and of one
 
 
 def failed(rows: list[dict[str, Any]]) -> str:

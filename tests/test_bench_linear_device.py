@@ -27,6 +27,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> target.Target:
     monkeypatch.setattr(bench, "LEAST_INPUTS", 100)
     monkeypatch.setattr(bench, "HEADS", ((90, 96), HEAD))
     monkeypatch.setattr(bench, "BUDGET_S", 0.01)
+    for name, rows in (("ROWS", (1, 8, 16)), ("SOME_ROWS", (1, 16)), ("QUICK_ROWS", (1, 16))):
+        monkeypatch.setattr(bench, name, rows)
     return pretended(monkeypatch)
 
 
@@ -75,7 +77,7 @@ def test_a_copy_of_as_many_bytes_is_the_limit(
 
     monkeypatch.setattr(bench, "copy_row", noted)
     measured(cuda, "bfloat16", "int8", quick=True)
-    rows, outside = (1, 16, 64), sum(LAYER) * 2
+    rows, outside = (1, 16), sum(LAYER) * 2
     weights = {"bfloat16": 64 * 96 * 2, "int8": 64 * 96 + 64 * 4}
     assert moved == [weights[kind] + m * outside for kind in weights for m in rows]
 
