@@ -97,6 +97,7 @@ def test_quick_has_no_bar(cuda: target.Target, monkeypatch: pytest.MonkeyPatch) 
     assert len(rows) == 5
     assert not [row for row in rows if "bar" in row]
     assert [row["ours_us"] for row in rows[:3]] == [1.0, 8.0, 1.0]  # of eight cycles, and of one
+    assert [row["rival_us"] for row in rows[:3]] == [1.0, 1.0, 1.0]
 
 
 def failed(rows: list[dict[str, Any]]) -> str:

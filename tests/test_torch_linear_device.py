@@ -28,6 +28,7 @@ from pretend_device import DEVICE, Placed  # noqa: E402
 from recorded import Operations  # noqa: E402
 
 KINDS = [None, "int8", "int4"]
+WAITS = "_local_scalar_dense", "nonzero", "_unique", "masked"
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packed_first", [True, False])
 def test_a_model_is_packed_and_restored(packed_first: bool, kind: str | None, device: None) -> None:
-    """Before it moves and after; tied weights stay tied, and nothing waits for the device."""
+    """Before it moves and after; tied weights stay tied."""
     tokens = torch.randint(0, 200, (2, 70), generator=torch.Generator().manual_seed(4))
     plain, model = Tied(), Tied()
     if packed_first:
@@ -158,10 +159,7 @@ def test_a_model_is_packed_and_restored(packed_first: bool, kind: str | None, de
     assert report.swapped == ("head",)
     assert model.head.weight is model.embedding.weight
     assert isinstance(model.head.weight, PackedWeight)
-    with Operations() as operations:
-        got = model(tokens.to(DEVICE))
-    waits = ("_local_scalar_dense", "nonzero", "_unique", "masked")
-    assert not [name for name in operations if any(word in name for word in waits)]
+    got = model(tokens.to(DEVICE))
     fewstep.torch.pack_linears(plain, kind)
     assert torch.equal(got.host, plain(tokens))
     if packed_first and kind:  # the report has the original on the CPU, a Placed does not fit it
@@ -172,6 +170,22 @@ def test_a_model_is_packed_and_restored(packed_first: bool, kind: str | None, de
     assert restored is model.embedding.weight
     assert isinstance(restored, Placed) == (not (packed_first and kind))
     assert torch.equal(getattr(restored, "host", restored), Tied().head.weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_looked_up_without_waiting(kind: str | None, device: None) -> None:
+    """More than are unpacked at a time, some of them twice."""
+    torch.manual_seed(5)
+    plain = nn.Linear(64, 200, dtype=torch.bfloat16)
+    ours = fewstep.torch.Linear.from_linear(plain, kind)
+    index = torch.randint(0, 200, (2, 70), generator=torch.Generator().manual_seed(4))
+    wanted = ours.weight.rows(index)
+    assert torch.equal(wanted, ours.weight.plain()[index])
+    ours.to(DEVICE)
+    with Operations() as operations:
+        got = ours.weight.rows(index.to(DEVICE))
+    assert not [name for name in operations if any(word in name for word in WAITS)]
+    assert torch.equal(got.host, wanted)
 
 
 def test_a_generators_texts_are_those_of_the_host(device: None) -> None:
