@@ -177,4 +177,18 @@ def _cases() -> dict[str, dict[str, Any]]:
     return table
 
 
-CASES = _cases()
+def _cases_of_bytes() -> dict[str, dict[str, Any]]:
+    """More problems of caches of bytes, for kernels that have products of their own for them."""
+    table: dict[str, dict[str, Any]] = {}
+    for kind in SCALED:
+        for dim in (80, 256):
+            table[f"{kind} dim {dim}"] = {"requests": [(140, 2)], "cache": kind, "dim": dim}
+        for draft, dim in (("cache", 64), ("view", 96), ("view", 144)):
+            table[f"{kind} {draft} of many rows of {dim}"] = {
+                "requests": [(150, 40), (64, 70)], "draft": draft, "cache": kind, "dim": dim,
+                "tree": "random", "page": 7, "window": 100, "softcap": 10.0, "sinks": True,
+            }  # fmt: skip
+    return table
+
+
+CASES = _cases() | _cases_of_bytes()

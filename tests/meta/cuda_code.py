@@ -64,7 +64,7 @@ def flags() -> list[str]:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel of one architecture: the assembler's report, and its bounds from the source."""
+    """A kernel of one architecture: the assembler's report, and the bounds that it had."""
 
     name: str
     registers: int
@@ -141,13 +141,10 @@ def readable(mangled: str) -> str:
 
 def kernels(result: Compiled) -> list[Kernel]:
     """Return the kernels of a file as ``-Xptxas -v`` reports them."""
-    # A kernel that files share stands in a header, beside them or in the family they build on.
-    headers = [*CSRC.glob("*/cuda/*.h"), *sorted(result.source.parent.glob("*.h"))]
     bounds = {
-        name: (int(threads), int(blocks))
-        for name, threads, blocks in re.findall(
-            r"struct (\w+Kernel) \{\s*static constexpr int kThreads = (\d+), kBlocks = (\d+);",
-            "".join(path.read_text() for path in [*headers, result.source]),
+        mangled: (int(threads), int(blocks))
+        for mangled, threads, blocks in re.findall(
+            r"\.entry (\w+)\(.*?\)\s*\.maxntid (\d+).*?\.minnctapersm (\d+)", result.ptx, re.S
         )
     }
     found = re.findall(
@@ -157,10 +154,14 @@ def kernels(result: Compiled) -> list[Kernel]:
         re.S,
     )
     return [
-        Kernel(name, int(registers), int(stack), int(stores) + int(loads), *bounds[struct])
+        Kernel(
+            readable(mangled),
+            int(registers),
+            int(stack),
+            int(stores) + int(loads),
+            *bounds[mangled],
+        )
         for mangled, stack, stores, loads, registers in found
-        for name in [readable(mangled)]
-        for struct in [name.split("<")[0]]
     ]
 
 

@@ -46,10 +46,11 @@ KERNELS |= {"SampleKernel", "TopKKernel", "RenormKernel", "PenaliseKernel"}
 KERNELS |= {"GumbelTopKKernel", "SampleArithmeticKernel"}
 KERNELS |= {"ExpandKernel", "KSeqRhoKernel", "SampleChildrenKernel", "BeamKernel", "VerifyKernel"}
 HALF_ATTENTION = {
-    f"HalfAttentionKernel<{bf16}, {width}, {warps}>"
+    f"HalfAttentionKernel<{bf16}, {width}, {warps}, {bytes_}>"
     for bf16 in (0, 1)
     for width in (64, 128, 256)
     for warps in (1, 4)
+    for bytes_ in (0, 1)
 }
 KERNELS |= HALF_ATTENTION | {"JoinKernel", "MergeKernel"}
 KERNELS |= {f"FloatAttentionKernel<{i}, {width}>" for i in (0, 1) for width in (64, 128, 256)}
@@ -155,7 +156,7 @@ def test_halves_are_multiplied_on_tensor_cores_and_copied_16_bytes_at_once(folde
     for name, operations in code(folder):
         if name not in HALF_ATTENTION:
             continue
-        width, warps = (int(value) for value in re.findall(r"\d+", name)[1:])
+        width, warps = (int(value) for value in re.findall(r"\d+", name)[1:3])
         keys = (32 if width == 256 else 64) if warps == 4 else 16  # of a warp
         products = [op for op in operations if op.startswith("HMMA.16816.F32")]
         is_bf16 = [op.endswith(".BF16") for op in products]
@@ -164,6 +165,21 @@ def test_halves_are_multiplied_on_tensor_cores_and_copied_16_bytes_at_once(folde
         assert "LDSM.16.M88.4" in operations, name
         assert "LDSM.16.MT88.4" in operations, name
         assert [op for op in operations if re.match(r"LDGSTS\.E\.BYPASS\.128", op)], name
+
+
+def test_bytes_of_a_cache_are_on_their_way_while_halves_are_multiplied(folder: Path) -> None:
+    """A thread's share of a tile's values and of its next keys, eight bytes at a time."""
+    for name, operations in code(folder):
+        if name not in HALF_ATTENTION or not name.endswith(" 1>"):
+            continue
+        width, warps = (int(value) for value in re.findall(r"\d+", name)[1:3])
+        reads = (32 if width == 256 and warps == 4 else 64) * width // 8 // 128
+        letters = {"LDG.E.64": "L", "STS.128": "S", "BAR.SYNC.DEFER_BLOCKING": "B"}
+        order = "".join("M" if op.startswith("HMMA") else letters.get(op, "") for op in operations)
+        read, stored = "L" * reads + "S*", "S" * 2 * reads  # as int8 or float8
+        assert re.search(f"{stored}{read}BM+B{stored}{read}BM+", order), (name, order)
+        pairs = [op for op in operations if re.match("H(FMA|ADD|MUL)2", op)]
+        assert len(pairs) >= 2 * 2 * reads * 4, name
 
 
 def test_weights_are_multiplied_on_tensor_cores_and_read_ahead(folder: Path) -> None:
@@ -207,6 +223,6 @@ def test_names_of_kernels() -> None:
     assert readable(piece) == "PieceKernel<ErrorTerms<0, 1>>"
     assert readable("_ZN3gpu10run_kernelIN6solver9SumKernelILi4EEEEEvT_") == "SumKernel<4>"
     assert readable("_ZN3gpu10run_kernelIN6solver9RowKernelILb0EEEEEvT_") == "RowKernel<0>"
-    half = "_ZN3gpu10run_kernelIN4tree19HalfAttentionKernelILb1ELi64ELi4EEEEEvT_"
-    assert readable(half) == "HalfAttentionKernel<1, 64, 4>"
+    half = "_ZN3gpu10run_kernelIN4tree19HalfAttentionKernelILb1ELi64ELi4ELb0EEEEEvT_"
+    assert readable(half) == "HalfAttentionKernel<1, 64, 4, 0>"
     assert readable("_ZN3gpu10run_kernelIN5noise12NormalKernelEEEvT_") == "NormalKernel"

@@ -102,8 +102,8 @@ FEWSTEP_API int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H,
  *          draft_k, draft_v: q's; bits: u32 or i32; page_table, kv_len, indptr, block, depth: i32;
  *          sinks, k_scale, v_scale, lse: f32; out: q's or f32; workspace: i64; arithmetic f32; of a
  *          bf16 cache the kernels for AVX512-BF16 round the weights w to bf16 before the second
- *          product and take subnormals for zero; those for CUDA round them to the type of a 16-bit
- *          cache
+ *          product and take subnormals for zero; those for CUDA round them, with the scales that
+ *          values have, to q's type where that has 16 bits
  * Layout   last dimension contiguous, the others strided, zero strides of inputs included;
  *          workspace contiguous
  * Alias    out, lse and workspace overlap nothing; inputs may overlap each other

@@ -69,23 +69,28 @@ void launch_rows(const AttentionProblem& p, bool is_wide) {
 
 // Few rows: then a block's warps share them, and always where a row's bits must not depend on how
 // many there are.
-template <bool kIsBf16, int kWidth>
+template <bool kIsBf16, int kWidth, bool kIsBytes>
 void attend_halves(const AttentionProblem& p, bool is_wide) {
   if (p.deterministic || p.N * p.ratio <= 16 * p.B) {
-    launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 1>>(p, is_wide);
+    launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 1, kIsBytes>>(p, is_wide);
   } else {
-    launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 4>>(p, is_wide);
+    launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 4, kIsBytes>>(p, is_wide);
   }
 }
 
 template <int kWidth>
 void attend(const AttentionProblem& p, bool is_wide) {
-  if (p.kv_type == DType::kBF16) {
-    attend_halves<true, kWidth>(p, is_wide);
-  } else if (p.kv_type == DType::kF16) {
-    attend_halves<false, kWidth>(p, is_wide);
-  } else if (contains(kScaledBytes, p.kv_type)) {
+  const bool is_bytes = contains(kScaledBytes, p.kv_type);
+  if (is_bytes && p.q_type == DType::kBF16) {
+    attend_halves<true, kWidth, true>(p, is_wide);
+  } else if (is_bytes && p.q_type == DType::kF16) {
+    attend_halves<false, kWidth, true>(p, is_wide);
+  } else if (is_bytes) {
     launch_rows<FloatAttentionKernel<true, kWidth>>(p, false);
+  } else if (p.kv_type == DType::kBF16) {
+    attend_halves<true, kWidth, false>(p, is_wide);
+  } else if (p.kv_type == DType::kF16) {
+    attend_halves<false, kWidth, false>(p, is_wide);
   } else {
     launch_rows<FloatAttentionKernel<false, kWidth>>(p, is_wide);
   }

@@ -5,7 +5,7 @@
 #include "core/scaled_bytes.h"
 #include "tree/cuda/attention_rows.h"
 
-// Attention in float32: of float32 itself, and of any type to a cache of scaled bytes.
+// Attention of float32, to a cache of float32 or scaled bytes.
 //
 // Mapping: a block has up to 16 rows of a KV head and a part of its keys, and walks over tiles of
 // 32, which lie in shared memory as floats. A warp has four rows: a thread their logits of one key,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "core/cuda/async_copy.h"
 #include "core/cuda/mma.h"
 #include "tree/cuda/attention_rows.h"
+#include "tree/cuda/attention_tile.h"
 
-// Attention of bfloat16 and float16 to a cache of the same type, on tensor cores.
+// Attention of bfloat16 and float16 to a cache of the same type or of 8 bits, on tensor cores.
 //
 // Mapping: a block has up to 16 or 64 rows of a KV head and a part of its keys, and walks over
 // tiles of them. A warp has 16 rows: with 64 rows in the block all keys of a tile, and with 16 a
@@ -14,24 +14,23 @@
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
-// kWidth: the head dims that there is room for.
-template <bool kIsBf16, int kWidth, int kRowWarps>
+// kWidth: the head dims that there is room for; kIsBytes: the cache's elements have 8 bits, and
+// scales.
+template <bool kIsBf16, int kWidth, int kRowWarps, bool kIsBytes>
 struct HalfAttentionKernel {
-  static constexpr int kThreads = 128, kBlocks = 1;
+  // Few rows wait for memory: three blocks of them are to share a multiprocessor.
+  static constexpr int kThreads = 128, kBlocks = kWidth == 128 && kRowWarps == 1 ? 3 : 1;
   static constexpr DType kType = kIsBf16 ? DType::kBF16 : DType::kF16;
   static constexpr int kWarps = kThreads / 32, kKeyWarps = kWarps / kRowWarps;
   static constexpr int kRows = 16 * kRowWarps;
   static constexpr int kTile = kWidth == 256 && kRowWarps == 4 ? 32 : 64;
   static constexpr int kWarpKeys = kTile / kKeyWarps;
-  static constexpr int kPitch = kWidth + 8;  // 16 bytes of each of eight rows: all 32 banks
-  static constexpr int kChunks = kWidth / 8;
+  static constexpr int kPitch = kWidth + kPad;
   using Block = gpu::Block<kThreads>;
   template <class T>
   using Per = gpu::PerThread<T, kThreads>;
+  using Read = TileRead<kIsBytes, kIsBf16, kTile, kWidth, kThreads>;
 
-  struct __attribute__((may_alias, aligned(16))) Words {
-    uint32_t w[4];
-  };
   struct Tiles {
     alignas(16) uint16_t q[kRows][kPitch], k[kTile][kPitch], v[kTile][kPitch];
   };
@@ -43,7 +42,8 @@ struct HalfAttentionKernel {
     RunningSoftmax softmax[kWarps][16];
     const char* query[kRows];
     const char *key[2][kTile], *value[2][kTile];  // of this tile and the next, in turn
-    int64_t gap[2];                               // the tile, where it has keys on no page
+    float k_scale[2][kIsBytes ? kTile : 1], v_scale[2][kIsBytes ? kTile : 1];
+    int64_t gap[2];  // the tile, where it has keys on no page
     int64_t left[kRows];
     uint8_t seen[kRows][kTile];
     AttentionTask task;
@@ -57,6 +57,7 @@ struct HalfAttentionKernel {
   };
   struct Rows {  // a thread's two, eight apart
     RunningSoftmax softmax[2];
+    Unit unit[2];
     float factor[2], top[2];
   };
 
@@ -76,17 +77,18 @@ struct HalfAttentionKernel {
     const LeftWindow window = s.window;
     int64_t begin = first_tile(task, window.every, kTile);
     block.each([&](int t) { find_keys(task, begin, 0, t, s); });
-    block.each_alone([&](int t) { load_tile(s.key[0], s.tiles.k, t); });
+    Per<Read> read;
+    begin_read(block, bytes_of(task, begin), s.key[0], s.tiles.k, read);
     gpu::end_copies();
     Per<Sums> sums;
     Per<Rows> rows;
     block.each_alone([&](int t) {
       sums[t] = Sums{};
-      rows[t] = Rows{{{minus_infinity(), 0.0f}, {minus_infinity(), 0.0f}}, {}, {}};
+      rows[t] = Rows{{{minus_infinity(), 0.0f}, {minus_infinity(), 0.0f}}, {}, {}, {}};
     });
     FEWSTEP_NO_UNROLL
     for (int turn = 0; begin < task.end; turn ^= 1) {
-      do_tile(block, task, window, begin, turn, sums, rows, s);
+      do_tile(block, task, window, begin, turn, read, sums, rows, s);
       begin += kTile;
     }
     gpu::wait_for_copies<0>(block);
@@ -104,7 +106,7 @@ struct HalfAttentionKernel {
       if (t < 2) s.gap[t] = -1;
     });
     block.each([&](int t) {
-      load_tile(s.query, s.tiles.q, t);
+      copy_halves<kThreads>(s.query, 0, p.D, is_wide, s.tiles.q, t);
       if (t == 0) s.window = p.window > 0 ? window_of(task, s.left) : LeftWindow{-1, -1};
     });
   }
@@ -115,35 +117,33 @@ struct HalfAttentionKernel {
     const KeyRow row = key_row(p, task, begin + t);
     s.key[turn][t] = row.k;
     s.value[turn][t] = row.v;
+    if constexpr (kIsBytes) {
+      s.k_scale[turn][t] = row.k_scale;
+      s.v_scale[turn][t] = row.v_scale;
+    }
     if (!row.k && begin + t < task.end) s.gap[turn] = begin;
   }
 
-  // Begins to copy rows; those that there are not are zero, as weights of keys that nobody sees
-  // are multiplied with them.
-  template <int kCount>
-  FEWSTEP_HOST_DEVICE void load_tile(const char* const (&rows)[kCount],
-                                     uint16_t (&to)[kCount][kPitch], int t) const {
-    for (int c = t; c < kCount * kChunks; c += kThreads) {
-      const int row = c / kChunks, d = c % kChunks * 8;
-      if (d >= p.D) continue;
-      const char* from = rows[row];
-      if (from && is_wide) {
-        gpu::copy16_async(&to[row][d], from + 2 * d);
-        continue;
-      }
-      Words words{};
-      for (int i = 0; from && i < 4; ++i) {
-        const gpu::HalfWord* halves = (const gpu::HalfWord*)from + d + 2 * i;
-        words.w[i] = halves[0] | (uint32_t)halves[1] << 16;
-      }
-      *(Words*)&to[row][d] = words;
-    }
+  // Rows of the tile at `begin` that are of bytes: its first ones, as drafted tokens are behind.
+  FEWSTEP_HOST_DEVICE int bytes_of(const AttentionTask& task, int64_t begin) const {
+    if (!kIsBytes) return 0;
+    if (p.draft != Draft::kSeparate) return kTile;
+    return (int)smaller_of(larger_of(task.prefix - begin, int64_t(0)), int64_t(kTile));
+  }
+
+  FEWSTEP_HOST_DEVICE void begin_read(const Block& block, int bytes,
+                                      const typename Read::Rows& from, typename Read::Tile& to,
+                                      Per<Read>& read) const {
+    block.each_alone([&](int t) { read[t].begin(from, bytes, p.kv_type, p.D, is_wide, to, t); });
   }
 
   FEWSTEP_HOST_DEVICE void do_tile(const Block& block, const AttentionTask& task,
                                    const LeftWindow& window, int64_t begin, int turn,
-                                   Per<Sums>& sums, Per<Rows>& rows, Shared& s) const {
-    block.each_alone([&](int t) { load_tile(s.value[turn], s.tiles.v, t); });
+                                   Per<Read>& read, Per<Sums>& sums, Per<Rows>& rows,
+                                   Shared& s) const {
+    const int bytes = bytes_of(task, begin);
+    block.each_alone([&](int t) { read[t].end(bytes, p.kv_type, p.D, is_wide, s.tiles.k, t); });
+    begin_read(block, bytes, s.value[turn], s.tiles.v, read);
     gpu::end_copies();
     gpu::wait_for_copies<1>(block);
     Per<Scores> scores;
@@ -154,11 +154,13 @@ struct HalfAttentionKernel {
       if (is_masked) find_seen(task, begin, s.key[turn], t, s);
       find_keys(task, begin + kTile, turn ^ 1, t, s);
     });
+    block.each_alone([&](int t) { read[t].end(bytes, p.kv_type, p.D, is_wide, s.tiles.v, t); });
     if (begin + kTile < task.end) {
-      block.each_alone([&](int t) { load_tile(s.key[turn ^ 1], s.tiles.k, t); });
+      begin_read(block, bytes_of(task, begin + kTile), s.key[turn ^ 1], s.tiles.k, read);
     }
     gpu::end_copies();
-    weigh(block, is_masked, scores, rows, s);
+    weigh(block, is_masked, turn, scores, rows, s);
+    if constexpr (kIsBytes) scale_weights(block, turn, scores, rows, s);
     gpu::wait_for_copies<1>(block);
     add_values(block, scores, rows, sums, s);
     block.barrier();
@@ -203,9 +205,10 @@ struct HalfAttentionKernel {
   }
 
   // Turns logits into weights, and takes them into the rows' sums.
-  FEWSTEP_HOST_DEVICE void weigh(const Block& block, bool is_masked, Per<Scores>& scores,
+  FEWSTEP_HOST_DEVICE void weigh(const Block& block, bool is_masked, int turn, Per<Scores>& scores,
                                  Per<Rows>& rows, const Shared& s) const {
     block.each_alone([&](int t) {
+      if constexpr (kIsBytes) multiply_keys(t, s.k_scale[turn], scores[t]);
       if (p.softcap > 0.0f) cap(scores[t]);
       if (is_masked) hide(t, s, scores[t]);
       FEWSTEP_UNROLL
@@ -218,9 +221,7 @@ struct HalfAttentionKernel {
         rows[t].top[h] = top;
       }
     });
-    const auto larger = [](float a, float b) { return larger_of(a, b); };
-    gpu::join_quads(block, [&](int t) -> float& { return rows[t].top[0]; }, larger);
-    gpu::join_quads(block, [&](int t) -> float& { return rows[t].top[1]; }, larger);
+    join_tops(block, rows);
     const float scale = scale_of(p);
     block.each_alone([&](int t) {
       FEWSTEP_UNROLL
@@ -235,6 +236,50 @@ struct HalfAttentionKernel {
         }
       }
     });
+  }
+
+  FEWSTEP_HOST_DEVICE static void join_tops(const Block& block, Per<Rows>& rows) {
+    const auto larger = [](float a, float b) { return larger_of(a, b); };
+    gpu::join_quads(block, [&](int t) -> float& { return rows[t].top[0]; }, larger);
+    gpu::join_quads(block, [&](int t) -> float& { return rows[t].top[1]; }, larger);
+  }
+
+  // Weights take in the scales of their values, in float16 those of the rows' units.
+  FEWSTEP_HOST_DEVICE void scale_weights(const Block& block, int turn, Per<Scores>& scores,
+                                         Per<Rows>& rows, const Shared& s) const {
+    block.each_alone([&](int t) { multiply_keys(t, s.v_scale[turn], scores[t]); });
+    if constexpr (kIsBf16) return;
+    block.each_alone([&](int t) {
+      FEWSTEP_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        float top = 0.0f;
+        FEWSTEP_UNROLL
+        for (int i = 0; i < kWarpKeys / 4; ++i) {
+          const float x = scores[t].x[i / 2][2 * h + i % 2];
+          top = larger_of(top, larger_of(x, -x));
+        }
+        rows[t].top[h] = top;
+      }
+    });
+    join_tops(block, rows);
+    block.each_alone([&](int t) {
+      FEWSTEP_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        const float inverse = rows[t].unit[h].raise(rows[t].top[h], &rows[t].factor[h]);
+        FEWSTEP_UNROLL
+        for (int i = 0; i < kWarpKeys / 4; ++i) scores[t].x[i / 2][2 * h + i % 2] *= inverse;
+      }
+    });
+  }
+
+  // Of a warp's keys, times `scale` of each.
+  FEWSTEP_HOST_DEVICE static void multiply_keys(int t, const float* scale, Scores& scores) {
+    FEWSTEP_UNROLL
+    for (int j = 0; j < kWarpKeys / 8; ++j) {
+      const float* own = scale + first_key(t) + 8 * j + own_column(t);
+      FEWSTEP_UNROLL
+      for (int i = 0; i < 4; ++i) scores.x[j][i] *= own[i % 2];
+    }
   }
 
   FEWSTEP_HOST_DEVICE void cap(Scores& scores) const {
@@ -300,10 +345,12 @@ struct HalfAttentionKernel {
       FEWSTEP_UNROLL
       for (int h = 0; h < 2; ++h) {
         const int row = t % 32 / 4 + 8 * h;
+        const float unit = kIsBytes && !kIsBf16 ? rows[t].unit[h].size : 1.0f;
         if (t % 4 == 0) s.softmax[t / 32][row] = rows[t].softmax[h];
         FEWSTEP_UNROLL
         for (int i = 0; i < kWidth / 4; ++i) {
-          s.sums[t / 32][row][i / 2 * 8 + own_column(t) + i % 2] = sums[t].x[i / 2][2 * h + i % 2];
+          s.sums[t / 32][row][i / 2 * 8 + own_column(t) + i % 2] =
+              sums[t].x[i / 2][2 * h + i % 2] * unit;
         }
       }
     });

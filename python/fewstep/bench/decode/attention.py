@@ -52,11 +52,13 @@ class Size:
     dtype: str = "bfloat16"
     paged: bool = False
     tree: bool = False  # rows are nodes with three children each, else a chain
+    int8: bool = False  # the cache; rivals read what it stands for, in the type of the queries
 
     @property
     def case(self) -> str:
         """What a row of the output calls it."""
-        return "tree" if self.tree else "paged" if self.paged else "contiguous"
+        layout = "tree" if self.tree else "paged" if self.paged else "contiguous"
+        return f"{layout} int8" if self.int8 else layout
 
     @property
     def flops(self) -> float:
@@ -72,8 +74,8 @@ class Size:
     @property
     def bytes(self) -> float:
         """Of all keys and values."""
-        size = DTYPES[self.dtype].itemsize
-        return 2.0 * self.B * (HEADS // self.GQA) * self.L * DIM * size
+        token = DIM + 4 if self.int8 else DIM * DTYPES[self.dtype].itemsize  # of a head
+        return 2.0 * self.B * (HEADS // self.GQA) * self.L * token
 
 
 def sizes(quick: bool) -> list[Size]:
@@ -120,6 +122,10 @@ class Problem:
         shape = (size.B, groups, size.L, DIM)
         self.q = torch.randn(size.B, HEADS, size.T, DIM).to(kind)
         self.k, self.v = torch.randn(shape).to(kind), torch.randn(shape).to(kind)
+        self.scales: dict[str, Any] = {}
+        if size.int8:
+            self.k, self.k_bytes, self.scales["k_scale"] = _quantised(self.k)
+            self.v, self.v_bytes, self.scales["v_scale"] = _quantised(self.v)
         self.seen = torch.ones(size.T, size.L, dtype=torch.bool)
         block = self.seen[:, size.L - size.T :].tril_()
         if size.tree:
@@ -130,14 +136,16 @@ class Problem:
         self.folded_mask = self.mask.repeat(size.GQA, 1)
         self.grouped = self.q.view(size.B, groups, size.GQA * size.T, DIM)
 
-    def ours(self) -> Call:
+    def ours(self, int8: bool | None = None) -> Call:
         """Return the call of the op; its result is torch's, [B, H, T, D]."""
         size = self.size
+        int8 = size.int8 if int8 is None else int8
         rows = self.q.transpose(1, 2).reshape(size.B * size.T, HEADS, DIM).contiguous()
         out = torch.empty_like(rows)
         length = torch.full((size.B,), size.L, dtype=torch.int32)
         ends = torch.arange(size.B + 1, dtype=torch.int32) * size.T
-        k, v, table = self.k.transpose(1, 2), self.v.transpose(1, 2), None
+        cache = (self.k_bytes, self.v_bytes) if int8 else (self.k, self.v)
+        k, v, table = *(x.transpose(1, 2) for x in cache), None
         if size.paged:
             pages = size.B * size.L // PAGE
             order = torch.randperm(pages)
@@ -150,7 +158,7 @@ class Problem:
         needed = _core.tree_attention_workspace_bytes(len(rows), HEADS, k.shape[2], DIM, 0, 0)
         call = partial(
             fewstep.tree.attention, rows, k, v, length, ends, out=out, page_table=table, bits=bits,
-            workspace=torch.empty(needed // 8, dtype=torch.int64),
+            workspace=torch.empty(needed // 8, dtype=torch.int64), **(self.scales if int8 else {}),
         )  # fmt: skip
 
         def run() -> torch.Tensor:
@@ -199,6 +207,13 @@ class Problem:
         return torch.nn.functional.scaled_dot_product_attention(
             self.q, k, v, attn_mask=self.mask[None, None]
         )
+
+
+def _quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what int8 with a scale per token leaves of x [B, G, L, D], these, and the scales."""
+    scale = x.float().abs().amax(-1) / 127
+    data = (x / scale[..., None]).round().to(torch.int8)
+    return (data * scale[..., None]).to(x.dtype), data, scale.transpose(1, 2).contiguous()
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``tree.attention`` on a GPU: trees of 64 nodes and single rows, 32 heads on 8 of the cache.
 
+Of an int8 cache rivals read what it stands for in bfloat16, and so do we once more.
 Calls take other tensors each time, several times the device's cache together, so that none finds
 its keys there. Each is a captured graph, on all sides.
 """
@@ -8,6 +9,7 @@ its keys there. Each is a captured graph, on all sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from ...bandwidth import copies, copy_row
 from ...cases import ATTENTION_BARS
@@ -30,16 +32,18 @@ from ..attention import PAGE, TOLERANCE, Call, Problem, Size
 from ..verification import NODES
 
 BUDGET_S = 1.0
+WIDE = "ours of a bfloat16 cache"
 SIZES = tuple(Size(NODES, n, b, tree=True) for n in (4096, 32768) for b in (1, 16))
 SINGLE = Size(1, 32768, 16)
-QUICK = (Size(NODES, 512, 2, tree=True), Size(1, 512, 2))
+INT8 = tuple(replace(size, int8=True) for size in (SIZES[-1], SINGLE))
+QUICK = (Size(NODES, 512, 2, tree=True), Size(1, 512, 2), Size(1, 512, 2, int8=True))
 
 
 def rows(options: Options, progress: Callable[[str], None], target: Target) -> Iterator[Row]:
     """Measure what was asked for."""
     if not options.wants("attention"):
         return
-    for size in QUICK if options.quick else (*SIZES, SINGLE):
+    for size in QUICK if options.quick else (*SIZES, SINGLE, *INT8):
         progress(f"tree.attention, T={size.T} L={size.L} B={size.B}")
         yield from _measured(size, target)
 
@@ -73,6 +77,11 @@ def _measured(size: Size, target: Target) -> Iterator[Row]:
     replayed = {name: [target.capture(call) for call in calls] for name, calls in forms.items()}
     timed = {"ours": Timed(rotated(ours))}
     timed |= {name: Timed(rotated(calls)) for name, calls in replayed.items()}
+    if size.int8:
+        with target.device:
+            wide = [problem.ours(int8=False) for problem in problems]
+        check(f"attention, {WIDE}", difference(result, wide[0]()), TOLERANCE[size.dtype])
+        timed |= {WIDE: Timed(rotated([target.capture(call) for call in wide]))}
     if size.T >= 16:
         timed |= {"gemm": product(target)}
     times = interleaved(timed | copies(target), BUDGET_S, target.clock)
@@ -86,6 +95,8 @@ def _measured(size: Size, target: Target) -> Iterator[Row]:
         add_bar(row, ATTENTION_BARS["best"])
     yield row
     yield from missing
+    if size.int8:
+        yield timed_row(head, WIDE, times["ours"], times[WIDE])
     yield _copied(size, head, times)
     if "gemm" in times:
         yield _multiplied(size, head, times)
