@@ -260,10 +260,11 @@ TEST_CASE("recycle passes over tokens that the table has not, and the last of a 
 namespace {
 
 // Two requests of one row each: one head of 16 dims, pages of 2 tokens, the values of a token its
-// slot. Keys are zero, so out is the mean of the values that a row sees.
+// slot. Queries and keys are zero, so out is the mean of the values that a row sees.
 template <class T>
 struct Attention {
-  std::vector<T> q = std::vector<T>(2 * 16), k = std::vector<T>(6 * 16), v = k;
+  std::vector<T> k = std::vector<T>(6 * 16), v = k;
+  std::vector<float> q = std::vector<float>(2 * 16), scales = std::vector<float>(6, 1.0f);
   std::vector<float> out = std::vector<float>(2 * 16, -5.0f);
   std::vector<int32_t> table{2, 0, 1, 0}, indptr{0, 1, 2}, length{3, 2}, block{1, 1};
   std::vector<uint32_t> bits{1, 1};
@@ -274,12 +275,14 @@ struct Attention {
     p.B = p.N = 2;
     p.H = p.G = p.ratio = 1;
     p.D = 16;
-    p.q_type = p.kv_type = type;
+    p.kv_type = type;
+    p.q_type = sizeof(T) == 1 ? fewstep::DType::kF16 : type;
     p.out_type = fewstep::DType::kF32;
     const int64_t row = 16 * sizeof(T);
-    p.q = {reinterpret_cast<char*>(q.data()), row, row};
+    p.q = {reinterpret_cast<char*>(q.data()), 64, 64};
     p.k = {reinterpret_cast<const char*>(k.data()), 2 * row, row, row};
     p.v = {reinterpret_cast<const char*>(v.data()), 2 * row, row, row};
+    if (sizeof(T) == 1) p.k_scale = p.v_scale = {scales.data(), 2, 1, 1};
     p.out = {reinterpret_cast<char*>(out.data()), 64, 64};
     p.page_table = table.data();
     p.table_stride = p.page_tokens = 2;
@@ -298,6 +301,7 @@ struct Attention {
 };
 
 float of_int(int i) { return float(i); }
+int8_t byte_of_int(int i) { return int8_t(i); }
 uint16_t half_of_int(int i) { return fewstep::vec::narrow_bf16({float(i)}); }
 
 template <class T>
@@ -330,4 +334,5 @@ void check_attention(fewstep::DType type, T (*convert)(int)) {
 TEST_CASE("attention passes over requests that do not fit, and keys without a page") {
   check_attention(fewstep::DType::kF32, &of_int);
   check_attention(fewstep::DType::kBF16, &half_of_int);
+  check_attention(fewstep::DType::kI8, &byte_of_int);
 }
