@@ -179,11 +179,17 @@ def penalise_cases(few: bool) -> Iterator[dict[str, Any]]:
 
 
 def attention_cases(few: bool) -> Iterator[dict[str, Any]]:
-    """A third of the case table, in every type and alignment, with and without fixed parts."""
+    """A third of the case table, in every type and alignment, with and without fixed parts.
+
+    And of many rows half the cases, in 16-bit types, aligned and without fixed parts.
+    """
     kinds = {"k_scale": "float32", "v_scale": "float32", "sinks": "float32"}
-    for index, case in enumerate(list(attention.CASES.values())[:: 9 if few else 3]):
-        dtype = attention.DTYPES[index % 3]
-        given = dict(case)
+    table = list(attention.CASES.values())[:: 9 if few else 3]
+    wide = list(attention.MANY_ROWS.values())[:: 6 if few else 2]
+    for index, case in enumerate(table + wide):
+        is_wide = index >= len(table)
+        dtype = attention.DTYPES[1 + index % 2 if is_wide else index % 3]
+        given = {"dim": (64, 128, 256)[index % 3]} | case if is_wide else dict(case)
         a = attention.problem(given.pop("requests"), dtype=dtype, seed=index, **given)
         arrays = {n: x for n, x in a.items() if isinstance(x, np.ndarray)}
         rows = ("q", "k", "v", "draft_k", "draft_v")
@@ -198,9 +204,9 @@ def attention_cases(few: bool) -> Iterator[dict[str, Any]]:
             "inputs": {n: (x, dtypes.get(n, kinds.get(n, "int32"))) for n, x in arrays.items()},
             "outputs": {"out": (a["q"].shape, dtype), "lse": (heads, "float32")},
             "options": {n: x for n, x in a.items() if n not in arrays}
-            | {"deterministic": index % 2 == 1},
-            "offset": index % 2 if heads[0] else 0,
-            "gap": 3 * (index % 4 // 2) if heads[0] else 0,
+            | {"deterministic": index % 2 == 1 and not is_wide},
+            "offset": index % 2 if heads[0] and not is_wide else 0,
+            "gap": 3 * (index % 4 // 2) if heads[0] and not is_wide else 0,
         }
 
 

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cuda/device.h"
 #include "core/execute.h"
 #include "fewstep/attention.h"
 
@@ -23,11 +24,22 @@ int64_t part_of(int64_t work) {
   return keys > kSmallestPart ? keys : kSmallestPart;
 }
 
-// Parts that CUDA splits a request's keys into to have kCudaBlocks blocks of threads, of B
-// requests.
-int64_t most_cuda_parts(int64_t N, int64_t H, int64_t G, int64_t B) {
-  const int64_t blocks = G * std::max(B, N * (H / G) / kCudaRows + 1);
-  return std::max(kCudaBlocks / blocks, int64_t(1));
+// Rows of a block of warpgroups where B requests have N tokens of that many heads for each of keys;
+// 0 where these are too few to keep them busy.
+int32_t warpgroup_rows_of(int64_t N, int64_t ratio, int64_t D, int64_t B) {
+  const int64_t rows = N * ratio;
+  if (rows < 64 * B || (D != 64 && D != 128 && D != 256)) return 0;
+  return rows > 128 * B && D < 256 ? 256 : 128;
+}
+
+// Parts that CUDA splits a request's keys into to have as many blocks of threads as are aimed at.
+int64_t most_cuda_parts(int64_t N, int64_t H, int64_t G, int64_t B, int32_t warpgroup_rows) {
+  const int64_t rows = N * (H / G);
+  if (warpgroup_rows > 0) {
+    const int64_t blocks = G * std::max(B, (rows + warpgroup_rows - 1) / warpgroup_rows);
+    return std::max(kWarpgroupBlocks / blocks, int64_t(1));
+  }
+  return std::max(kCudaBlocks / (G * std::max(B, rows / kCudaRows + 1)), int64_t(1));
 }
 
 void check_options(const fewstep_tree_attention_args& a, const ArgCheck& check,
@@ -238,6 +250,23 @@ int64_t longest_of(const ArgCheck& check, const AttentionProblem& p) {
   return longest;
 }
 
+uint64_t bits_of(const Tokens& x) {
+  return reinterpret_cast<uintptr_t>(x.data) | uint64_t(x.page | x.token | x.head);
+}
+
+// What the choice of a CUDA kernel depends on.
+void look_at_layout(const ArgCheck& check, AttentionProblem* p) {
+  const uint64_t q = reinterpret_cast<uintptr_t>(p->q.data) | uint64_t(p->q.row | p->q.head);
+  const Tokens caches[] = {p->k, p->v, p->draft_k, p->draft_v};
+  uint64_t any = q;
+  for (const Tokens& x : caches) any |= bits_of(x);
+  p->is_wide = any % 16 == 0;
+  const bool is_half = p->kv_type == DType::kBF16 || p->kv_type == DType::kF16;
+  if (!p->is_wide || !is_half || p->deterministic) return;
+  if (!gpu::has_warpgroups(kFunction, check.device())) return;
+  p->warpgroup_rows = warpgroup_rows_of(p->N, p->ratio, p->D, p->B);
+}
+
 // split_keys for the CUDA kernels.
 int64_t split_cuda_keys(AttentionProblem* p, int64_t longest) {
   int64_t parts = 1;
@@ -245,7 +274,7 @@ int64_t split_cuda_keys(AttentionProblem* p, int64_t longest) {
     parts = (longest + kFixedPart - 1) / kFixedPart;
   } else if (p->N > 0) {
     const int64_t most = (longest + kSmallestCudaPart - 1) / kSmallestCudaPart;
-    parts = std::min(most, most_cuda_parts(p->N, p->H, p->G, p->B));
+    parts = std::min(most, most_cuda_parts(p->N, p->H, p->G, p->B, p->warpgroup_rows));
   }
   p->cuda_parts = int32_t(std::max(parts, int64_t(1)));
   if (p->cuda_parts == 1) return 0;
@@ -287,6 +316,7 @@ void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args
   check_pages(*args, check, &p);
   check_draft(*args, check, &p);
   check_outputs(*args, check, &p);
+  if (check.is_for_cuda()) look_at_layout(check, &p);
   check_workspace(*args, check, &p);
   check.no_overlap();
   check_thread_settings();
@@ -327,7 +357,9 @@ extern "C" int64_t fewstep_tree_attention_workspace_bytes(int64_t N, int32_t H, 
   }
   // kParts parts and one more for each block of rows; a block has up to kBlockRows of them.
   const int64_t rows = std::min(N * (H / G), int64_t(kBlockRows));
-  const int64_t cuda_parts = most_cuda_parts(N, H, G, 1), cuda = cuda_parts > 1 ? cuda_parts : 0;
+  int64_t cuda = most_cuda_parts(N, H, G, 1, 0);
+  cuda = std::max(cuda, most_cuda_parts(N, H, G, 1, warpgroup_rows_of(N, H / G, D, 1)));
+  if (cuda == 1) cuda = 0;
   return (std::max(kParts * rows + N * H, cuda * N * H) * row + 7) / 8 * 8;
 }
 

@@ -21,9 +21,10 @@ constexpr int64_t kFixedPart = 1024;
 constexpr int64_t kSmallestPart = 512;
 constexpr int64_t kParts = 64;
 // The same on CUDA, where the host knows neither rows nor keys of a request: the fewest keys of a
-// part, the blocks of threads that are aimed at, and the rows of one.
+// part, the blocks of threads that are aimed at, and the rows of one. Blocks of warpgroups have a
+// multiprocessor each.
 constexpr int64_t kSmallestCudaPart = 256;
-constexpr int64_t kCudaBlocks = 256;
+constexpr int64_t kCudaBlocks = 256, kWarpgroupBlocks = 132;
 constexpr int kCudaRows = 64;
 
 enum class Draft : int32_t { kInCache = 0, kSeparate = 1, kNone = 2 };
@@ -71,11 +72,13 @@ struct AttentionProblem {
   int64_t lse_stride;
   Draft draft;
   bool deterministic;
-  float scale, softcap;  // softcap 0: none
-  int64_t window;        // 0: none
-  int64_t part;          // keys of a part, a multiple of kTileKeys
-  int32_t cuda_parts;    // instead of it on CUDA: the most parts of a request
-  float* partial;        // parts of rows of D accumulated values, largest logit and sum
+  float scale, softcap;    // softcap 0: none
+  int64_t window;          // 0: none
+  int64_t part;            // keys of a part, a multiple of kTileKeys
+  int32_t cuda_parts;      // instead of it on CUDA: the most parts of a request
+  bool is_wide;            // on CUDA: all rows and keys lie at multiples of 16 bytes
+  int32_t warpgroup_rows;  // on CUDA: of a block of warpgroups, 128 or 256; 0 without them
+  float* partial;          // parts of rows of D accumulated values, largest logit and sum
   int32_t threads;
   void* cuda_stream;
   bool large_first_cache;  // more than 32 KiB

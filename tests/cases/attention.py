@@ -192,3 +192,35 @@ def _cases_of_bytes() -> dict[str, dict[str, Any]]:
 
 
 CASES = _cases() | _cases_of_bytes()
+
+# 64 rows and more of a request and KV head, for which CUDA has a kernel of its own in 16-bit types.
+LONG_RAGGED = [(300, 60), (5, 10), (64, 0), (130, 90)]
+MANY_ROWS: dict[str, dict[str, Any]] = {
+    # One KV head of `heads` queries: rows of a request are heads times tokens.
+    "64 rows": {"requests": [(90, 64)], "heads": 1},
+    "65 rows": {"requests": [(90, 65)], "heads": 1},
+    "127 rows": {"requests": [(3, 127)], "heads": 1},
+    "128 rows, 4 to a token": {"requests": [(200, 32)], "heads": 4},
+    "129 rows, 3 to a token": {"requests": [(64, 43)], "heads": 3},
+    "256 rows": {"requests": [(300, 64)], "heads": 4},
+    "258 rows, 6 to a token": {"requests": [(63, 43)], "heads": 6},
+    "a few keys": {"requests": [(0, 64)], "heads": 1},
+    "no draft": {"requests": [(130, 64)], "heads": 2, "draft": "none"},
+    "ragged": {"requests": LONG_RAGGED, "heads": 8, "groups": 2},
+    "tree": {"requests": LONG_RAGGED, "heads": 4, "tree": "random"},
+    "parts": {"requests": [(1300, 64)], "heads": 2, "groups": 2, "tree": "random"},
+    "window": {"requests": [(400, 70), (9, 80)], "heads": 2, "window": 33},
+    "window of a tree": {"requests": [(400, 70)], "heads": 2, "window": 5, "tree": "random"},
+    "soft cap": {"requests": [(100, 64)], "heads": 1, "softcap": 3.0, "spread": 4.0},
+    "sinks": {"requests": [(100, 64)], "heads": 2, "sinks": True},
+    "large logits": {"requests": [(260, 64)], "heads": 1, "spread": 30.0},
+    "everything": {
+        "requests": LONG_RAGGED, "page": 7, "tree": "random", "window": 50, "softcap": 10.0,
+        "sinks": True, "heads": 6, "groups": 2, "draft": "view",
+    },
+}  # fmt: skip
+for draft in ("cache", "view"):
+    for page in (1, 16, 128):
+        MANY_ROWS[f"pages of {page}, {draft}"] = {
+            "requests": LONG_RAGGED, "heads": 4, "page": page, "draft": draft, "tree": "random",
+        }  # fmt: skip

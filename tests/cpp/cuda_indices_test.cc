@@ -259,31 +259,34 @@ TEST_CASE("recycle passes over tokens that the table has not, and the last of a 
 
 namespace {
 
-// Two requests of one row each: one head of 16 dims, pages of 2 tokens, the values of a token its
-// slot. Queries and keys are zero, so out is the mean of the values that a row sees.
-template <class T>
+// Two requests of one row each: one head of 16 dims, or for warpgroups 64, pages of 2 tokens, the
+// values of a token its slot. Queries and keys are zero, so out is the mean of the values that a
+// row sees.
+template <class T, int kDims>
 struct Attention {
-  std::vector<T> k = std::vector<T>(6 * 16), v = k;
-  std::vector<float> q = std::vector<float>(2 * 16), scales = std::vector<float>(6, 1.0f);
-  std::vector<float> out = std::vector<float>(2 * 16, -5.0f);
+  std::vector<T> k = std::vector<T>(6 * kDims), v = k;
+  std::vector<float> q = std::vector<float>(2 * kDims), scales = std::vector<float>(6, 1.0f);
+  std::vector<float> out = std::vector<float>(2 * kDims, -5.0f);
   std::vector<int32_t> table{2, 0, 1, 0}, indptr{0, 1, 2}, length{3, 2}, block{1, 1};
   std::vector<uint32_t> bits{1, 1};
 
   std::vector<float> run(fewstep::DType type, T (*convert)(int)) {
-    for (int i = 0; i < 6 * 16; ++i) v[size_t(i)] = convert(i / 16);
+    for (int i = 0; i < 6 * kDims; ++i) v[size_t(i)] = convert(i / kDims);
     tree::AttentionProblem p{};
     p.B = p.N = 2;
     p.H = p.G = p.ratio = 1;
-    p.D = 16;
+    p.D = kDims;
+    p.is_wide = true;
+    p.warpgroup_rows = kDims == 64 ? 128 : 0;
     p.kv_type = type;
     p.q_type = sizeof(T) == 1 ? fewstep::DType::kF16 : type;
     p.out_type = fewstep::DType::kF32;
-    const int64_t row = 16 * sizeof(T);
-    p.q = {reinterpret_cast<char*>(q.data()), 64, 64};
+    const int64_t row = kDims * sizeof(T);
+    p.q = {reinterpret_cast<char*>(q.data()), 4 * kDims, 4 * kDims};
     p.k = {reinterpret_cast<const char*>(k.data()), 2 * row, row, row};
     p.v = {reinterpret_cast<const char*>(v.data()), 2 * row, row, row};
     if (sizeof(T) == 1) p.k_scale = p.v_scale = {scales.data(), 2, 1, 1};
-    p.out = {reinterpret_cast<char*>(out.data()), 64, 64};
+    p.out = {reinterpret_cast<char*>(out.data()), 4 * kDims, 4 * kDims};
     p.page_table = table.data();
     p.table_stride = p.page_tokens = 2;
     p.pages = 3;
@@ -296,7 +299,7 @@ struct Attention {
     p.scale = 1.0f;
     p.cuda_parts = 1;
     tree::cuda_on_host::attention(p);
-    return {out[0], out[16]};
+    return {out[0], out[kDims]};
   }
 };
 
@@ -304,26 +307,26 @@ float of_int(int i) { return float(i); }
 int8_t byte_of_int(int i) { return int8_t(i); }
 uint16_t half_of_int(int i) { return fewstep::vec::narrow_bf16({float(i)}); }
 
-template <class T>
+template <int kDims, class T>
 void check_attention(fewstep::DType type, T (*convert)(int)) {
   using Means = std::vector<float>;
-  CHECK(Attention<T>{}.run(type, convert) == Means{3, 2.5f});  // slots 4, 5, 0; slots 2, 3
+  CHECK(Attention<T, kDims>{}.run(type, convert) == Means{3, 2.5f});  // slots 4, 5, 0; slots 2, 3
   for (const int32_t far : {3, kFar, -1, -kFar}) {
-    Attention<T> page;  // slots 4 and 5 alone
+    Attention<T, kDims> page;  // slots 4 and 5 alone
     page.table[1] = far;
     CHECK(page.run(type, convert) == Means{4.5f, 2.5f});
   }
   for (const int32_t far : {5, kFar, 0, -1, -kFar}) {
-    Attention<T> length, block;
+    Attention<T, kDims> length, block;
     length.length[0] = block.block[0] = far;
     CHECK(length.run(type, convert) == Means{-5, 2.5f});
     CHECK(block.run(type, convert) == Means{-5, 2.5f});
   }
-  Attention<T> bits;  // a block of 33 tokens would have two words
+  Attention<T, kDims> bits;  // a block of 33 tokens would have two words
   bits.block[0] = bits.length[0] = 33;
   CHECK(bits.run(type, convert) == Means{-5, 2.5f});
   for (const auto& wrong : {std::vector<int32_t>{-3, 1, 2}, {1, 0, 2}, {kFar, 1, 2}}) {
-    Attention<T> ends;
+    Attention<T, kDims> ends;
     ends.indptr = wrong;
     CHECK(ends.run(type, convert)[0] == -5.0f);
   }
@@ -332,7 +335,8 @@ void check_attention(fewstep::DType type, T (*convert)(int)) {
 }  // namespace
 
 TEST_CASE("attention passes over requests that do not fit, and keys without a page") {
-  check_attention(fewstep::DType::kF32, &of_int);
-  check_attention(fewstep::DType::kBF16, &half_of_int);
-  check_attention(fewstep::DType::kI8, &byte_of_int);
+  check_attention<16>(fewstep::DType::kF32, &of_int);
+  check_attention<16>(fewstep::DType::kBF16, &half_of_int);
+  check_attention<16>(fewstep::DType::kI8, &byte_of_int);
+  check_attention<64>(fewstep::DType::kBF16, &half_of_int);
 }

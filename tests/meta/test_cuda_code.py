@@ -52,7 +52,13 @@ HALF_ATTENTION = {
     for warps in (1, 4)
     for bytes_ in (0, 1)
 }
-KERNELS |= HALF_ATTENTION | {"JoinKernel", "MergeKernel"}
+WARPGROUP_ATTENTION = {
+    f"WarpgroupAttentionKernel<{bf16}, {width}, {tiles}>"
+    for bf16 in (0, 1)
+    for width, most in ((64, 2), (128, 2), (256, 1))
+    for tiles in range(1, most + 1)
+}
+KERNELS |= HALF_ATTENTION | WARPGROUP_ATTENTION | {"JoinKernel", "MergeKernel"}
 KERNELS |= {f"FloatAttentionKernel<{i}, {width}>" for i in (0, 1) for width in (64, 128, 256)}
 # Kinds of weights by number, 1 float16, 2 bfloat16, 3 int8, 4 int4; tiles of 8 rows.
 PRODUCTS = {f"MmaKernel<{kind}, {tiles}>" for kind in (1, 2) for tiles in (1, 4)}
@@ -70,6 +76,11 @@ LOCAL_ARRAYS = {"RowKernel<1>"}
 # What divisions and logarithms of float64, and divisions of 128-bit integers, start from; what they
 # end with is rounded like any other result.
 FIRST_GUESSES = ("rcp.approx.ftz.f64", "rcp.approx.f32")
+# And weights of attention, which are rounded to 16 bits.
+GUESSES = {
+    "sample_arithmetic": FIRST_GUESSES,
+    "attention": (FIRST_GUESSES[0], "ex2.approx.ftz.f32"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +193,24 @@ def test_bytes_of_a_cache_are_on_their_way_while_halves_are_multiplied(folder: P
         assert len(pairs) >= 2 * 2 * reads * 4, name
 
 
+def test_many_rows_are_multiplied_by_warpgroups_without_waits_in_between(folder: Path) -> None:
+    """A tile's logits and values: steps of 16 dims and of 16 keys times 64 dims.
+
+    Where the assembler cannot tell that nobody needs a product's registers meanwhile, it waits
+    after each.
+    """
+    for name, operations in code(folder):
+        if name not in WARPGROUP_ATTENTION:
+            continue
+        is_bf16, width, tiles = (int(value) for value in re.findall(r"\d+", name))
+        products = [op for op in operations if op.startswith("HGMMA")]
+        product = "HGMMA.64x64x16.F32" + (".BF16" if is_bf16 else "")
+        assert products == [product] * (tiles * (width // 16 + 64 // 16 * width // 64)), name
+        assert [op for op in operations if re.match(r"LDGSTS\.E\.BYPASS\.128", op)], name
+    for source in SOURCES:
+        assert "serialized" not in compiled(source, ARCHITECTURE, folder).report
+
+
 def test_weights_are_multiplied_on_tensor_cores_and_read_ahead(folder: Path) -> None:
     """Of each of several units, before the loop and in it, a thread reads its weights at once."""
     reads = {1: (8, "64"), 2: (4, "128"), 3: (4, "64"), 4: (2, "64")}  # of a unit, and their bits
@@ -211,7 +240,7 @@ def test_arithmetic_is_the_cpus(source: Path, folder: Path) -> None:
         assert re.search(r"\bmul\.rn\.f32\b", text)
         assert re.search(r"\bfma\.rn\.f32\b", text)
     assert re.findall(r"\b(?:mul|add|sub|mad)\.f(?:32|64)\b", text) == []
-    guesses = FIRST_GUESSES if source.stem == "sample_arithmetic" else FIRST_GUESSES[:1]
+    guesses = GUESSES.get(source.stem, FIRST_GUESSES[:1])
     approximate = re.findall(r"\b\w+(?:\.\w+)*\.(?:approx|ftz)\b[.\w]*", text)
     assert set(approximate) <= set(guesses)
 

@@ -21,6 +21,20 @@ FEWSTEP_HOST_DEVICE inline void copy16_async(void* shared, const char* global) {
 #endif
 }
 
+// The same, or 16 bytes of zeros where `global` is null.
+FEWSTEP_HOST_DEVICE inline void copy16_or_zero_async(void* shared, const char* global) {
+#if defined(__CUDA_ARCH__)
+  const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+  const uint64_t from = (uint64_t)__cvta_generic_to_global(global);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(global ? 16 : 0)
+               : "memory");
+#else
+  alignas(16) static const char zeros[16] = {};
+  copy16_async(shared, global ? global : zeros);
+#endif
+}
+
 // Ends a group of this thread's copies.
 FEWSTEP_HOST_DEVICE inline void end_copies() {
 #if defined(__CUDA_ARCH__)

@@ -24,6 +24,21 @@ int32_t device_count() {
   return 0;  // no driver, or one too old
 }
 
+bool has_warpgroups(const char* function, Device device) {
+  if (device.type != kCuda) return true;
+#if defined(FEWSTEP_WITH_SM90A)
+  int major = 0, minor = 0;
+  const cudaDeviceAttr attributes[] = {cudaDevAttrComputeCapabilityMajor,
+                                       cudaDevAttrComputeCapabilityMinor};
+  throw_if_failed(function, cudaDeviceGetAttribute(&major, attributes[0], device.id));
+  throw_if_failed(function, cudaDeviceGetAttribute(&minor, attributes[1], device.id));
+  return major == 9 && minor == 0;
+#else
+  (void)function;
+  return false;
+#endif
+}
+
 bool is_capturing(const char* function, void* stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   throw_if_failed(function, cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status));

@@ -25,6 +25,8 @@ class DeviceScope {
 namespace gpu {
 
 int32_t device_count();
+// Whether warpgroups multiply there (core/cuda/wgmma.h), in this build; on the CPU they do.
+bool has_warpgroups(const char* function, Device device);
 // True between the begin and end of a stream's capture into a graph.
 bool is_capturing(const char* function, void* stream);
 // A copy of host memory on the current device; done on return.

@@ -34,8 +34,9 @@ void throw_if_failed(const char* function, int32_t code);
 void check_blocks(const char* function, int64_t blocks);
 
 constexpr int64_t kMaxBlocks = 0x7fffffff;
-// Bytes of a block's shared memory that every GPU from sm_80 on grants.
-constexpr int kMostShared = 99 * 1024;
+// Bytes of a block's shared memory that every GPU from sm_80 on grants, and that sm_90 does. A
+// kernel for the latter says so by a kMostShared of its own.
+constexpr int kMostShared = 99 * 1024, kMostSharedOfSm90 = 227 * 1024;
 
 template <class Kernel>
 concept Finishes = requires(const Kernel& kernel, typename Kernel::Shared& shared) {
@@ -46,6 +47,12 @@ template <class Kernel>
 concept IsForBlocks = requires(const Kernel& kernel, typename Kernel::Shared& shared) {
   kernel.run(Block<Kernel::kThreads>{}, shared);
 };
+
+template <class Kernel>
+constexpr int most_shared() {
+  if constexpr (requires { Kernel::kMostShared; }) return Kernel::kMostShared;
+  return kMostShared;
+}
 
 #if defined(__CUDACC__)
 
@@ -75,7 +82,7 @@ template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
     run_kernel(const __grid_constant__ Kernel kernel) {
   if constexpr (kIsLarge<Kernel>) {
-    extern __shared__ __align__(16) char memory[];
+    extern __shared__ __align__(1024) char memory[];
     run_thread(kernel, *(typename Kernel::Shared*)memory);
   } else {
     __shared__ typename Kernel::Shared shared;
@@ -86,7 +93,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
 template <class Kernel>
 void launch(const char* function, const Kernel& kernel, int64_t blocks, void* stream) {
   static_assert(sizeof(Kernel) <= 4000, "a kernel's parameters have 4 KiB");
-  static_assert(sizeof(typename Kernel::Shared) <= kMostShared);
+  static_assert(sizeof(typename Kernel::Shared) <= most_shared<Kernel>());
   check_blocks(function, blocks);
   void* arguments[] = {const_cast<Kernel*>(&kernel)};
   const void* entry = (const void*)run_kernel<Kernel>;
@@ -118,7 +125,7 @@ void walk(const Kernel& kernel, int64_t block, typename Kernel::Shared& shared) 
 template <class Kernel>
 void launch(const char* function, const Kernel& kernel, int64_t blocks, void*) {
   check_blocks(function, blocks);
-  static_assert(sizeof(typename Kernel::Shared) <= kMostShared);
+  static_assert(sizeof(typename Kernel::Shared) <= most_shared<Kernel>());
   for (int64_t block = 0; block < blocks; ++block) {
     typename Kernel::Shared shared;
     memset((void*)&shared, 0xa5, sizeof shared);  // as little use as what a GPU has there

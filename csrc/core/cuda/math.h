@@ -21,6 +21,18 @@ FEWSTEP_HOST_DEVICE inline int ones_of(uint32_t word) {
 #endif
 }
 
+// 2^x for x < 127.5, within 2^-22 of it, relatively; results below 2^-126 may be 0. Not the CPU's
+// bits: for what is rounded to 16 bits anyway.
+FEWSTEP_HOST_DEVICE inline float about_exp2(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return vec::exp2_below_127({x}).v;
+#endif
+}
+
 // ln(x) in float64 for a float32 x of 0 or more; NaN and infinity stay. CUDA's own begins with an
 // approximate quotient. Error below 2^-50.
 // x = m 2^e with m in [sqrt(1/2), sqrt(2)); ln(m) = 2 atanh(s), s = (m - 1) / (m + 1), whose series

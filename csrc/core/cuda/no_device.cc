@@ -11,6 +11,7 @@ DeviceScope::~DeviceScope() = default;
 namespace gpu {
 
 int32_t device_count() { return 0; }
+bool has_warpgroups(const char*, Device) { return true; }
 bool is_capturing(const char*, void*) { return false; }
 void* upload(const char* function, const void*, size_t) {
   throw Error(FEWSTEP_UNSUPPORTED, std::string(function) + ": this build has no CUDA kernels");

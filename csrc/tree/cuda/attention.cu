@@ -3,6 +3,7 @@
 #include "tree/attention.h"
 #include "tree/cuda/attention_fma.h"
 #include "tree/cuda/attention_mma.h"
+#include "tree/cuda/attention_wgmma.h"
 
 // Requires: what the host can check of shapes; memory for the parts' sums where there are several.
 //
@@ -62,57 +63,62 @@ int64_t row_blocks(const AttentionProblem& p, int rows) {
 }
 
 template <class Kernel>
-void launch_rows(const AttentionProblem& p, bool is_wide) {
-  gpu::launch(kFunction, Kernel{p, is_wide}, row_blocks(p, Kernel::kRows) * p.cuda_parts,
-              p.cuda_stream);
+void launch_rows(const AttentionProblem& p) {
+  gpu::launch(kFunction, Kernel{p}, row_blocks(p, Kernel::kRows) * p.cuda_parts, p.cuda_stream);
 }
 
 // Few rows: then a block's warps share them, and always where a row's bits must not depend on how
 // many there are.
 template <bool kIsBf16, int kWidth, bool kIsBytes>
-void attend_halves(const AttentionProblem& p, bool is_wide) {
+void attend_halves(const AttentionProblem& p) {
   if (p.deterministic || p.N * p.ratio <= 16 * p.B) {
-    launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 1, kIsBytes>>(p, is_wide);
+    launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 1, kIsBytes>>(p);
   } else {
-    launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 4, kIsBytes>>(p, is_wide);
+    launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 4, kIsBytes>>(p);
+  }
+}
+
+template <bool kIsBf16, int kWidth>
+void attend_many(const AttentionProblem& p) {
+  if (p.warpgroup_rows == 256) {
+    if constexpr (kWidth < 256) launch_rows<WarpgroupAttentionKernel<kIsBf16, kWidth, 2>>(p);
+  } else {
+    launch_rows<WarpgroupAttentionKernel<kIsBf16, kWidth, 1>>(p);
   }
 }
 
 template <int kWidth>
-void attend(const AttentionProblem& p, bool is_wide) {
+void attend(const AttentionProblem& p) {
   const bool is_bytes = contains(kScaledBytes, p.kv_type);
   if (is_bytes && p.q_type == DType::kBF16) {
-    attend_halves<true, kWidth, true>(p, is_wide);
+    attend_halves<true, kWidth, true>(p);
   } else if (is_bytes && p.q_type == DType::kF16) {
-    attend_halves<false, kWidth, true>(p, is_wide);
+    attend_halves<false, kWidth, true>(p);
   } else if (is_bytes) {
-    launch_rows<FloatAttentionKernel<true, kWidth>>(p, false);
+    launch_rows<FloatAttentionKernel<true, kWidth>>(p);
+  } else if (p.warpgroup_rows > 0 && p.kv_type == DType::kBF16) {
+    attend_many<true, kWidth>(p);
+  } else if (p.warpgroup_rows > 0) {
+    attend_many<false, kWidth>(p);
   } else if (p.kv_type == DType::kBF16) {
-    attend_halves<true, kWidth, false>(p, is_wide);
+    attend_halves<true, kWidth, false>(p);
   } else if (p.kv_type == DType::kF16) {
-    attend_halves<false, kWidth, false>(p, is_wide);
+    attend_halves<false, kWidth, false>(p);
   } else {
-    launch_rows<FloatAttentionKernel<false, kWidth>>(p, is_wide);
+    launch_rows<FloatAttentionKernel<false, kWidth>>(p);
   }
-}
-
-uint64_t bits_of(const Tokens& x) {
-  return (uint64_t)x.data | (uint64_t)x.page | (uint64_t)x.token | (uint64_t)x.head;
 }
 
 }  // namespace
 
 void attention(const AttentionProblem& p) {
   if (p.N == 0) return;
-  const uint64_t q = (uint64_t)p.q.data | (uint64_t)p.q.row | (uint64_t)p.q.head;
-  const uint64_t any = q | bits_of(p.k) | bits_of(p.v) | bits_of(p.draft_k) | bits_of(p.draft_v);
-  const bool is_wide = any % 16 == 0;
   if (p.D <= 64) {
-    attend<64>(p, is_wide);
+    attend<64>(p);
   } else if (p.D <= 128) {
-    attend<128>(p, is_wide);
+    attend<128>(p);
   } else {
-    attend<256>(p, is_wide);
+    attend<256>(p);
   }
   if (p.cuda_parts == 1) return;
   constexpr int kBlocksOfRows = JoinKernel::kRows / JoinKernel::kWarps;

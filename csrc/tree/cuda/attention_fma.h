@@ -42,7 +42,6 @@ struct FloatAttentionKernel {
   };
 
   AttentionProblem p;
-  bool is_wide;  // float32 keys and values lie at multiples of 16 bytes
 
   FEWSTEP_HOST_DEVICE void run(const Block& block, Shared& s) const {
     const AttentionTask task = shared_task(block, p, block.index, kRows, &s.task);
@@ -133,7 +132,7 @@ struct FloatAttentionKernel {
       if (d >= p.D) continue;
       const KeyRow& row = rows[j];
       const char* from = kIsKeys ? row.k : row.v;
-      if (!kIsScaled && is_wide && from) {
+      if (!kIsScaled && p.is_wide && from) {
         gpu::copy16_async(&to[j][d], from + 4 * d);
       } else {
         *(Quad*)&to[j][d] = quad_of(row, from, kIsKeys ? row.k_scale : row.v_scale, d);

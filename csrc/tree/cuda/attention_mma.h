@@ -62,7 +62,6 @@ struct HalfAttentionKernel {
   };
 
   AttentionProblem p;
-  bool is_wide;  // queries, keys and values lie at multiples of 16 bytes
 
   // Of thread t: its warp's first row and key, and its own first row and column in fragments.
   FEWSTEP_HOST_DEVICE static int first_row(int t) { return t / 32 % kRowWarps * 16; }
@@ -106,7 +105,7 @@ struct HalfAttentionKernel {
       if (t < 2) s.gap[t] = -1;
     });
     block.each([&](int t) {
-      copy_halves<kThreads>(s.query, 0, p.D, is_wide, s.tiles.q, t);
+      copy_halves<kThreads>(s.query, 0, p.D, p.is_wide, s.tiles.q, t);
       if (t == 0) s.window = p.window > 0 ? window_of(task, s.left) : LeftWindow{-1, -1};
     });
   }
@@ -134,7 +133,7 @@ struct HalfAttentionKernel {
   FEWSTEP_HOST_DEVICE void begin_read(const Block& block, int bytes,
                                       const typename Read::Rows& from, typename Read::Tile& to,
                                       Per<Read>& read) const {
-    block.each_alone([&](int t) { read[t].begin(from, bytes, p.kv_type, p.D, is_wide, to, t); });
+    block.each_alone([&](int t) { read[t].begin(from, bytes, p.kv_type, p.D, p.is_wide, to, t); });
   }
 
   FEWSTEP_HOST_DEVICE void do_tile(const Block& block, const AttentionTask& task,
@@ -142,7 +141,7 @@ struct HalfAttentionKernel {
                                    Per<Read>& read, Per<Sums>& sums, Per<Rows>& rows,
                                    Shared& s) const {
     const int bytes = bytes_of(task, begin);
-    block.each_alone([&](int t) { read[t].end(bytes, p.kv_type, p.D, is_wide, s.tiles.k, t); });
+    block.each_alone([&](int t) { read[t].end(bytes, p.kv_type, p.D, p.is_wide, s.tiles.k, t); });
     begin_read(block, bytes, s.value[turn], s.tiles.v, read);
     gpu::end_copies();
     gpu::wait_for_copies<1>(block);
@@ -154,7 +153,7 @@ struct HalfAttentionKernel {
       if (is_masked) find_seen(task, begin, s.key[turn], t, s);
       find_keys(task, begin + kTile, turn ^ 1, t, s);
     });
-    block.each_alone([&](int t) { read[t].end(bytes, p.kv_type, p.D, is_wide, s.tiles.v, t); });
+    block.each_alone([&](int t) { read[t].end(bytes, p.kv_type, p.D, p.is_wide, s.tiles.v, t); });
     if (begin + kTile < task.end) {
       begin_read(block, bytes_of(task, begin + kTile), s.key[turn ^ 1], s.tiles.k, read);
     }
