@@ -15,6 +15,8 @@ pytest.importorskip("rich")
 from typer.testing import CliRunner
 
 import fewstep
+from fewstep.bench.decode._table import table as decode_table
+from fewstep.cli import _show
 from fewstep.cli.app import app
 
 
@@ -37,6 +39,22 @@ def test_plan_table():
     assert result.stdout.count("xi") == 1  # the legend alone
     stochastic = run("plan", "ddpm", "--steps", "5", "--schedule", "vp_linear")
     assert stochastic.stdout.count("xi") > 1
+
+
+def test_tables_are_whole_where_nobody_sees_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    row = {"op": "o" * 50, "case": "c" * 50, "rival": "r" * 50, "ours_us": 1.0, "rival_us": 2.0}
+    shown = decode_table([row | {"ratio": 2.0, "V": 10**9}])
+    _show.out().print(shown)
+    piped = capsys.readouterr().out
+    assert all(word in piped for word in ("o" * 50, "c" * 50, "r" * 50, "V=1000000000"))
+    monkeypatch.setenv("COLUMNS", "90")
+    _show.out().print(shown)
+    folded = capsys.readouterr().out
+    assert max(map(len, folded.splitlines())) <= 90
+    assert "\u2026" not in folded  # nothing is cut off
 
 
 def test_plan_json_is_the_plan():

@@ -105,6 +105,7 @@ def carry_out(
     """
     from rich.console import Console
 
+    from ..cli._show import out as out_console
     from .machine import commit, gpu, machine
     from .rows import WrongResult
 
@@ -126,7 +127,7 @@ def carry_out(
         json.dump({**head, "rows": rows}, sys.stdout, indent=1)
         sys.stdout.write("\n")
     else:
-        Console().print(table(rows))
+        out_console().print(table(rows))
     failed = [row for row in rows if row.get("failed")]
     for row in failed:
         typer.echo(f"bench {command}: {row['case']}: {row['reason']}", err=True)

@@ -19,6 +19,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
     out.add_column("rival")
     for heading in ("ours us", "rival us", "ratio", "GB/s", "share", "bar"):
         out.add_column(heading, justify="right")
+    fold(out)
     for row in rows:
         out.add_row(
             str(row["op"]),
@@ -36,6 +37,12 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Table:
             style="bold" if "bar" in row else "",
         )
     return out
+
+
+def fold(table: Table) -> None:
+    """Let a narrow terminal have words in pieces, of which rich would leave out the ends."""
+    for column in table.columns:
+        column.overflow = "fold"
 
 
 def short(microseconds: float | None) -> str:

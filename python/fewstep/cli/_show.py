@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -13,10 +14,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+UNLIMITED = 1000  # columns
+
 
 def out() -> Console:
-    """Return the console of a command's result. Made anew: tests swap the streams."""
-    return Console()
+    """Return the console of a command's result. Made anew: tests swap the streams.
+
+    A file or pipe has lines as long as they need; else tables would be cut to 80 columns.
+    """
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=UNLIMITED)
 
 
 def errors() -> Console:

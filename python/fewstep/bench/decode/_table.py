@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from ..cases import SIZES
-from ..report import bar, short
+from ..report import bar, fold, short
 
 
 def table(rows: Iterable[Mapping[str, Any]], title: str = "fewstep bench decode") -> Table:
@@ -21,6 +21,7 @@ def table(rows: Iterable[Mapping[str, Any]], title: str = "fewstep bench decode"
     out.add_column("rival")
     for heading in ("ours us", "rival us", "ratio", "share", "bar"):
         out.add_column(heading, justify="right")
+    fold(out)
     for row in rows:
         out.add_row(
             str(row["op"]),
