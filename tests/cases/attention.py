@@ -205,6 +205,7 @@ MANY_ROWS: dict[str, dict[str, Any]] = {
     "256 rows": {"requests": [(300, 64)], "heads": 4},
     "258 rows, 6 to a token": {"requests": [(63, 43)], "heads": 6},
     "a few keys": {"requests": [(0, 64)], "heads": 1},
+    "no keys": {"requests": [(0, 64)], "heads": 1, "draft": "none", "sinks": True},
     "no draft": {"requests": [(130, 64)], "heads": 2, "draft": "none"},
     "ragged": {"requests": LONG_RAGGED, "heads": 8, "groups": 2},
     "tree": {"requests": LONG_RAGGED, "heads": 4, "tree": "random"},

@@ -111,6 +111,10 @@ void launch(const char* function, const Kernel& kernel, int64_t blocks, void* st
 
 #else
 
+// Around a block in emulation; throws where asynchronous copies are left.
+void begin_block(int64_t block);
+void end_block();
+
 namespace {
 
 template <class Kernel>
@@ -129,11 +133,13 @@ void launch(const char* function, const Kernel& kernel, int64_t blocks, void*) {
   for (int64_t block = 0; block < blocks; ++block) {
     typename Kernel::Shared shared;
     memset((void*)&shared, 0xa5, sizeof shared);  // as little use as what a GPU has there
+    begin_block(block);
     if constexpr (IsForBlocks<Kernel>) {
       kernel.run(Block<Kernel::kThreads>{block}, shared);
     } else {
       walk(kernel, block, shared);
     }
+    end_block();
   }
 }
 

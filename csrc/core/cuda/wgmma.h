@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "core/cuda/async_copy.h"
 #include "core/cuda/mma.h"
 
 // Products of warpgroups, four warps each, whose operands a tensor core fetches from shared memory
@@ -224,15 +225,17 @@ struct WarpgroupProducts {
 #endif
 };
 
-// Waits for all copies of all threads of the block, and for what else they have written to shared
-// memory, and shows it to products: these read it by another way than threads do.
+// Waits for all groups of copies of all threads of the block, and for what else they have written
+// to shared memory, and shows it to products: these read it by another way than threads do.
 template <int kThreads>
 FEWSTEP_HOST_DEVICE inline void show_to_products(const Block<kThreads>& block) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  asm volatile("cp.async.wait_all;" ::: "memory");
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
   block.barrier();
+#else
+  wait_for_copies<0>(block);
+#endif
 }
 
 }  // namespace

@@ -225,7 +225,7 @@ struct RowKernel {
   // One output at a time: 4 more sums per element would spill.
   FEWSTEP_HOST_DEVICE void blend(const ResolvedRow& row, const Made& made, int64_t b, int64_t n,
                                  int count, float sum[kMaxR][kPack]) const {
-    RawPack raw;
+    RawPack raw{};  // the compiler cannot know that masks are float32
     float mask[kPack];
     load(tensor(p.mask), b, n, count, &raw);
     gpu::widen(raw, DType::kF32, mask);

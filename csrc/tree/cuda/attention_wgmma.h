@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "core/cuda/async_copy.h"
 #include "core/cuda/wgmma.h"
 #include "tree/cuda/attention_rows.h"
 
@@ -111,6 +110,7 @@ struct WarpgroupAttentionKernel {
         state.rows[t].softmax[i / 2][i % 2] = {minus_infinity(), 0.0f};
       }
     });
+    gpu::end_copies();
     int stage = 0, ring = 0;
     FEWSTEP_NO_UNROLL
     for (; begin < task.end; begin += kTile) {
@@ -160,7 +160,7 @@ struct WarpgroupAttentionKernel {
     for (int c = t; c < kCount * kChunks; c += kThreads) {
       const int row = c / kChunks, chunk = c % kChunks;
       char* place = to.dims[chunk / 8] + gpu::swizzled(row, chunk % 8);
-      gpu::copy16_or_zero_async(place, rows[row] ? rows[row] + 16 * chunk : nullptr);
+      gpu::copy16_async(place, rows[row] ? rows[row] + 16 * chunk : nullptr);
     }
   }
 
@@ -172,6 +172,7 @@ struct WarpgroupAttentionKernel {
       load_tile(s.key[next], s.tiles.k[to], t);
       load_tile(s.value[next], s.tiles.v[to], t);
     });
+    gpu::end_copies();
   }
 
   FEWSTEP_HOST_DEVICE void do_tile(const Block& block, const AttentionTask& task,
@@ -342,7 +343,7 @@ struct WarpgroupAttentionKernel {
       gpu::join_quads(
           block, [&](int t) -> float& { return state.rows[t].softmax[i / 2][i % 2].sum; }, add);
     }
-    block.barrier();  // nobody needs the tiles any more
+    gpu::wait_for_copies<0>(block);  // nobody needs the tiles any more, nor writes to them
     block.each([&](int t) {
       FEWSTEP_UNROLL
       for (int i = 0; i < kTiles; ++i) store_sums(i, t, state.sums[t], state.rows[t], s);
