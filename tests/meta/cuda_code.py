@@ -176,6 +176,6 @@ def instructions(cubin: Path) -> dict[str, list[str]]:
     for line in result.stdout.splitlines():
         if entry := re.match(r"\.text\.(\w+):|\s*Function : (\w+)", line):
             current = functions.setdefault(readable(entry[1] or entry[2]), [])
-        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)", line):
+        elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Zx0-9_.]*)", line):
             current.append(found[1])
     return functions

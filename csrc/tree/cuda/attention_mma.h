@@ -55,7 +55,7 @@ struct HalfAttentionKernel {
   struct Sums {
     float x[kWidth / 8][4];
   };
-  struct Rows {  // a thread's two, eight apart
+  struct Rows {  // a thread's two, eight apart; logits to the base 2
     RunningSoftmax softmax[2];
     Unit unit[2];
     float factor[2], top[2];
@@ -221,16 +221,16 @@ struct HalfAttentionKernel {
       }
     });
     join_tops(block, rows);
-    const float scale = scale_of(p);
+    const float scale = scale_of(p) * kLog2E;
     block.each_alone([&](int t) {
       FEWSTEP_UNROLL
       for (int h = 0; h < 2; ++h) {
         RunningSoftmax& softmax = rows[t].softmax[h];
-        const float base = softmax.raise(rows[t].top[h] * scale, &rows[t].factor[h]);
+        const float base = softmax.raise2(rows[t].top[h] * scale, &rows[t].factor[h]);
         FEWSTEP_UNROLL
         for (int i = 0; i < kWarpKeys / 4; ++i) {
           float& x = scores[t].x[i / 2][2 * h + i % 2];
-          x = exp_of(fmaf(x, scale, -base));
+          x = gpu::about_exp2(fmaf(x, scale, -base));
           softmax.sum += x;
         }
       }
@@ -345,7 +345,7 @@ struct HalfAttentionKernel {
       for (int h = 0; h < 2; ++h) {
         const int row = t % 32 / 4 + 8 * h;
         const float unit = kIsBytes && !kIsBf16 ? rows[t].unit[h].size : 1.0f;
-        if (t % 4 == 0) s.softmax[t / 32][row] = rows[t].softmax[h];
+        if (t % 4 == 0) s.softmax[t / 32][row] = rows[t].softmax[h].to_base_e();
         FEWSTEP_UNROLL
         for (int i = 0; i < kWidth / 4; ++i) {
           s.sums[t / 32][row][i / 2 * 8 + own_column(t) + i % 2] =

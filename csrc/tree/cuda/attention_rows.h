@@ -235,6 +235,8 @@ FEWSTEP_HOST_DEVICE inline float scale_of(const AttentionProblem& p) {
   return p.softcap > 0.0f ? 1.0f : p.scale;
 }
 
+constexpr float kLog2E = 0x1.715476p+0f, kLn2 = 0x1.62e430p-1f;
+
 // The running softmax of a row, or of some keys of it.
 struct RunningSoftmax {
   float largest, sum;
@@ -242,10 +244,23 @@ struct RunningSoftmax {
   // Takes in a tile whose largest scaled logit is `top`. Returns what weights are relative to, and
   // in *factor what the sums so far are multiplied by.
   FEWSTEP_HOST_DEVICE float raise(float top, float* factor) {
+    return raise(top, factor, [](float x) { return exp_of(x); });
+  }
+
+  // The same of logits to the base 2, `largest` too, for weights that become 16-bit.
+  FEWSTEP_HOST_DEVICE float raise2(float top, float* factor) {
+    return raise(top, factor, [](float x) { return gpu::about_exp2(x); });
+  }
+
+  FEWSTEP_HOST_DEVICE RunningSoftmax to_base_e() const { return {largest * kLn2, sum}; }
+
+ private:
+  template <class Exp>
+  FEWSTEP_HOST_DEVICE float raise(float top, float* factor, const Exp& exp) {
     const float before = largest;
-    largest = before > top ? before : top;
+    largest = larger_of(before, top);
     const float base = largest == minus_infinity() ? 0.0f : largest;
-    *factor = exp_of(before - base);
+    *factor = exp(before - base);
     sum *= *factor;
     return base;
   }

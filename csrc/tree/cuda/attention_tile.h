@@ -101,9 +101,10 @@ struct TileRead {
     }
   }
 
-  // From any address.
-  FEWSTEP_HOST_DEVICE static void copy_bytes(const Rows& rows, int bytes, DType type, int D,
-                                             Tile& to, int t) {
+  // From any address. The same code for tiles of any number of rows, and so are the arguments: when
+  // compilers join such functions, they take one's array for the other's and warn.
+  FEWSTEP_HOST_DEVICE static void copy_bytes(const char* const* rows, int bytes, DType type, int D,
+                                             uint16_t (*to)[kPitch], int t) {
     const int d = t % kChunks * 8;
     FEWSTEP_NO_UNROLL
     for (int row = t / kChunks; row < bytes && d < D; row += kRowStep) {

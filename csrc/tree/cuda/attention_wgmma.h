@@ -15,8 +15,6 @@
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
-constexpr float kLog2E = 0x1.715476p+0f, kLn2 = 0x1.62e430p-1f;
-
 // kDims: the head dims. kTiles: matrices of 64 rows of a warpgroup.
 template <bool kIsBf16, int kDims, int kTiles>
 struct WarpgroupAttentionKernel {
@@ -262,7 +260,7 @@ struct WarpgroupAttentionKernel {
       FEWSTEP_UNROLL
       for (int h = 0; h < 2; ++h) {
         RunningSoftmax& softmax = rows[t].softmax[kIndex][h];
-        const float base = raise(softmax, rows[t].top[h] * scale, &rows[t].factor[h]);
+        const float base = softmax.raise2(rows[t].top[h] * scale, &rows[t].factor[h]);
         FEWSTEP_UNROLL
         for (int i = 0; i < kTile / 4; ++i) {
           float& x = scores.x[i / 2][2 * h + i % 2];
@@ -276,16 +274,6 @@ struct WarpgroupAttentionKernel {
         state.weights[t].w[kIndex][i / 4][i % 4] = gpu::narrow_pair(kType, x[0], x[1]);
       }
     });
-  }
-
-  // RunningSoftmax::raise to the base 2.
-  FEWSTEP_HOST_DEVICE static float raise(RunningSoftmax& softmax, float top, float* factor) {
-    const float before = softmax.largest;
-    softmax.largest = larger_of(before, top);
-    const float base = softmax.largest == minus_infinity() ? 0.0f : softmax.largest;
-    *factor = gpu::about_exp2(before - base);
-    softmax.sum *= *factor;
-    return base;
   }
 
   FEWSTEP_HOST_DEVICE void cap(gpu::WarpgroupSums& scores) const {
@@ -372,8 +360,7 @@ struct WarpgroupAttentionKernel {
     if (t % 4 != 0) return;
     FEWSTEP_UNROLL
     for (int h = 0; h < 2; ++h) {
-      const RunningSoftmax& softmax = rows.softmax[i][h];
-      s.softmax[own_row(t, i) + 8 * h] = {softmax.largest * kLn2, softmax.sum};
+      s.softmax[own_row(t, i) + 8 * h] = rows.softmax[i][h].to_base_e();
     }
   }
 };
