@@ -189,7 +189,8 @@ def attention_cases(few: bool) -> Iterator[dict[str, Any]]:
     for index, case in enumerate(table + wide):
         is_wide = index >= len(table)
         dtype = attention.DTYPES[1 + index % 2 if is_wide else index % 3]
-        given = {"dim": (64, 128, 256)[index % 3]} | case if is_wide else dict(case)
+        shape = {"dim": (64, 128, 256)[index % 3], "groups": 1} if is_wide else {}
+        given = shape | case
         a = attention.problem(given.pop("requests"), dtype=dtype, seed=index, **given)
         arrays = {n: x for n, x in a.items() if isinstance(x, np.ndarray)}
         rows = ("q", "k", "v", "draft_k", "draft_v")
