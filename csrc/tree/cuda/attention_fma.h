@@ -75,7 +75,7 @@ struct FloatAttentionKernel {
       FEWSTEP_NO_UNROLL
       for (int row = t / 32; row < kRows; row += kThreads / 32) {
         const char* from = query_of(p, task, row < task.rows ? row : 0);
-        for (int d = t % 32; d < p.D; d += 32) s.q[row][d] = element_of_q(from, d);
+        for (int d = t % 32; d < p.D; d += 32) s.q[row][d] = element_of(from, d);
       }
     });
     block.each([&](int t) {
@@ -104,9 +104,9 @@ struct FloatAttentionKernel {
     block.each([&](int t) { add_values(t, sums[t], s); });
   }
 
-  // An element of a row of q's type.
-  FEWSTEP_HOST_DEVICE float element_of_q(const char* row, int d) const {
-    return gpu::load_one(row + d * gpu::element_bytes(p.q_type), p.q_type);
+  // An element of a row of queries or drafted tokens.
+  FEWSTEP_HOST_DEVICE static float element_of(const char* row, int d) {
+    return vec::float_of_bits({((const gpu::Word*)row)[d]}).v;
   }
 
   // Four elements of a row in memory.
@@ -117,7 +117,7 @@ struct FloatAttentionKernel {
     for (int i = 0; i < 4; ++i) {
       quad.x[i] = kIsScaled && !row.is_draft
                       ? scale * number_of_byte(p.kv_type, ((const uint8_t*)from)[d + i])
-                      : element_of_q(from, d + i);
+                      : element_of(from, d + i);
     }
     return quad;
   }

@@ -301,11 +301,14 @@ struct WarpgroupAttentionKernel {
                                       const Matrix<kTile>& v) const {
     block.each_alone([&](int t) {
       FEWSTEP_UNROLL
+      for (int b = 0; b < kBlocksOfDims; ++b) gpu::pin(state.sums[t].dims[kIndex][b]);
+      const float* factor = state.rows[t].factor;
+      if (factor[0] == 1.0f && factor[1] == 1.0f) return;  // no larger logit, as in most tiles
+      FEWSTEP_UNROLL
       for (int b = 0; b < kBlocksOfDims; ++b) {
         gpu::WarpgroupSums& sums = state.sums[t].dims[kIndex][b];
-        gpu::pin(sums);
         FEWSTEP_UNROLL
-        for (int i = 0; i < 32; ++i) sums.x[i / 4][i % 4] *= state.rows[t].factor[i % 4 / 2];
+        for (int i = 0; i < 32; ++i) sums.x[i / 4][i % 4] *= factor[i % 4 / 2];
       }
     });
     Products& products = state.products;
