@@ -27,7 +27,7 @@ from ..torch import pack_linears
 from . import llama
 from .cases import CYCLE_BAR
 from .decode import table as decode_table
-from .measure import Keep, Part, measure
+from .measure import Part, benchmark
 from .rows import (
     Options,
     Row,
@@ -39,7 +39,7 @@ from .rows import (
     timed_row,
     unmeasured_row,
 )
-from .target import Target, cpu
+from .target import Target
 from .timing import Timed, Timing, each_of, interleaved
 
 SIZES = {
@@ -277,31 +277,5 @@ def parts_of(options: Options, target: Target) -> list[tuple[str, Part]]:
     return [(", ".join(names), part)]
 
 
-def run(
-    options: Options,
-    progress: Callable[[str], None],
-    target: Target | None = None,
-    keep: Keep | None = None,
-) -> list[Row]:
-    """Measure everything that was asked for on a CUDA device.
-
-    Parameters
-    ----------
-    options : Options
-        ``only`` are names of `NAMES`; ``quick`` takes a model of fewer layers.
-    progress : callable
-        Called with a line about what is measured next.
-    target : Target, optional
-        The CPU, where nothing is measured and rows say so, when left out.
-    keep : callable, optional
-        Called with the rows so far whenever there are more.
-
-    Returns
-    -------
-    list of dict
-    """
-    target = target or cpu()
-    return measure(parts_of(options, target), progress, target, keep)
-
-
+run = benchmark(parts_of)
 table = partial(decode_table, title="fewstep bench generate")

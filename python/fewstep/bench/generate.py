@@ -22,7 +22,7 @@ from fewstep.transformers import PagedModel
 
 from . import cycle, decoder
 from .decode import table as decode_table
-from .measure import Keep, Part, measure
+from .measure import Part, benchmark
 from .rows import (
     Options,
     Row,
@@ -33,7 +33,7 @@ from .rows import (
     set_threads,
     timed_row,
 )
-from .target import Target, cpu
+from .target import Target
 from .timing import Timed, Timing, each_of, interleaved
 
 BATCHES = {"batch_1": 1, "batch_4": 4, "batch_16": 16}
@@ -201,33 +201,10 @@ def demo_rows(names: Sequence[str], options: Options) -> Iterator[Row]:
             yield from batch_rows(name, problem, options, threads)
 
 
-def run(
-    options: Options,
-    progress: Callable[[str], None],
-    target: Target | None = None,
-    keep: Keep | None = None,
-) -> list[Row]:
-    """Measure everything that was asked for.
+def parts_of(options: Options, target: Target) -> list[tuple[str, Part]]:
+    """List what was asked for: all of it runs on the CPU but the cycles.
 
-    Parameters
-    ----------
-    options : Options
-        ``only`` are names of `NAMES`; ``quick`` takes fewer texts and shorter contexts.
-    progress : callable
-        Called with a line about what is measured next.
-    target : Target, optional
-        The CPU, which is where all of this but the cycles runs.
-    keep : callable, optional
-        Called with the rows so far whenever there are more.
-
-    Returns
-    -------
-    list of dict
-
-    Raises
-    ------
-    WrongResult
-        A drafter changed a text, or logits differ from the rival's.
+    ``quick`` takes fewer texts and shorter contexts.
     """
     batches = [name for name in BATCHES if options.wants(name)]
     parts: list[tuple[str, Part]] = []
@@ -238,9 +215,8 @@ def run(
         for name in decoder.NAMES
         if options.wants(name)
     ]
-    target = target or cpu()
-    parts += cycle.parts_of(options, target)
-    return measure(parts, progress, target, keep)
+    return parts + cycle.parts_of(options, target)
 
 
+run = benchmark(parts_of)
 table = partial(decode_table, title="fewstep bench generate")

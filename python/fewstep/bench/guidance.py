@@ -16,7 +16,7 @@ import torch
 import fewstep
 from fewstep import guidance
 
-from .measure import Keep, Part, measure
+from .measure import Part, benchmark
 from .rivals.diffusers import is_installed
 from .rows import (
     Options,
@@ -28,7 +28,7 @@ from .rows import (
     timed_row,
     unmeasured_row,
 )
-from .target import Target, cpu
+from .target import Target
 from .timing import Timed, interleaved
 
 STEPS, ROW = 20, 10
@@ -272,37 +272,12 @@ def rows(name: str, options: Options, target: Target) -> Iterator[Row]:
             yield guided(CASES[name], threads, target)
 
 
-def run(
-    options: Options,
-    progress: Callable[[str], None],
-    target: Target | None = None,
-    keep: Keep | None = None,
-) -> list[Row]:
-    """Measure everything that was asked for.
-
-    Parameters
-    ----------
-    options : Options
-        ``only`` are names of `NAMES`; ``quick`` measures those that have a bar.
-    progress : callable
-        Called with a line about what is measured next.
-    target : Target, optional
-        The CPU by default.
-    keep : callable, optional
-        Called with the rows so far whenever there are more.
-
-    Returns
-    -------
-    list of dict
-
-    Raises
-    ------
-    WrongResult
-        On the CPU: a result differs from its rival's.
-    """
-    where = target or cpu()
+def parts_of(options: Options, target: Target) -> list[tuple[str, Part]]:
+    """List what was asked for; ``quick`` measures what has a bar."""
     names = [name for name in NAMES if options.wants(name)]
     if options.quick:
         names = [name for name in names if name not in CASES or CASES[name].bar]
-    parts: list[tuple[str, Part]] = [(name, partial(rows, name, options, where)) for name in names]
-    return measure(parts, progress, where, keep)
+    return [(name, partial(rows, name, options, target)) for name in names]
+
+
+run = benchmark(parts_of)

@@ -22,9 +22,9 @@ import fewstep
 
 from . import llama
 from .decode import table as decode_table
-from .measure import Keep, Part, measure
+from .measure import Part, benchmark
 from .rows import Options, Row, add_bar, check, difference, limit_row, set_threads, timed_row
-from .target import Target, cpu
+from .target import Target
 from .timing import Timed, Timing, interleaved
 
 KINDS = ("bfloat16", "float32", "int8", "int4")
@@ -178,38 +178,15 @@ def rows_of(kind: str, options: Options) -> Iterator[Row]:
                 yield from against_ourselves(layer, threads, gemm)
 
 
-def run(
-    options: Options,
-    progress: Callable[[str], None],
-    target: Target | None = None,
-    keep: Keep | None = None,
-) -> list[Row]:
-    """Measure everything that was asked for.
+def parts_of(options: Options, target: Target) -> list[tuple[str, Part]]:
+    """List what was asked for, on the CPU; `fewstep.bench.linear_device` is of a GPU.
 
-    Parameters
-    ----------
-    options : Options
-        ``only`` are names of `NAMES`; ``quick`` measures what has a bar.
-    progress : callable
-        Called with a line about what is measured next.
-    target : Target, optional
-        The CPU, of which this is; `fewstep.bench.linear_device` is of a GPU.
-    keep : callable, optional
-        Called with the rows so far whenever there are more.
-
-    Returns
-    -------
-    list of dict
-
-    Raises
-    ------
-    WrongResult
-        A result differs from its rival's.
+    ``quick`` measures what has a bar.
     """
     parts: list[tuple[str, Part]] = [(kind, partial(rows_of, kind, options)) for kind in KINDS]
     parts.append((llama.NAME, partial(llama.rows, options)))
-    parts = [part for part in parts if options.wants(part[0])]
-    return measure(parts, progress, target or cpu(), keep)
+    return [part for part in parts if options.wants(part[0])]
 
 
+run = benchmark(parts_of)
 table = partial(decode_table, title="fewstep bench linear")

@@ -22,15 +22,15 @@ from .bandwidth import copies, copy_row
 from .ceilings import product, product_row
 from .decode import table as decode_table
 from .linear import KINDS, SHAPE, SHAPES, TOLERANCE, Layer
-from .measure import Keep, Part, measure
+from .measure import Part, benchmark
 from .rows import Options, Row, check, difference, timed_row
-from .target import Target, cpu
+from .target import Target
 from .timing import Timed, interleaved, rotated
 
 HEAD = "head_top_k"
 NAMES = (*KINDS[:1], HEAD, *KINDS[1:])
 ROWS = (1, 4, 8, 16, 32, 64, 256)
-SOME_ROWS = QUICK_ROWS = (1, 16, 64)
+SOME_ROWS = (1, 16, 64)
 LEAST_INPUTS = 2048  # of the other layers
 BEST = 8  # tokens of a row of hidden states
 HEADS = ((128256, 2048), (32064, 2048))  # all tokens, and the most frequent quarter (FR-Spec)
@@ -103,7 +103,7 @@ def kind_rows(kind: str, options: Options, target: Target) -> Iterator[Row]:
     others = [shape for shape in SHAPES if shape[1] >= LEAST_INPUTS]
     for shape in (SHAPE, *(() if options.quick else others)):
         layers = _layers(kind, shape, target)
-        counts = SOME_ROWS if shape != SHAPE else QUICK_ROWS if options.quick else ROWS
+        counts = ROWS if shape == SHAPE and not options.quick else SOME_ROWS
         for rows in counts:
             head = layers[0].head(rows) | target.labels
             size = layers[0].weight.element_size()
@@ -121,34 +121,12 @@ def head_rows(options: Options, target: Target) -> Iterator[Row]:
             yield from _measured(head | target.labels, forms, layers[0].packed.nbytes, target)
 
 
-def run(
-    options: Options,
-    progress: Callable[[str], None],
-    target: Target | None = None,
-    keep: Keep | None = None,
-) -> list[Row]:
-    """Measure everything that was asked for.
-
-    Parameters
-    ----------
-    options : Options
-        ``only`` are names of `NAMES`; ``quick`` measures one layer and the smaller head.
-    progress : callable
-        Called with a line about what is measured next.
-    target : Target, optional
-        The device; the CPU when left out.
-    keep : callable, optional
-        Called with the rows so far whenever there are more.
-
-    Returns
-    -------
-    list of dict
-    """
-    target = target or cpu()
+def parts_of(options: Options, target: Target) -> list[tuple[str, Part]]:
+    """List what was asked for; ``quick`` measures one layer and the smaller head."""
     parts: dict[str, Part] = {kind: partial(kind_rows, kind, options, target) for kind in KINDS}
     parts[HEAD] = partial(head_rows, options, target)
-    wanted = [(name, parts[name]) for name in NAMES if options.wants(name)]
-    return measure(wanted, progress, target, keep)
+    return [(name, parts[name]) for name in NAMES if options.wants(name)]
 
 
+run = benchmark(parts_of)
 table = partial(decode_table, title="fewstep bench linear")

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import torch
 
 import fewstep
 
-from .rows import Row, unmeasured_row
-from .target import Target
+from .rows import Options, Row, unmeasured_row
+from .target import Target, cpu
 
 Part = Callable[[], Iterable[Row]]
 Keep = Callable[[list[Row]], None]
@@ -59,6 +60,34 @@ def measure(
         fewstep.set_num_threads(before[0])
         torch.set_num_threads(before[1])
     return rows
+
+
+class Run(Protocol):
+    """A benchmark, as the command line and its tests call it."""
+
+    def __call__(
+        self,
+        options: Options,
+        progress: Callable[[str], None],
+        target: Target | None = None,
+        keep: Keep | None = None,
+    ) -> list[Row]:
+        """Measure everything that was asked for; see `measure`. On the CPU without a `target`."""
+
+
+def benchmark(parts_of: Callable[[Options, Target], Iterable[tuple[str, Part]]]) -> Run:
+    """Return the benchmark that measures the parts which `parts_of` lists."""
+
+    def run(
+        options: Options,
+        progress: Callable[[str], None],
+        target: Target | None = None,
+        keep: Keep | None = None,
+    ) -> list[Row]:
+        target = target or cpu()
+        return measure(parts_of(options, target), progress, target, keep)
+
+    return run
 
 
 def _kept_going(name: str, part: Part, target: Target) -> Iterator[Row]:

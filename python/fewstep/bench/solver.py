@@ -9,13 +9,13 @@ from functools import partial
 from .bandwidth import bandwidth
 from .ceilings import ceilings
 from .draws import draws
-from .measure import Keep, Part, measure
+from .measure import Part, benchmark
 from .motion import motion
 from .overhead import host_overhead
 from .rivals.diffusers import is_installed
 from .rows import Options, Row, unmeasured_row
 from .steps import compare, settings
-from .target import Target, cpu
+from .target import Target
 from .trajectory import trajectory
 
 
@@ -58,34 +58,4 @@ def parts(options: Options, target: Target) -> Iterator[tuple[str, Part]]:
         yield "bandwidth", part(bandwidth)
 
 
-def run(
-    options: Options,
-    progress: Callable[[str], None],
-    target: Target | None = None,
-    keep: Keep | None = None,
-) -> list[Row]:
-    """Measure everything that was asked for.
-
-    Parameters
-    ----------
-    options : Options
-    progress : callable
-        Called with a line about what is measured next.
-    target : Target, optional
-        The CPU by default.
-    keep : callable, optional
-        Called with the rows so far whenever there are more.
-
-    Returns
-    -------
-    list of dict
-        The rows.
-
-    Raises
-    ------
-    WrongResult
-        On the CPU: a result differs from its rival's or the float64 formula's. On a GPU, whose time
-        is dear, what went wrong becomes a row with ``failed``, and the other parts are measured.
-    """
-    target = target or cpu()
-    return measure(parts(options, target), progress, target, keep)
+run = benchmark(parts)
