@@ -70,7 +70,7 @@ void launch_rows(const AttentionProblem& p) {
 // Few rows: then a block's warps share them, and always where a row's bits must not depend on how
 // many there are.
 template <bool kIsBf16, int kWidth, bool kIsBytes>
-void attend_halves(const AttentionProblem& p) {
+void attend_by_warps(const AttentionProblem& p) {
   if (p.deterministic || p.N * p.ratio <= 16 * p.B) {
     launch_rows<HalfAttentionKernel<kIsBf16, kWidth, 1, kIsBytes>>(p);
   } else {
@@ -79,31 +79,27 @@ void attend_halves(const AttentionProblem& p) {
 }
 
 template <bool kIsBf16, int kWidth>
-void attend_many(const AttentionProblem& p) {
-  if (p.warpgroup_rows == 256) {
-    if constexpr (kWidth < 256) launch_rows<WarpgroupAttentionKernel<kIsBf16, kWidth, 2>>(p);
-  } else {
+void attend_halves(const AttentionProblem& p, bool is_bytes) {
+  if (is_bytes) {
+    attend_by_warps<kIsBf16, kWidth, true>(p);
+  } else if (p.warpgroup_rows == 0) {
+    attend_by_warps<kIsBf16, kWidth, false>(p);
+  } else if (p.warpgroup_rows == 128) {
     launch_rows<WarpgroupAttentionKernel<kIsBf16, kWidth, 1>>(p);
+  } else if constexpr (kWidth < 256) {
+    launch_rows<WarpgroupAttentionKernel<kIsBf16, kWidth, 2>>(p);
   }
 }
 
 template <int kWidth>
 void attend(const AttentionProblem& p) {
   const bool is_bytes = contains(kScaledBytes, p.kv_type);
-  if (is_bytes && p.q_type == DType::kBF16) {
-    attend_halves<true, kWidth, true>(p);
-  } else if (is_bytes && p.q_type == DType::kF16) {
-    attend_halves<false, kWidth, true>(p);
+  if (p.q_type == DType::kBF16) {
+    attend_halves<true, kWidth>(p, is_bytes);
+  } else if (p.q_type == DType::kF16) {
+    attend_halves<false, kWidth>(p, is_bytes);
   } else if (is_bytes) {
     launch_rows<FloatAttentionKernel<true, kWidth>>(p);
-  } else if (p.warpgroup_rows > 0 && p.kv_type == DType::kBF16) {
-    attend_many<true, kWidth>(p);
-  } else if (p.warpgroup_rows > 0) {
-    attend_many<false, kWidth>(p);
-  } else if (p.kv_type == DType::kBF16) {
-    attend_halves<true, kWidth, false>(p);
-  } else if (p.kv_type == DType::kF16) {
-    attend_halves<false, kWidth, false>(p);
   } else {
     launch_rows<FloatAttentionKernel<false, kWidth>>(p);
   }

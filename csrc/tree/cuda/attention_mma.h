@@ -3,6 +3,7 @@
 
 #include "core/cuda/mma.h"
 #include "tree/cuda/attention_rows.h"
+#include "tree/cuda/attention_scores.h"
 #include "tree/cuda/attention_tile.h"
 
 // Attention of bfloat16 and float16 to a cache of the same type or of 8 bits, on tensor cores.
@@ -208,39 +209,19 @@ struct HalfAttentionKernel {
                                  Per<Rows>& rows, const Shared& s) const {
     block.each_alone([&](int t) {
       if constexpr (kIsBytes) multiply_keys(t, s.k_scale[turn], scores[t]);
-      if (p.softcap > 0.0f) cap(scores[t]);
+      if (p.softcap > 0.0f) cap(p, scores[t].x);
       if (is_masked) hide(t, s, scores[t]);
       FEWSTEP_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        float top = minus_infinity();
-        FEWSTEP_UNROLL
-        for (int j = 0; j < kWarpKeys / 8; ++j) {
-          top = larger_of(top, larger_of(scores[t].x[j][2 * h], scores[t].x[j][2 * h + 1]));
-        }
-        rows[t].top[h] = top;
-      }
+      for (int h = 0; h < 2; ++h) rows[t].top[h] = top_of(scores[t].x, h);
     });
-    join_tops(block, rows);
-    const float scale = scale_of(p) * kLog2E;
+    join_tops(block, [&](int t) { return rows[t].top; });
     block.each_alone([&](int t) {
       FEWSTEP_UNROLL
       for (int h = 0; h < 2; ++h) {
-        RunningSoftmax& softmax = rows[t].softmax[h];
-        const float base = softmax.raise2(rows[t].top[h] * scale, &rows[t].factor[h]);
-        FEWSTEP_UNROLL
-        for (int i = 0; i < kWarpKeys / 4; ++i) {
-          float& x = scores[t].x[i / 2][2 * h + i % 2];
-          x = gpu::about_exp2(fmaf(x, scale, -base));
-          softmax.sum += x;
-        }
+        Rows& own = rows[t];
+        weigh_row(p, scores[t].x, h, own.top[h], own.softmax[h], &own.factor[h]);
       }
     });
-  }
-
-  FEWSTEP_HOST_DEVICE static void join_tops(const Block& block, Per<Rows>& rows) {
-    const auto larger = [](float a, float b) { return larger_of(a, b); };
-    gpu::join_quads(block, [&](int t) -> float& { return rows[t].top[0]; }, larger);
-    gpu::join_quads(block, [&](int t) -> float& { return rows[t].top[1]; }, larger);
   }
 
   // Weights take in the scales of their values, in float16 those of the rows' units.
@@ -260,7 +241,7 @@ struct HalfAttentionKernel {
         rows[t].top[h] = top;
       }
     });
-    join_tops(block, rows);
+    join_tops(block, [&](int t) { return rows[t].top; });
     block.each_alone([&](int t) {
       FEWSTEP_UNROLL
       for (int h = 0; h < 2; ++h) {
@@ -278,14 +259,6 @@ struct HalfAttentionKernel {
       const float* own = scale + first_key(t) + 8 * j + own_column(t);
       FEWSTEP_UNROLL
       for (int i = 0; i < 4; ++i) scores.x[j][i] *= own[i % 2];
-    }
-  }
-
-  FEWSTEP_HOST_DEVICE void cap(Scores& scores) const {
-    FEWSTEP_UNROLL
-    for (int j = 0; j < kWarpKeys / 8; ++j) {
-      FEWSTEP_UNROLL
-      for (int i = 0; i < 4; ++i) scores.x[j][i] = capped(p, scores.x[j][i]);
     }
   }
 

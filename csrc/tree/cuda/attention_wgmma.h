@@ -3,6 +3,7 @@
 
 #include "core/cuda/wgmma.h"
 #include "tree/cuda/attention_rows.h"
+#include "tree/cuda/attention_scores.h"
 
 // Attention of bfloat16 and float16 to a cache of the same type, on warpgroups' tensor cores: for
 // 64 rows and more of a request and KV head, on sm_90a.
@@ -239,34 +240,18 @@ struct WarpgroupAttentionKernel {
     block.each_alone([&](int t) {
       gpu::WarpgroupSums& scores = state.scores[t].tile[kIndex];
       gpu::pin(scores);
-      if (p.softcap > 0.0f) cap(scores);
+      if (p.softcap > 0.0f) cap(p, scores.x);
       if (is_masked) hide(own_row(t, kIndex), own_column(t), s, scores);
       FEWSTEP_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        float top = minus_infinity();
-        FEWSTEP_UNROLL
-        for (int i = 0; i < kTile / 4; ++i) {
-          top = larger_of(top, scores.x[i / 2][2 * h + i % 2]);
-        }
-        rows[t].top[h] = top;
-      }
+      for (int h = 0; h < 2; ++h) rows[t].top[h] = top_of(scores.x, h);
     });
-    const auto larger = [](float a, float b) { return larger_of(a, b); };
-    gpu::join_quads(block, [&](int t) -> float& { return rows[t].top[0]; }, larger);
-    gpu::join_quads(block, [&](int t) -> float& { return rows[t].top[1]; }, larger);
-    const float scale = scale_of(p) * kLog2E;
+    join_tops(block, [&](int t) { return rows[t].top; });
     block.each_alone([&](int t) {
       gpu::WarpgroupSums& scores = state.scores[t].tile[kIndex];
       FEWSTEP_UNROLL
       for (int h = 0; h < 2; ++h) {
-        RunningSoftmax& softmax = rows[t].softmax[kIndex][h];
-        const float base = softmax.raise2(rows[t].top[h] * scale, &rows[t].factor[h]);
-        FEWSTEP_UNROLL
-        for (int i = 0; i < kTile / 4; ++i) {
-          float& x = scores.x[i / 2][2 * h + i % 2];
-          x = gpu::about_exp2(fmaf(x, scale, -base));
-          softmax.sum += x;
-        }
+        Rows& own = rows[t];
+        weigh_row(p, scores.x, h, own.top[h], own.softmax[kIndex][h], &own.factor[h]);
       }
       FEWSTEP_UNROLL
       for (int i = 0; i < kTile / 4; ++i) {  // sums' layout is that of a half of a fragment
@@ -274,11 +259,6 @@ struct WarpgroupAttentionKernel {
         state.weights[t].w[kIndex][i / 4][i % 4] = gpu::narrow_pair(kType, x[0], x[1]);
       }
     });
-  }
-
-  FEWSTEP_HOST_DEVICE void cap(gpu::WarpgroupSums& scores) const {
-    FEWSTEP_UNROLL
-    for (int i = 0; i < 32; ++i) scores.x[i / 4][i % 4] = capped(p, scores.x[i / 4][i % 4]);
   }
 
   FEWSTEP_HOST_DEVICE static void hide(int row, int column, const Shared& s,
