@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def _unwrapped(name: str, function: Any) -> Any:
 @contextmanager
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the device be there, with kernels for all ops."""
-    from fewstep import _core, _runtime, _torch_linear, _torch_weight
+    from fewstep import _core, _torch_linear, _torch_weight
     from fewstep.transformers import _checks
     from fewstep.transformers._cache import PagedKeys
 
@@ -147,10 +148,18 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
         PagedKeys, "of", lambda rows, *rest: keys_of(getattr(rows, "host", rows), *rest)
     )
-    facts = _runtime.info() | {"cuda": {"built": True, "devices": 1}}
-    monkeypatch.setattr(_checks, "info", lambda: facts)
     for module, name in ((_checks, "DEVICES"), (_torch_weight, "PLACES")):
         monkeypatch.setattr(module, name, ("cpu", DEVICE.type))
+    stream = SimpleNamespace(cuda_stream=0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    make = torch.tensor  # which nothing catches
+
+    def tensor(*given: Any, device: Any = None, **options: Any) -> torch.Tensor:
+        made = make(*given, **options)
+        return made if device is None else made.to(device)
+
+    monkeypatch.setattr(torch, "tensor", tensor)
     # Of a subclass torch records what is computed; not of a device's tensors.
     monkeypatch.setattr(_torch_linear, "_traced", lambda _: False)
     with Device(), torch.no_grad():

@@ -178,7 +178,7 @@ def test_caches(llama: Any) -> None:
         llama(text(1, 3), cache=cache)
         rows = torch.zeros(1, 2, 1, 16)
         cache.update(rows, rows, 0)
-        cache.begin(0, 1, 1)
+        cache.begin(0, rows, 1, 1)
         with pytest.raises(RuntimeError) as broken:
             cache.update(rows, rows, 1)
         assert str(broken.value) == (

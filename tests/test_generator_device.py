@@ -16,6 +16,7 @@ from hf_models import model_of
 torch = pytest.importorskip("torch")
 
 import pretend_device  # noqa: E402
+from fewstep import _torch_weight  # noqa: E402
 from fewstep.transformers import PagedModel  # noqa: E402
 
 PROMPTS = [[5, 9, 5, 9, 5], [7], [int(t) for t in np.random.default_rng(0).integers(1, V, 21)]]
@@ -96,9 +97,7 @@ def test_a_grammar(device: None) -> None:
 
 
 def test_a_build_without_kernels_is_told(device: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewstep.transformers import _checks
-
-    monkeypatch.setattr(_checks, "info", fewstep.info)
+    monkeypatch.setattr(_torch_weight, "PLACES", ("cpu",))
     with pytest.raises(NotImplementedError) as raised:
         PagedModel(pretend_device.placed(model_of("Llama")))
     assert str(raised.value) == (

@@ -22,6 +22,11 @@ _GATHERED = 64  # panels that a look-up of rows unpacks at a time
 aten = torch.ops.aten
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Tell whether ops of this build run on a device."""
+    return device.type in PLACES
+
+
 @torch.library.custom_op("fewstep::linear_unpack", mutates_args=())
 def _unpack(octets: torch.Tensor, shape: Sequence[int], kind: str, group: int) -> torch.Tensor:
     weight: torch.Tensor = unpack(Packed(octets, kind, group, (shape[0], shape[1])))
@@ -191,7 +196,7 @@ def packed_parameter(weight: torch.Tensor, kind: str | None) -> PackedWeight:
 
 def unfit(weight: torch.Tensor) -> tuple[str, str] | None:
     """Return what a weight that cannot be packed is to be and what it is; None if it can."""
-    if weight.device.type not in PLACES:
+    if not has_kernels(weight.device):
         return f"on {' or '.join(PLACES)}", str(weight.device)
     if weight.dtype not in DTYPES:
         return f"of {', '.join(DTYPES.values())}", str(weight.dtype).removeprefix("torch.")
@@ -261,7 +266,7 @@ def _converted(
     weight: PackedWeight, *, dtype: Any = None, device: Any = None, **_: Any
 ) -> torch.Tensor:
     dtype = dtype or weight.dtype
-    if dtype not in DTYPES or torch.device(device or weight.device).type not in PLACES:
+    if dtype not in DTYPES or not has_kernels(torch.device(device or weight.device)):
         return weight.plain().to(device, dtype)
     packed = weight.packed
     if packed.kind.startswith("int") or dtype == weight.dtype:

@@ -24,6 +24,15 @@ def on_host(array: Any) -> Any:
     return array.cpu() if on_device(array) else array
 
 
+def is_captured(array: Any) -> bool:
+    """Tell whether what is done with an array becomes part of a CUDA graph, and nobody may wait."""
+    if not on_device(array):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_current_stream_capturing())
+
+
 class Parcel:
     """Arrays packed one after the other.
 

@@ -11,9 +11,11 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from .._torch_weight import has_kernels
+from .._transfer import is_captured, on_device, on_host
 from ..tree import attention as tree_attention
 from ._cache import NAME, PagedKeys, flat
-from ._rows import Requests, chains
+from ._rows import LONGEST, Requests, chains, tensor
 from ._store import FITTING
 
 FIELDS = 3  # of a span: the first key that is seen, the first row's slot, the window
@@ -34,17 +36,24 @@ def mask(
 ) -> torch.Tensor | None:
     """Return what rows see: None for all before them, spans, or a mask of every row and key.
 
-    Spans are integers of shape (B, 1, 1, 3), so that a model passes them on as it does with masks.
+    Spans are integers of the host, of shape (B, 1, 1, 3), so that a model passes them on as it does
+    with masks. What is on a device is read there once for all layers, and never while their work is
+    captured.
     """
     window = _window(mask_function, local_size, allow_is_causal_skip, config)
-    if not torch.compiler.is_compiling() and window is not None:
-        offset = int(q_offset) - int(kv_offset)
-        first = _first(attention_mask, int(q_offset), int(kv_offset))
+    if (
+        not torch.compiler.is_compiling()
+        and window is not None
+        and all(map(_is_readable, (attention_mask, q_offset)))
+    ):
+        begin, kv_begin = int(q_offset), int(kv_offset)
+        offset = begin - kv_begin
+        first = _first(attention_mask, begin, kv_begin)
         if first is not None:
             if not (window or any(first)) and offset + q_length == kv_length:
                 return None
             first = first or [0] * batch_size
-            spans = torch.tensor([[f, offset, window] for f in first], dtype=torch.int32)
+            spans = tensor([[f, offset, window] for f in first])
             return spans.view(-1, 1, 1, FIELDS)
     dense: torch.Tensor | None = sdpa_mask(
         batch_size=batch_size,
@@ -71,6 +80,11 @@ def _window(mask_function: Any, local_size: int | None, plain: bool, config: Any
     return None
 
 
+def _is_readable(given: Any) -> bool:
+    """Tell whether the host may look at what a mask is made of."""
+    return not on_device(given) or (has_kernels(given.device) and not is_captured(given))
+
+
 def _first(given: torch.Tensor | None, q_offset: int, kv_offset: int) -> list[int] | None:
     """Return each sequence's first key that is no padding; None where padding lies elsewhere.
 
@@ -78,9 +92,7 @@ def _first(given: torch.Tensor | None, q_offset: int, kv_offset: int) -> list[in
     """
     if given is None:
         return []
-    if not given.is_cpu:
-        return None
-    seen = given.numpy()
+    seen = on_host(given).numpy()
     if seen.all():
         return []
     first = seen.argmax(1)
@@ -143,9 +155,8 @@ def _unfit(
     wants_gradient = torch.is_grad_enabled() and query.requires_grad
     if torch.compiler.is_compiling() or wants_gradient or dropout > 0:
         return "without gradients, dropout and compilation"
-    # What rows see is on the device of pages alone; any other call makes it here.
-    if not (query.is_cpu or type(key) is PagedKeys) or query.dtype not in FITTING:
-        return "on cpu, of float32, float16 or bfloat16"
+    if not has_kernels(query.device) or query.dtype not in FITTING:
+        return "on cpu or cuda, of float32, float16 or bfloat16"
     dim, ratio = query.shape[3], query.shape[1] // key.shape[1]
     if dim % 16 or dim > 256 or value.shape[3] != dim or ratio > 16:
         return "of heads of 16, 32, ... 256 elements, up to 16 to a head of keys"
@@ -169,7 +180,7 @@ def _paged(
         pages.store.attend(layer, q, requests, out, **options)
     else:
         some = q[requests.index]
-        out = torch.zeros(q.shape, dtype=q.dtype)
+        out = torch.zeros_like(q)
         out[requests.index] = pages.store.attend(
             layer, some, requests, torch.empty_like(some), **options
         )
@@ -185,14 +196,32 @@ def _gathered(key: PagedKeys) -> tuple[torch.Tensor, torch.Tensor]:
     return cast("tuple[torch.Tensor, torch.Tensor]", gathered(key.layer))
 
 
-@lru_cache(maxsize=64)
-def _whole(batch: int, count: int, length: int) -> Requests:
+def _whole(batch: int, count: int, length: int, like: torch.Tensor) -> Requests:
     """Return the requests of a batch without padding, a page each, whose last tokens are rows."""
-    return chains(
-        np.full(batch, length, np.int32),
-        np.full(batch, count, np.int32),
-        np.arange(batch, dtype=np.int32)[:, None],
-    )
+    if is_captured(like):  # what a graph reads must be its own
+        return _requests(batch, count, length, like.device)
+    # Work of another stream may run before what made them.
+    stream = 0 if like.is_cpu else torch.cuda.current_stream(like.device).cuda_stream
+    return _kept_requests(stream, batch, count, length, like.device)
+
+
+@lru_cache(maxsize=64)
+def _kept_requests(stream: int, *given: Any) -> Requests:
+    return _requests(*given)
+
+
+def _requests(batch: int, count: int, length: int, device: torch.device) -> Requests:
+    """Make them with `chains`; on a device without a copy from the host, for graphs' sake."""
+    if device.type == "cpu":
+        owner = np.arange(batch, dtype=np.int32)
+        return chains(np.full_like(owner, length), np.full_like(owner, count), owner[:, None])
+    parts = -(-count // LONGEST)
+    ends = torch.arange(1, parts + 1, dtype=torch.int32, device=device) * LONGEST
+    ends = ends.clamp(max=count)
+    sequence = torch.arange(batch, dtype=torch.int32, device=device)[:, None]
+    indptr = torch.nn.functional.pad((sequence * count + ends).flatten(), (1, 0))
+    table = sequence.repeat_interleave(parts, 0)
+    return Requests(indptr, (ends + (length - count)).repeat(batch), table)
 
 
 def _contiguous(
@@ -209,15 +238,15 @@ def _contiguous(
     query = query.transpose(1, 2)
     firsts = [0] * batch if spans is None else [min(span[0], end) for span in spans]
     if not any(firsts):
-        out = torch.empty(batch * count, heads, dim, dtype=query.dtype)
-        requests = _whole(batch, count, end)
+        out = query.new_empty(batch * count, heads, dim)
+        requests = _whole(batch, count, end, query)
         _attend(query.reshape(out.shape), key, value, requests, out, options)
         return out.view(batch, count, heads, dim)
-    out = torch.zeros(batch, count, heads, dim, dtype=query.dtype)
+    out = query.new_zeros(batch, count, heads, dim)
     for b, first in enumerate(firsts):
         rows = min(count, end - first)
         some = query[b, count - rows :].contiguous()
-        requests = _whole(1, rows, end - first)
+        requests = _whole(1, rows, end - first, query)
         here = slice(b, b + 1), slice(first, None)
         _attend(some, key[here], value[here], requests, out[b, count - rows :], options)
     return out

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from .._transfer import on_host
+from ._checks import check_device
 from ._rows import Requests, Rows, chains, rows_of, tensor
 from ._store import SCALED, Store
 
@@ -84,8 +86,8 @@ class PagedRows(Cache):
         self.store = store
         self.rows: Rows | None = None
 
-    def begin(self, layer_idx: int, batch: int, count: int) -> Rows:
-        """Return where the rows of a layer go, which the caller appends."""
+    def begin(self, layer_idx: int, like: torch.Tensor, batch: int, count: int) -> Rows:
+        """Return where the caller is to append rows of a layer, which are where `like` is."""
         assert self.rows is not None
         return self.rows
 
@@ -93,7 +95,7 @@ class PagedRows(Cache):
         self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append rows, shape (B, G, N, D) each; return what stands for all keys."""
-        rows = self.begin(layer_idx, key_states.shape[0], key_states.shape[2])
+        rows = self.begin(layer_idx, key_states, key_states.shape[0], key_states.shape[2])
         self.store.append(layer_idx, flat(key_states), flat(value_states), rows)
         return PagedKeys.of(key_states, self, layer_idx), value_states
 
@@ -121,16 +123,22 @@ class PagedCache(PagedRows):
         Of the model, whose attention should be set to ``"fewstep"``: any other gets a copy of all
         keys in every step.
     tokens : int, optional
-        Room for tokens, over the whole batch: 65,536 by default. What is not used takes no memory.
+        Room for tokens, over the whole batch: 65,536 by default. What is not used takes no memory
+        on the CPU; on a CUDA device all of it is taken at once.
     page_tokens : int, default 32
         Tokens of a page.
     dtype : {"int8", "float8_e4m3fn"}, optional
         Quantise keys and values per token and head; as the model has them when left out.
+    device : torch.device or str, optional
+        Where keys and values are, the CPU or a CUDA device: by default that of the model, and of a
+        config the CPU.
 
     Raises
     ------
     ValueError
-        A number out of range, or another `dtype`.
+        A number out of range, another `dtype` or `device`; in use: keys that are elsewhere.
+    NotImplementedError
+        This build has no kernels for the device.
     MemoryError
         In use: there are more tokens than there is room for.
 
@@ -155,18 +163,28 @@ class PagedCache(PagedRows):
     """
 
     def __init__(
-        self, config: Any, *, tokens: int = 1 << 16, page_tokens: int = 32, dtype: Any = None
+        self,
+        config: Any,
+        *,
+        tokens: int = 1 << 16,
+        page_tokens: int = 32,
+        dtype: Any = None,
+        device: Any = None,
     ) -> None:
+        if device is None:
+            device = config.device if isinstance(config, torch.nn.Module) else "cpu"
+        check_device("fewstep.transformers.PagedCache", torch.device(device))
         config = getattr(config, "config", config).get_text_config(decoder=True)
         check_cache_dtype("fewstep.transformers.PagedCache", "dtype", dtype)
         if tokens < 1:
             raise ValueError(
                 f"fewstep.transformers.PagedCache: 'tokens' must be 1 or more, got {tokens}"
             )
-        store = Store(-(-tokens // max(page_tokens, 1)), page_tokens, dtype)
+        store = Store(-(-tokens // max(page_tokens, 1)), page_tokens, dtype, device=device)
         super().__init__(store, config.num_hidden_layers)
         self.config = config
         self.sequences: list[int] = []
+        self._laid: Rows | None = None  # as `rows`, on the host
 
     @property
     def in_pages(self) -> bool:
@@ -182,12 +200,12 @@ class PagedCache(PagedRows):
             return keys, values
         return self.gathered(layer_idx)
 
-    def begin(self, layer_idx: int, batch: int, count: int) -> Rows:
+    def begin(self, layer_idx: int, like: torch.Tensor, batch: int, count: int) -> Rows:
         """Count rows of a layer; the first layer of a forward pass makes room for them."""
         layer, length = self.layers[layer_idx], self.get_length()
         rows = self.rows
         if rows is None or layer.tokens == length:
-            rows = self._extend(batch, count)
+            rows = self._extend(like, batch, count)
         elif layer.tokens + count != length:
             raise RuntimeError(
                 f"fewstep.transformers.PagedCache: layer {layer_idx} must have the {length} tokens "
@@ -200,8 +218,13 @@ class PagedCache(PagedRows):
         """Return the tokens that there is room made for."""
         return self.store.pool.length(self.sequences[0]) if self.sequences else 0
 
-    def _extend(self, batch: int, count: int) -> Rows:
+    def _extend(self, like: torch.Tensor, batch: int, count: int) -> Rows:
         pool = self.store.pool
+        if like.device != self.store.device:
+            raise ValueError(
+                "fewstep.transformers.PagedCache: 'key_states' must be on the cache's device, "
+                f"{self.store.device}, got {like.device}"
+            )
         if not self.sequences:
             self.sequences = [pool.add()[0] for _ in range(batch)]
         if batch != len(self.sequences):
@@ -220,18 +243,21 @@ class PagedCache(PagedRows):
             ) from None
         table = pool.page_table(self.sequences)
         indptr = np.arange(batch + 1, dtype=np.int32) * count
-        self.rows = rows_of(np.full(batch, length, np.int32), indptr, table)
+        self._laid = rows_of(np.full(batch, length, np.int32), indptr, table)
+        self.rows = self._laid.on(self.store.device)
         return self.rows
 
     def requests(self, first: Sequence[int] | None) -> Requests:
         """Return as what the rows attend; `first` are the first tokens that are no padding."""
-        rows = self.rows
+        rows, laid = self.rows, self._laid
         assert rows is not None
+        assert laid is not None
         if first is None or not any(first):
             return rows.requests
         key = hash(tuple(first))
         if key not in rows.padded:
-            rows.padded[key] = self._padded(rows, np.asarray(first, np.int32))
+            requests = self._padded(laid, np.asarray(first, np.int32))
+            rows.padded[key] = requests.on(self.store.device)
         return rows.padded[key]
 
     def _padded(self, rows: Rows, first: Any) -> Requests:
@@ -289,8 +315,8 @@ class PagedCache(PagedRows):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep the sequences that are listed, in this order, maybe several times."""
         if self.sequences:
-            chosen = torch.arange(len(self.sequences))[indices].tolist()
-            self._select([self.sequences[i] for i in chosen], self.get_length())
+            chosen = tensor(self.sequences, np.int64)[on_host(indices)]
+            self._select(chosen.tolist(), self.get_length())
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each sequence."""

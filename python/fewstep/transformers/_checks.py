@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .._runtime import info
+from .._torch_weight import has_kernels
 from ..kv import Pool
 from ._rows import LONGEST
 from ._shares import layer_stack
 from ._store import FITTING
 
 FUNCTION = "fewstep.transformers.PagedModel"
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda")  # on which a build may have kernels
+_NONE_BUILT = "as this build has no CUDA kernels (FEWSTEP_CUDA=ON)"
 
 
 def check_block(block: list[int], counts: list[int], length: list[int]) -> None:
@@ -71,11 +72,18 @@ def check_model(model: Any) -> None:
             f"{FUNCTION}: 'model' must be on cpu or cuda, of float32, float16 or bfloat16, got "
             f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
         )
-    if model.device.type != "cpu" and not info()["cuda"]["built"]:
+    if not has_kernels(model.device):
         raise NotImplementedError(
-            f"{FUNCTION}: 'model' must be on cpu, as this build has no CUDA kernels "
-            f"(FEWSTEP_CUDA=ON), got one on {model.device}"
+            f"{FUNCTION}: 'model' must be on cpu, {_NONE_BUILT}, got one on {model.device}"
         )
+
+
+def check_device(function: str, device: torch.device) -> None:
+    """Raise an error unless a cache can be on a device."""
+    if device.type not in DEVICES:
+        raise ValueError(f"{function}: 'device' must be cpu or cuda, got {device}")
+    if not has_kernels(device):
+        raise NotImplementedError(f"{function}: 'device' must be cpu, {_NONE_BUILT}, got {device}")
 
 
 def check_graph(model: Any, graph: bool) -> None:

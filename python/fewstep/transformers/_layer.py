@@ -104,7 +104,7 @@ class FusedLayer:
             first = None
             if attention_mask is not None:
                 first = attention_mask[:, 0, 0, 0].tolist()
-            rows = cache.begin(self.index, batch, count)
+            rows = cache.begin(self.index, x, batch, count)
             self.run(x, out, cache.store, rows, cache.requests(first), positions)
         else:
             self._run_elsewhere(x, out, attention_mask, cache, positions, hidden_states.shape)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._transfer import uploaded
+
 Ints = NDArray[np.int32]
 
 LONGEST = 256  # rows of a request of `fewstep.tree.attention`
@@ -36,6 +38,14 @@ class Requests:
     def longest(self) -> int:
         """Tokens of the longest one, its rows included."""
         return int(self.kv_len.max()) + int(self.indptr[-1])
+
+    def on(self, device: torch.device) -> Requests:
+        """Return the same, of the host and without options, on a device."""
+        if device.type == "cpu":
+            return self
+        given = self.indptr, self.kv_len, self.table, self.index
+        indptr, kv_len, table, index = uploaded(device, given)
+        return Requests(indptr, kv_len, table, self.single, index)
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,10 @@ class Rows:
         requests = Requests(ends, kv_len, pages, self.requests.single, options=named)
         vars(requests)["longest"] = self.requests.longest  # which nobody shall wait for
         return Rows(indptr, length, table, positions, requests)
+
+    def on(self, device: torch.device) -> Rows:
+        """Return the same, of the host, on a device: one copy."""
+        return self if device.type == "cpu" else self.placed(uploaded(device, self.fields))
 
     def widened(self, page_tokens: int) -> Rows:
         """Return the same with page tables as wide as the next power of two."""

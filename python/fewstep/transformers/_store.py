@@ -42,8 +42,8 @@ class Store:
         self.v: dict[int, torch.Tensor] = {}
         self.scales: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._flat: dict[int, tuple[torch.Tensor, ...]] = {}
-        self._device = torch.device(device)
         self.scratch = torch.empty(0, dtype=torch.int64, device=device)
+        self.device = self.scratch.device  # which one, where `device` does not say that
 
     def _make(self, layer: int, like: torch.Tensor) -> None:
         shape = (*self.shape, *like.shape[1:])
@@ -53,7 +53,7 @@ class Store:
             aligned(count, like).view(dtype).view(shape) for _ in range(2)
         )
         if self.dtype:
-            k, v = (torch.empty(shape[:3], device=self._device) for _ in range(2))
+            k, v = (torch.empty(shape[:3], device=self.device) for _ in range(2))
             self.scales[layer] = k, v
         parts = (self.k[layer], self.v[layer], *self.scales.get(layer, ()))
         self._flat[layer] = tuple(part.view(-1, 1, *part.shape[2:]) for part in parts)
@@ -101,7 +101,7 @@ class Store:
         )
         needed = size // 8
         if self.scratch.size(0) < needed:
-            self.scratch = torch.empty(needed, dtype=torch.int64, device=self._device)
+            self.scratch = torch.empty(needed, dtype=torch.int64, device=self.device)
         return self.scratch
 
     def extend(self, sequences: Sequence[int], n_tokens: Sequence[int]) -> None:
@@ -135,7 +135,7 @@ class Store:
 
     def _placed(self, *arrays: Any) -> Sequence[Any]:
         """Return arrays where the caches are."""
-        return arrays if self._device.type == "cpu" else uploaded(self._device, arrays)
+        return arrays if self.device.type == "cpu" else uploaded(self.device, arrays)
 
     def parts(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the keys and the values of all layers."""
