@@ -136,7 +136,6 @@ def layer(*, dtype: str, kind: str | None, rows: int) -> dict[str, Any]:
 
     import fewstep.torch
     import pretend_device
-    from fewstep import _core
 
     torch.manual_seed(1)
     plain = torch.nn.Linear(70, 40, dtype=getattr(torch, dtype))
@@ -144,6 +143,41 @@ def layer(*, dtype: str, kind: str | None, rows: int) -> dict[str, Any]:
     ours = fewstep.torch.Linear.from_linear(plain, kind)
     wanted = fewstep.linear.run(x, ours.weight.packed, bias=plain.bias.detach())
     calls: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        note(patch, calls, "linear_run", "linear_apply", "linear_unpack")
+        with pretend_device.pretended(patch):
+            ours.to(pretend_device.DEVICE)
+            got = ours(x.to(pretend_device.DEVICE))
+    return {"layer": bits(got.host), "run": bits(wanted), "calls": calls, "isa": isa()}
+
+
+def fused(*, name: str, dtype: str) -> dict[str, Any]:
+    """Run fused layers of a model on the CPU and on a device that the CPU plays."""
+    import pytest
+    import torch
+
+    import pretend_device
+    from fewstep.transformers import PagedCache, fuse
+    from hf_models import model_of, text
+
+    model, tokens = model_of(name, getattr(torch, dtype)), text(2, 40)
+    fuse(model)
+    calls: list[str] = []
+    with torch.no_grad():
+        here = model(tokens, cache=PagedCache(model, tokens=128)).logits
+        with pytest.MonkeyPatch.context() as patch:
+            note(patch, calls, "linear_run", "linear_apply", "kv_append", "tree_attention")
+            with pretend_device.pretended(patch):
+                model.to(pretend_device.DEVICE)
+                cache = PagedCache(model, tokens=128)
+                there = model(tokens.to(pretend_device.DEVICE), cache=cache).logits.host
+    found = {"there": there.float().numpy(), "here": here.float().numpy()}
+    return found | {"calls": calls, "isa": isa()}
+
+
+def note(patch: Any, calls: list[str], *names: str) -> None:
+    """Let ops write their names down when they are called."""
+    from fewstep import _core
 
     def noted(name: str, function: Any) -> Any:
         def call(*given: Any) -> Any:
@@ -152,10 +186,5 @@ def layer(*, dtype: str, kind: str | None, rows: int) -> dict[str, Any]:
 
         return call
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("linear_run", "linear_apply", "linear_unpack"):
-            patch.setattr(_core, name, noted(name, getattr(_core, name)))
-        with pretend_device.pretended(patch):
-            ours.to(pretend_device.DEVICE)
-            got = ours(x.to(pretend_device.DEVICE))
-    return {"layer": bits(got.host), "run": bits(wanted), "calls": calls, "isa": isa()}
+    for name in names:
+        patch.setattr(_core, name, noted(name, getattr(_core, name)))

@@ -22,6 +22,7 @@ from fewstep._torch_weight import PackedWeight
 
 DEVICE = torch.device("meta")
 MOVES = ("aten::_to_copy", "aten::copy_")
+WAITS = ("_local_scalar_dense", "nonzero", "_unique", "masked")  # in operations' names
 
 
 class Placed(torch.Tensor):
@@ -127,6 +128,19 @@ def _unwrapped(name: str, function: Any) -> Any:
         return function(*args, **kwargs)
 
     return call
+
+
+def crossings(calls: list[tuple[Any, ...]]) -> tuple[int, int]:
+    """Return how many tensors went to the device in recorded operations, and how many came back."""
+    moves = [(args[0], out) for func, args, _, out in calls if "_to_copy" in str(func)]
+    ways = [(isinstance(source, Placed), isinstance(out, Placed)) for source, out in moves]
+    return ways.count((False, True)), ways.count((True, False))
+
+
+def waits(calls: list[tuple[Any, ...]]) -> list[str]:
+    """Return which recorded operations wait for the device to know a number or a size."""
+    there = [str(func) for func, args, *_ in calls if any(isinstance(a, Placed) for a in args)]
+    return [name for name in there if any(word in name for word in WAITS)]
 
 
 @contextmanager

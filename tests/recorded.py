@@ -27,6 +27,11 @@ OPS: tuple[tuple[Any, str], ...] = (
 )
 
 
+def _place(tensor: Any) -> int:
+    """Return where the numbers of a tensor lie, of one on a device that the CPU plays too."""
+    return getattr(tensor, "host", tensor).data_ptr()  # type: ignore[no-any-return]
+
+
 class Operations(TorchDispatchMode):
     """Lists torch's operations; inside `paused` none is."""
 
@@ -85,6 +90,6 @@ class Recorded:
             result = func(*args, **kwargs)
             for old, new in zip(tree_leaves(out), tree_leaves(result), strict=False):
                 # Views and operations in place give the same memory again.
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                if isinstance(old, torch.Tensor) and _place(old) != _place(new):
                     old.copy_(new)
         drain()

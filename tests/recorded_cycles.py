@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import fewstep.transformers._cycle as cycle
+import fewstep.transformers._layer as layer
 import fewstep.transformers._store as store
 from fewstep import _core
 from fewstep.transformers import PagedModel
@@ -17,6 +18,7 @@ class Recording(Recorded):
     ops = (
         (store, "append"),
         (store, "attention"),
+        (layer, "append"),
         (cycle, "from_template"),
         (cycle, "top_k"),
         (cycle, "recycle"),

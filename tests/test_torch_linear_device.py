@@ -23,12 +23,11 @@ import fewstep.torch  # noqa: E402
 import pretend_device  # noqa: E402
 from fewstep import _core, _torch_weight  # noqa: E402
 from fewstep._torch_weight import PackedWeight, address  # noqa: E402
-from fewstep.transformers import PagedModel, fuse  # noqa: E402
-from pretend_device import DEVICE, Placed  # noqa: E402
+from fewstep.transformers import PagedModel  # noqa: E402
+from pretend_device import DEVICE, Placed, waits  # noqa: E402
 from recorded import Operations  # noqa: E402
 
 KINDS = [None, "int8", "int4"]
-WAITS = "_local_scalar_dense", "nonzero", "_unique", "masked"
 
 
 @pytest.fixture
@@ -184,7 +183,7 @@ def test_rows_are_looked_up_without_waiting(kind: str | None, device: None) -> N
     ours.to(DEVICE)
     with Operations() as operations:
         got = ours.weight.rows(index.to(DEVICE))
-    assert not [name for name in operations if any(word in name for word in WAITS)]
+    assert not waits(operations.calls)
     assert torch.equal(got.host, wanted)
 
 
@@ -203,14 +202,6 @@ def test_a_generators_texts_are_those_of_the_host(device: None) -> None:
         return [result.tokens for result in results]
 
     assert texts(True) == texts(False)
-
-
-def test_layers_are_fused_on_the_cpu_alone(device: None) -> None:
-    model = pretend_device.placed(model_of("Llama").eval())
-    report = fuse(model)
-    assert report.fused == ()
-    assert set(report.skipped.values()) == {"on meta"}
-    assert report.linears.swapped
 
 
 def test_a_captured_models_packed_weights_are_seen_where_they_lie() -> None:

@@ -141,6 +141,15 @@ def test_training_and_gradients_are_the_models_own() -> None:
     assert torch.allclose(*gradients, atol=1e-6)
 
 
+def test_a_compiled_model_has_no_break_of_the_graph() -> None:
+    model = model_of("Llama")
+    want = logits(model, text(1, 9), use_cache=False)
+    fuse(model)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.allclose(logits(compiled, text(1, 9), use_cache=False), want, atol=2e-5)
+    torch._dynamo.reset()
+
+
 def loaded(model: Any) -> None:
     model.load_state_dict({name: 1.1 * value for name, value in model.state_dict().items()})
 

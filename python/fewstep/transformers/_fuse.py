@@ -65,8 +65,8 @@ def fuse(model: Any, dtype: str | None = None) -> Fused:
     Parameters
     ----------
     model : PreTrainedModel
-        Of Llama, Mistral, Qwen2 or Qwen3, on the CPU, float32 | float16 | bfloat16. Its attention
-        is set to ``"fewstep"``. On a CUDA device linear layers are packed and decoder layers left.
+        Of Llama, Mistral, Qwen2 or Qwen3, float32 | float16 | bfloat16, on the CPU or, in a build
+        with CUDA kernels, a CUDA device; it may move later. Its attention is set to ``"fewstep"``.
     dtype : {"int8", "int4"}, optional
         Quantise the weights of linear layers; kept as they are when left out.
 
@@ -86,8 +86,9 @@ def fuse(model: Any, dtype: str | None = None) -> Fused:
     -----
     Arithmetic is float32 within a call, and rounded to the model's dtype between calls. Layers
     with hooks, with a forward pass that was replaced before, of other kinds, activations, biases
-    or RoPE tables are left. Where a gradient is wanted, in training, and with another attention, a
-    layer runs as before. Hooks that are put on its parts later do not run.
+    or RoPE tables are left. Where a gradient is wanted, in training, with another attention, and on
+    a CUDA device for more than 256 rows, a layer runs as before. Hooks that are put on its parts
+    later do not run. No layer waits for a CUDA device, so a fused model may be captured.
 
     Examples
     --------
@@ -119,8 +120,10 @@ def fuse(model: Any, dtype: str | None = None) -> Fused:
     scratches: dict[Sizes, Scratch] = {}
     for _, layer in chosen:
         sizes = _sizes(layer)
-        scratch = scratches.setdefault(sizes, Scratch(sizes, rotary))
-        layer.forward = FusedLayer(layer, scratch)
+        first = sizes not in scratches
+        if first:
+            scratches[sizes] = Scratch(sizes, rotary)
+        layer.forward = FusedLayer(layer, scratches[sizes], first)
         report._layers.append(layer)
     if chosen and model.config._attn_implementation != NAME:
         report._attention = model.config._attn_implementation
@@ -164,8 +167,6 @@ def unfit(layer: Any, rotary: Any) -> str | None:
 
 def _unfit_parts(layer: Any, rotary: Any) -> str | None:
     attn, mlp = layer.self_attn, layer.mlp
-    if not layer.input_layernorm.weight.is_cpu:
-        return f"on {layer.input_layernorm.weight.device}"
     linears = [m for m in (attn, mlp) for m in m.children() if isinstance(m, torch.nn.Linear)]
     plain = [type(m) is Linear and m.kind for m in linears]
     if len(linears) != 7 or not all(plain):

@@ -24,12 +24,13 @@ class FusedLayer:
 
     The projections of queries, keys and values are one call with the RMSNorm before them; keys are
     rotated on their way into the cache; gate, up, SwiGLU and the norm before them are one call.
-    Where a gradient is wanted, while training, and with another attention than ``"fewstep"``, the
-    layer's own forward pass runs.
+    Where a gradient is wanted, while training, with another attention than ``"fewstep"``, and for
+    many rows on a GPU, the layer's own forward pass runs. `first` is the first one of a pass that
+    has this scratch.
     """
 
-    def __init__(self, layer: Any, scratch: Scratch) -> None:
-        self.layer, self.scratch = layer, scratch
+    def __init__(self, layer: Any, scratch: Scratch, first: bool) -> None:
+        self.layer, self.scratch, self.first = layer, scratch, first
         self.index: int = layer.self_attn.layer_idx
         self.config = layer.self_attn.config
         window = getattr(layer.self_attn, "sliding_window", None)
@@ -45,6 +46,7 @@ class FusedLayer:
         layer = self.layer
         attn, mlp = layer.self_attn, layer.mlp
         self.witness = mlp.down_proj.weight.packed
+        self.on_cpu: bool = self.witness.data.is_cpu
         self.norms = tuple(
             (norm.weight.detach(), float(norm.variance_epsilon))
             for norm in (layer.input_layernorm, layer.post_attention_layernorm)
@@ -67,12 +69,11 @@ class FusedLayer:
         )  # fmt: skip
 
     def current(self) -> bool:
-        """Tell whether the weights can be read, and take them anew where they were exchanged."""
+        """Tell whether the weights fit, and take them anew where they were exchanged or moved."""
         weight = self.down_parameters["weight"]
         packed = getattr(weight, "packed", None)
         if packed is not self.witness:
-            here = packed is not None and packed.data.is_cpu
-            if not here or weight.dtype != self.scratch.sizes.dtype:
+            if packed is None or weight.dtype != self.scratch.sizes.dtype:
                 return False
             self.whole = _joined(_linears(self.layer)[:3])
             self._capture()
@@ -115,10 +116,10 @@ class FusedLayer:
             not torch.is_grad_enabled()
             and not self.layer.training
             and x.dtype == self.scratch.sizes.dtype
-            and x.is_cpu
-            and self.scratch.begin(ids, x.shape[0], self.config, anew=self.index == 0)
             and not torch.compiler.is_compiling()
+            and self.scratch.begin(ids, x.shape[0], self.config, anew=self.first)
             and self.current()
+            and x.is_cpu is self.on_cpu
         )
 
     def run(
@@ -159,7 +160,7 @@ class FusedLayer:
         self._project(x, b)
         q, k = self._normalised(b)
         self._turn(q, b, positions)
-        keys = torch.empty(1, *k.shape, dtype=k.dtype)
+        keys = k.new_empty(1, *k.shape)
         values = torch.empty_like(keys)
         append(
             k, b.v, keys, values, b.indptr, b.zero, rope="neox", cos=scratch.cos, sin=scratch.sin,
@@ -180,7 +181,7 @@ class FusedLayer:
             linear(x, self.projections[0], b.qkv, b.workspace, norm=self.norms[0])
             return
         for part, weight in zip((b.q, b.k, b.v), self.projections, strict=True):
-            made = torch.empty(x.size(0), part.shape[1] * part.shape[2], dtype=x.dtype)
+            made = x.new_empty(x.size(0), part.shape[1] * part.shape[2])
             linear(x, weight, made, b.workspace, norm=self.norms[0])
             part.copy_(made.view(part.shape))
 

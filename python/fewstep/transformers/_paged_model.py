@@ -47,7 +47,8 @@ class PagedModel:
         On the CPU or a CUDA device; float32 | float16 | bfloat16. Its attention is set to
         ``"fewstep"``, and it to evaluation.
     pages : int, optional
-        Pages of the cache: 65,536 tokens by default. Memory is taken up as pages are written.
+        Pages of the cache: 65,536 tokens by default. On the CPU pages that are written take memory,
+        on a CUDA device all.
     page_tokens : int, default 32
         Tokens of a page.
     cache_dtype : {"int8", "float8_e4m3fn"}, optional
@@ -96,8 +97,8 @@ class PagedModel:
 
     Notes
     -----
-    A model that was given to `fewstep.transformers.fuse` runs without the forward pass of
-    transformers, in a fraction of its time; on the CPU alone. One thread at a time.
+    On the CPU a model that was given to `fewstep.transformers.fuse` runs without transformers'
+    forward pass, in a fraction of its time; on a CUDA device its layers do. One thread at a time.
 
     References
     ----------

@@ -10,7 +10,7 @@ import torch
 
 from ._cache import NAME
 
-BLOCK = 256  # rows of a call of a linear layer; more take longer a row
+BLOCK = 256  # rows of a call of a linear layer; more take longer a row, and on a GPU are torch's
 KEPT = 1024  # rows up to which memory is kept for the next call
 
 
@@ -48,14 +48,20 @@ class Buffers:
         self.turned, self.other = (t.view(1, n, s.heads, s.dim) for t in (turned, other))
         self.turned_q = self.turned[0]
         self.attended_flat, self.attended = attended, attended.view(n, s.heads, s.dim)
-        self.indptr = torch.tensor([0, n], dtype=torch.int32)
-        self.zero = torch.zeros(1, dtype=torch.int32)
+        device = flat.device
+        self.indptr = torch.arange(0, n + 1, n, dtype=torch.int32, device=device)
+        self.zero = torch.zeros(1, dtype=torch.int32, device=device)
         widest = max(s.hidden, s.inner, s.heads * s.dim)
-        self.workspace = torch.empty(8 + min(n, BLOCK) * (widest + 64), dtype=torch.int64)
+        words = 8 + min(n, BLOCK) * (widest + 64)
+        self.workspace = torch.empty(words, dtype=torch.int64, device=device)
 
 
 class Scratch:
-    """Buffers by the number of rows, and the RoPE tables, which grow with the positions."""
+    """Buffers by the number of rows, and the RoPE tables, which grow with the positions.
+
+    On a device both are of one pass alone: nobody waits for positions there, and a CUDA graph keeps
+    what it was captured with.
+    """
 
     def __init__(self, sizes: Sizes, rotary: Any) -> None:
         self.sizes, self.rotary = sizes, rotary
@@ -82,21 +88,35 @@ class Scratch:
             self._buffers[n] = Buffers(self._flat, n, self.sizes)
         return self._buffers[n]
 
-    def _make(self, n: int) -> torch.Tensor:
-        return torch.empty(n * self.width, dtype=self.sizes.dtype)
+    def _make(self, n: int, device: Any = None) -> torch.Tensor:
+        return torch.empty(n * self.width, dtype=self.sizes.dtype, device=device)
 
     def begin(self, ids: torch.Tensor, batch: int, config: Any, anew: bool) -> bool:
-        """Take the position ids [1 or B, N] of a pass; tell whether attention is ours.
+        """Take the position ids [1 or B, N] of a pass; tell whether its layers run fused.
 
         All layers give the same tensor, and what is found for the first holds for the others.
         """
         key = self._ids
         if anew or key is None or key[0] is not ids or key[1] != ids._version:
-            self.positions = ids.expand(batch, -1).reshape(-1).int()
-            self.cover(self.positions)
-            self._ids = (ids, ids._version)
-            self._ours = config._attn_implementation == NAME
+            ours: bool = config._attn_implementation == NAME
+            each = ids.expand(batch, -1).reshape(-1)
+            if ids.is_cpu:
+                self.positions = each.int()
+                self.cover(self.positions)
+            elif ours:
+                ours = 0 < each.size(0) <= BLOCK
+                if ours:
+                    self._begin_there(each)
+            self._ids, self._ours = (ids, ids._version), ours
         return self._ours
+
+    def _begin_there(self, positions: torch.Tensor) -> None:
+        """Make the buffers and tables of a pass on a device: a row of the tables for each of it."""
+        n, device = positions.size(0), positions.device
+        self.positions = torch.arange(n, dtype=torch.int32, device=device)
+        self.cos, self.sin = self._tables(positions)
+        self._buffers = {n: Buffers(self._make(n, device), n, self.sizes)}
+        self.reach = 0  # of tables on the CPU
 
     def cover(self, positions: torch.Tensor) -> None:
         """Make the tables long enough for positions."""
@@ -107,8 +127,14 @@ class Scratch:
     @torch.no_grad()
     def grow(self, count: int) -> None:
         """Make the tables anew for `count` positions and more."""
+        if not self.reach:  # a device may have been there
+            self._flat, self._buffers = self._make(0), {}
         self.reach = max(2 * self.reach, count, 512)
-        place = torch.arange(self.reach)[None]
-        cos, sin = self.rotary(torch.empty(0, dtype=torch.float32), place)
+        self.cos, self.sin = self._tables(torch.arange(self.reach))
+
+    def _tables(self, positions: torch.Tensor) -> list[torch.Tensor]:
+        """Return the cosines and sines of positions, shape (N, D / 2) each."""
+        like = torch.empty(0, dtype=torch.float32, device=positions.device)
+        cos, sin = self.rotary(like, positions[None])
         half = cos.shape[-1] // 2
-        self.cos, self.sin = (t[0, :, :half].float().contiguous() for t in (cos, sin))
+        return [t[0, :, :half].float().contiguous() for t in (cos, sin)]

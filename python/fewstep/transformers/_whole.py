@@ -21,13 +21,13 @@ _ATTENTION = "_attn_implementation_internal"  # a config's properties take a mic
 
 
 def fused_layers(model: Any) -> list[FusedLayer] | None:
-    """Return the fused layers of a model of which nothing else is out of the ordinary."""
+    """Return the fused layers of a model on the CPU that has nothing else out of the ordinary."""
     packed = hasattr(model._modules["lm_head"]._parameters["weight"], "packed")
     if model.training or not packed or model.config._attn_implementation != NAME:
         return None
     base = model.base_model
     layers = [vars(layer).get("forward") for layer in base._modules["layers"]._modules.values()]
-    if not all(type(layer) is FusedLayer and layer.current() for layer in layers):
+    if not all(type(layer) is FusedLayer and layer.current() and layer.on_cpu for layer in layers):
         return None
     return layers
 
