@@ -20,7 +20,6 @@ from fewstep.bench import cli, cycle, generate, target
 from fewstep.bench.claims import CLAIMS
 from fewstep.bench.rows import Options, WrongResult
 from fewstep.bench.timing import Timing
-from fewstep.torch import pack_linears
 from fewstep.transformers import PagedModel
 from recorded_cycles import recording
 
@@ -64,14 +63,15 @@ def test_rows(cuda: target.Target) -> None:
             ("Generator", "its forward pass"),
             ("Generator, no graph", "its forward pass"),
             ("Generator", "fewstep, packed linears"),
+            ("Generator", "fewstep, fused layers"),
             ("Generator", "fewstep, no graph"),
             ("Generator", "transformers"),
         )
     ]
     assert all(row["parameters"] == PARAMETERS for row in rows)
     assert all({"device", "sm", "ours_us", "rival_us"} <= row.keys() for row in rows)
-    for graphed, called, packed, *tokens in (rows[:5], rows[5:]):
-        assert packed["ours_us"] == graphed["ours_us"]
+    for graphed, called, packed, fused, *tokens in (rows[:6], rows[6:]):
+        assert packed["ours_us"] == fused["ours_us"] == graphed["ours_us"]
         assert (graphed["cycles"], called["cycles"]) == (cycles.MOST, 1)
         assert 1.0 <= graphed["tokens_per_cycle"] <= 5.0  # the tree's deepest, and the next
         assert graphed["share"] == graphed["ratio"]
@@ -94,10 +94,11 @@ def test_quick_has_no_bar(cuda: target.Target, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(cycle, "interleaved", called)
     rows = measured(cuda, "cycle_greedy", quick=True)
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert not [row for row in rows if "bar" in row]
-    assert [row["ours_us"] for row in rows[:3]] == [1.0, 8.0, 1.0]  # of eight cycles, and of one
-    assert [row["rival_us"] for row in rows[:3]] == [1.0, 1.0, 1.0]
+    ours = [row["ours_us"] for row in rows[:4]]
+    assert ours == [1.0, 8.0, 1.0, 1.0]  # of eight cycles, and of one
+    assert [row["rival_us"] for row in rows[:4]] == [1.0, 1.0, 1.0, 1.0]
 
 
 def failed(rows: list[dict[str, Any]]) -> str:
@@ -136,14 +137,17 @@ def test_a_wrong_text_is_not_timed(
     assert failed(measured(cuda, case)).startswith(f"WrongResult: {case}, tokens of a text below")
 
 
+@pytest.mark.parametrize("name", ["pack_linears", "fuse"])
 def test_wrong_packed_layers_are_not_timed(
-    cuda: target.Target, monkeypatch: pytest.MonkeyPatch
+    name: str, cuda: target.Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    true = getattr(cycle, name)
+
     def wrong(model: Any) -> None:
-        pack_linears(model)
+        true(model)
         model.model.norm.weight.mul_(-1.0)
 
-    monkeypatch.setattr(cycle, "pack_linears", wrong)
+    monkeypatch.setattr(cycle, name, wrong)
     reason = failed(measured(cuda, "cycle_greedy"))
     assert reason.startswith("WrongResult: cycle_greedy, tokens of a text below the best")
 

@@ -20,7 +20,9 @@ from fewstep import _torch_weight  # noqa: E402
 from fewstep.transformers import PagedModel  # noqa: E402
 
 PROMPTS = [[5, 9, 5, 9, 5], [7], [int(t) for t in np.random.default_rng(0).integers(1, V, 21)]]
-DRAFTERS = ("none", "lookup", "recycling", "contexts", "tree", "rsd_c", "cascade", "heads")
+DRAFTERS = (
+    "none", "lookup", "recycling", "contexts", "tree", "frequent", "rsd_c", "cascade", "heads",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def drafter_of(name: str, placed: bool) -> Any:
-    def small() -> Any:
+    def small(**options: Any) -> Any:
         model = model_of("Llama", num_hidden_layers=1)
-        return PagedModel(pretend_device.placed(model) if placed else model, pages=64)
+        return PagedModel(pretend_device.placed(model) if placed else model, pages=64, **options)
 
     shape = fewstep.tree.template([[0], [1], [0, 0]])
 
@@ -45,6 +47,9 @@ def drafter_of(name: str, placed: bool) -> Any:
         "recycling": fewstep.drafters.TokenRecycling,
         "contexts": fewstep.drafters.ContextRecycling,
         "tree": lambda: fewstep.drafters.DraftModel(small(), "tree", depth=3, adapt=False),
+        "frequent": lambda: fewstep.drafters.DraftModel(
+            small(vocabulary=np.arange(3, V, 2)), "tree", depth=3, adapt=False
+        ),
         "rsd_c": lambda: fewstep.drafters.DraftModel(small(), "rsd_c", depth=2, adapt=False),
         "cascade": lambda: fewstep.drafters.Cascade(small(), adapt=False),
         "heads": lambda: fewstep.drafters.Template(best, shape),
@@ -71,6 +76,14 @@ def texts(name: str, placed: bool, kind: str = "Llama", **options: Any) -> list[
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_texts_are_those_of_the_host(name: str, device: None) -> None:
     assert texts(name, True) == texts(name, False)
+
+
+def test_a_head_of_some_tokens_is_packed(device: None) -> None:
+    model = pretend_device.placed(model_of("Llama"))
+    head = PagedModel(model, pages=64, vocabulary=[5, 9, 40]).model.lm_head
+    assert isinstance(head.weight.octets, pretend_device.Placed)
+    want = model.lm_head.weight.host[[5, 9, 40]]
+    assert torch.equal(head.weight.plain().host, want)
 
 
 @pytest.mark.parametrize("kind", ["Mistral", "Gemma2"])

@@ -6,8 +6,8 @@ are trees of 64 nodes that `TokenRecycling` fills, for one text. A cycle is draf
 verification and commit; the host's work between looks is in it. Beside it, turn by turn, runs a
 captured forward pass over the same rows, again and again: what is left of a cycle is ours. That
 pass stays at the prompt's length while texts grow, so its share is not too large. Linear layers are
-torch's; cycles with packed ones stand beside them. How many tokens a cycle gives says nothing of
-models that were trained.
+torch's; cycles with packed ones and with fused layers stand beside them. How many tokens a cycle
+gives says nothing of models that were trained.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ QUICK_LAYERS = 2
 NODES = 64
 PROMPT = 1024
 LONGEST = 3 << 13  # tokens of a text, which no measurement reaches
+CACHED = 1 << 15  # tokens that a cache has room for
 RIVAL_TOKENS = 16  # of a call of transformers
 CHECKED = 48  # tokens of the text that is checked
 # Of logits, relative to the largest: on the CPU this model's are 2.8e-2 from those in float32.
@@ -74,7 +75,7 @@ def paged(model: Any, graph: bool) -> Any:
     """Return a model as generators drive it."""
     from ..transformers import PagedModel
 
-    return PagedModel(model, graph=graph)
+    return PagedModel(model, pages=CACHED // 32, page_tokens=32, graph=graph)
 
 
 class Text:
@@ -131,9 +132,9 @@ class Problem:
         self.parameters = sum(weight.numel() for weight in self.plain.parameters())
         model = copy.deepcopy(self.plain)  # attention is set for a whole model
         self.graphed, self.called = paged(model, True), paged(model, False)
-        model = copy.deepcopy(self.plain)
-        pack_linears(model)
-        self.packed = paged(model, True)
+        self.packed, self.fused = (
+            paged(_changed(self.plain, change), True) for change in (pack_linears, fuse)
+        )
         generator = torch.Generator().manual_seed(12)
         self.tokens = torch.randint(3, sizes["vocab_size"], (1, PROMPT), generator=generator)
         self.prompt: list[int] = self.tokens[0].tolist()
@@ -180,22 +181,36 @@ class Problem:
         return compute
 
 
+def fuse(model: Any) -> None:
+    """Fuse a model's layers."""
+    from ..transformers import fuse as fused
+
+    fused(model)
+
+
+def _changed(model: Any, change: Callable[[Any], object]) -> Any:
+    """Return a copy of a model that was changed in place."""
+    copied = copy.deepcopy(model)
+    change(copied)
+    return copied
+
+
 def rows(case: str, problem: Problem, options: Options) -> Iterator[Row]:
     """Measure a case: cycles, the pass alone, cycles without graphs, and transformers."""
     from transformers import DynamicCache
 
     from .decoder import generating
 
-    for model in (problem.graphed, problem.packed):
+    for model in (problem.graphed, problem.packed, problem.fused):
         problem.verify(case, model)
     target, sampling = problem.target, SAMPLINGS[case]
-    ours, called, packed = (
+    ours, called, packed, fused = (
         Text(model, problem.prompt, sampling)
-        for model in (problem.graphed, problem.called, problem.packed)
+        for model in (problem.graphed, problem.called, problem.packed, problem.fused)
     )
     alone = target.capture(problem.forward_pass(ours.parent))
     scratch = problem.graphed._cache.store.scratch  # the graph's, which a longer one may replace
-    for text in (ours, called, packed):
+    for text in (ours, called, packed, fused):
         text.begin()
     how = {"do_sample": bool(sampling["temperature"])}
     how |= sampling if how["do_sample"] else {}
@@ -209,7 +224,8 @@ def rows(case: str, problem: Problem, options: Options) -> Iterator[Row]:
         "ours": Timed(ours.step),
         "pass": Timed(passes),
         "no graph": Timed(called.step),
-        "packed": Timed(packed.step),
+        "packed linears": Timed(packed.step),
+        "fused layers": Timed(fused.step),
         "transformers": Timed(generating(problem.plain, ids, cache, RIVAL_TOKENS, **how)),
     }
     times = interleaved(timed, BUDGET_S, target.clock)
@@ -233,8 +249,11 @@ def _rows_of(
         if barred and text is ours:
             add_bar(row, CYCLE_BAR, "share")
         yield row
-    cycles = (each_of(times[name], ours.cycles) for name in ("ours", "packed"))
-    yield timed_row(head, "fewstep, packed linears", *cycles, spread=True)
+    cycle = each_of(times["ours"], ours.cycles)
+    for name in ("packed linears", "fused layers"):
+        yield timed_row(
+            head, f"fewstep, {name}", cycle, each_of(times[name], ours.cycles), spread=True
+        )
     token = each_of(times["ours"], ours.cycles * ours.tokens_per_cycle)
     rivals = {
         "fewstep, no graph": each_of(times["no graph"], called.cycles * called.tokens_per_cycle),

@@ -149,7 +149,7 @@ class PagedModel:
         if ids is not None or layers is not None:
             index = None if ids is None else torch.from_numpy(ids).long().to(model.device)
             self.model = sharing(model, layers, index)
-            if ids is not None and model.device.type == "cpu":
+            if ids is not None:
                 pack_linears(self.model.get_output_embeddings())
         self.pool, self._core_pool = store.pool, store.pool._pool
         self.d2t: NDArray[Any] | None = ids
