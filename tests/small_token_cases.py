@@ -45,118 +45,145 @@ def tree_cases(few: bool) -> Iterator[dict[str, Any]]:
 
 
 def growth_cases(few: bool) -> Iterator[dict[str, Any]]:
-    """Ragged frontiers expanded and drawn from, by every law, with and without filters."""
+    """Frontiers over several vocabularies."""
     for seed, V in enumerate((1, 17, 1030, 5000)[:: 3 if few else 1]):
-        case = tree.growth_case(seed, V)
-        rows, requests = len(case["logits"]), len(case["indptr"]) - 1
-        place = {"offset": seed % 2, "gap": 3 * (seed % 2)}
-        given = {
-            "cum_logp": (case["cum_logp"], "float32"),
-            "logits": (case["logits"], logits.DTYPES[seed % 3]),
-            "indptr": (case["indptr"], "int32"),
-            "d2t": (np.arange(V) - 1, "int32"),
-        }
-        integers, floats = ((rows, 5), "int32"), ((rows, 5), "float32")
-        beams = {n: ((requests, 7), "int32") for n in ("beam_ids", "beam_parent")}
-        beams["beam_logp"] = ((requests, 7), "float32")
-        yield {
-            "op": "tree.expand",
-            "inputs": given,
-            "outputs": {"ids": integers, "logp": floats} | beams,
-            "options": {"k": 5},
-        } | place
-        keys = {"seeds": (np.arange(requests), "int64"), "positions": (np.arange(rows), "int32")}
-        for law in ("iid", "without_replacement", "stochastic_beam"):
-            drawn: dict[str, Any] = {"draws": integers, "logq": floats}
-            if law != "iid":
-                drawn |= {"perturbed": floats, "beam": ((requests, 7), "int32")}
-            for filters in ({}, {"top_k": 3}, {"top_p": 0.8}):
-                yield {
-                    "op": "tree.sample_children",
-                    "inputs": given | keys,
-                    "outputs": drawn,
-                    "options": {"law": law, "k": 5, **filters},
-                } | place
+        yield from growth_of(seed, V)
+
+
+def growth_of(seed: int, V: int) -> Iterator[dict[str, Any]]:
+    """A ragged frontier expanded and drawn from, by every law, with and without filters."""
+    case = tree.growth_case(seed, V)
+    rows, requests = len(case["logits"]), len(case["indptr"]) - 1
+    place = {"offset": seed % 2, "gap": 3 * (seed % 2)}
+    given = {
+        "cum_logp": (case["cum_logp"], "float32"),
+        "logits": (case["logits"], logits.DTYPES[seed % 3]),
+        "indptr": (case["indptr"], "int32"),
+        "d2t": (np.arange(V) - 1, "int32"),
+    }
+    integers, floats = ((rows, 5), "int32"), ((rows, 5), "float32")
+    beams = {n: ((requests, 7), "int32") for n in ("beam_ids", "beam_parent")}
+    beams["beam_logp"] = ((requests, 7), "float32")
+    yield {
+        "op": "tree.expand",
+        "inputs": given,
+        "outputs": {"ids": integers, "logp": floats} | beams,
+        "options": {"k": 5},
+    } | place
+    keys = {"seeds": (np.arange(requests), "int64"), "positions": (np.arange(rows), "int32")}
+    for law in ("iid", "without_replacement", "stochastic_beam"):
+        drawn: dict[str, Any] = {"draws": integers, "logq": floats}
+        if law != "iid":
+            drawn |= {"perturbed": floats, "beam": ((requests, 7), "int32")}
+        for filters in ({}, {"top_k": 3}, {"top_p": 0.8}):
+            yield {
+                "op": "tree.sample_children",
+                "inputs": given | keys,
+                "outputs": drawn,
+                "options": {"law": law, "k": 5, **filters},
+            } | place
 
 
 def logits_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Every op of logits that has a kernel, over vocabularies, types, masks and filters."""
     for index, V in enumerate(logits.VOCABULARIES[:: 3 if few else 1]):
-        rows = logits.rows(3, V)
-        place = {"offset": index % 3, "gap": 4 * (index % 2)}
-        inputs = {"logits": (rows, logits.DTYPES[index % 3])}
-        if index % 2:
-            inputs["bitmask"] = (logits.bitmask(3, V), "int32")
-        names = list(logits.FILTERS)[index % 3 :: 3]
-        keys = {"seeds": (np.arange(3), "int64"), "positions": (np.arange(3), "int32")}
-        lists = {n: ((3, 7), "float32") for n in ("perturbed", "probabilities", "values")}
-        ids, one = {"ids": ((3, 7), "int32")}, {"out": ((3,), "int32")}
-        for filters in (logits.FILTERS[name] for name in names):
-            given = {"inputs": inputs, "options": filters, **place}
-            drawn = given | {"inputs": inputs | keys}
-            yield drawn | {"op": "logits.sample", "outputs": one}
-            perturbed = ids | {"perturbed": lists["perturbed"]}
-            options = {"options": filters | {"k": 7}}
-            yield drawn | options | {"op": "logits.gumbel_top_k", "outputs": perturbed}
-            count = {"count": ((3,), "int32"), "probabilities": lists["probabilities"]}
-            dense = {"out": ((3, V), "float32")}
-            yield given | {"op": "logits.renorm", "outputs": dense | ids | count}
-            codes = {"codes": (np.arange(3) << 60, "int64")}
-            decoded = one | {"next_codes": ((3,), "int64")}
-            yield given | {
-                "op": "logits.sample_arithmetic",
-                "inputs": inputs | codes,
-                "outputs": decoded,
-            }
-        best = ids | {"values": lists["values"]}
-        yield {
-            "op": "logits.top_k",
-            "inputs": inputs,
-            "options": {"k": 7},
-            "outputs": best,
-            **place,
+        yield from logits_of(index, V, list(logits.FILTERS)[index % 3 :: 3])
+
+
+def logits_of(index: int, V: int, names: list[str]) -> Iterator[dict[str, Any]]:
+    """Every op of logits that has a kernel, over filters by their names."""
+    rows = logits.rows(3, V)
+    place = {"offset": index % 3, "gap": 4 * (index % 2)}
+    inputs = {"logits": (rows, logits.DTYPES[index % 3])}
+    if index % 2:
+        inputs["bitmask"] = (logits.bitmask(3, V), "int32")
+    keys = {"seeds": (np.arange(3), "int64"), "positions": (np.arange(3), "int32")}
+    lists = {n: ((3, 7), "float32") for n in ("perturbed", "probabilities", "values")}
+    ids, one = {"ids": ((3, 7), "int32")}, {"out": ((3,), "int32")}
+    for filters in (logits.FILTERS[name] for name in names):
+        given = {"inputs": inputs, "options": filters, **place}
+        drawn = given | {"inputs": inputs | keys}
+        yield drawn | {"op": "logits.sample", "outputs": one}
+        perturbed = ids | {"perturbed": lists["perturbed"]}
+        options = {"options": filters | {"k": 7}}
+        yield drawn | options | {"op": "logits.gumbel_top_k", "outputs": perturbed}
+        count = {"count": ((3,), "int32"), "probabilities": lists["probabilities"]}
+        dense = {"out": ((3, V), "float32")}
+        yield given | {"op": "logits.renorm", "outputs": dense | ids | count}
+        codes = {"codes": (np.arange(3) << 60, "int64")}
+        decoded = one | {"next_codes": ((3,), "int64")}
+        yield given | {
+            "op": "logits.sample_arithmetic",
+            "inputs": inputs | codes,
+            "outputs": decoded,
         }
+    best = ids | {"values": lists["values"]}
+    yield {
+        "op": "logits.top_k",
+        "inputs": inputs,
+        "options": {"k": 7},
+        "outputs": best,
+        **place,
+    }
 
 
 def verify_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Every pair of rule and law, over vocabularies and filters."""
     for index, (rule, law) in enumerate(verify.LEGAL[:: 2 if few else 1]):
-        V = (7, 40, 1030)[index % 3]
-        draws, depth = (1, 4) if rule in verify.ONE_CHILD else (3, 3)
-        t = verify.trees(3, V, law, draws, depth, seed=index)
-        kinds = {"logits": logits.DTYPES[index % 3], "draft": "float32", "draw_weight": "float32"}
-        inputs = {name: (x, kinds.get(name, "int32")) for name, x in vars(t).items()}
-        inputs |= {"seeds": (np.arange(3), "int64"), "positions": (np.arange(3), "int32")}
-        filters = list(logits.FILTERS.values())[index % len(logits.FILTERS)]
-        yield {
-            "op": "tree.verify",
-            "inputs": inputs,
-            "outputs": {
-                "path": ((3, 4), "int32"),
-                "accepted": ((3,), "int32"),
-                "next_token": ((3,), "int32"),
-                "logprobs": ((3, 5), "float32"),
-            },
-            "options": {"rule": rule, "law": law} | filters,
-        }
+        yield verify_of(index, rule, law, (7, 40, 1030)[index % 3])
+
+
+def verify_of(index: int, rule: str, law: str, V: int) -> dict[str, Any]:
+    """Trees of a law, verified by a rule."""
+    draws, depth = (1, 4) if rule in verify.ONE_CHILD else (3, 3)
+    t = verify.trees(3, V, law, draws, depth, seed=index)
+    kinds = {"logits": logits.DTYPES[index % 3], "draft": "float32", "draw_weight": "float32"}
+    inputs = {name: (x, kinds.get(name, "int32")) for name, x in vars(t).items()}
+    inputs |= {"seeds": (np.arange(3), "int64"), "positions": (np.arange(3), "int32")}
+    filters = list(logits.FILTERS.values())[index % len(logits.FILTERS)]
+    return {
+        "op": "tree.verify",
+        "inputs": inputs,
+        "outputs": {
+            "path": ((3, 4), "int32"),
+            "accepted": ((3,), "int32"),
+            "next_token": ((3,), "int32"),
+            "logprobs": ((3, 5), "float32"),
+        },
+        "options": {"rule": rule, "law": law} | filters,
+    }
 
 
 def k_seq_cases(few: bool) -> Iterator[dict[str, Any]]:
     """Whole drafts and compact ones, over vocabularies and filters."""
     for index, V in enumerate((7, 40, 1030)[:: 2 if few else 1]):
-        ids = np.arange(0, V, 1 + index % 2)
-        inputs = {
-            "logits": (logits.rows(3, V), logits.DTYPES[index]),
-            "draft": (np.full((3, len(ids)), 1 / len(ids)), "float32"),
-            "draft_ids": (np.tile(ids, (3, 1)), "int32"),
+        yield from k_seq_of(index, V)
+
+
+def k_seq_of(index: int, V: int) -> Iterator[dict[str, Any]]:
+    """Rows, half of whose drafts are compact, over filters."""
+    ids = np.arange(0, V, 1 + index % 2)
+    inputs = {
+        "logits": (logits.rows(3, V), logits.DTYPES[index]),
+        "draft": (np.full((3, len(ids)), 1 / len(ids)), "float32"),
+        "draft_ids": (np.tile(ids, (3, 1)), "int32"),
+    }
+    for filters in ({}, {"top_k": 3}, {"top_p": 0.8}):
+        yield {
+            "op": "tree.k_seq_rho",
+            "inputs": inputs,
+            "outputs": {"rho": ((3,), "float64"), "accept": ((3,), "float64")},
+            "options": {"k": 4, **filters},
         }
-        for filters in ({}, {"top_k": 3}, {"top_p": 0.8}):
-            yield {
-                "op": "tree.k_seq_rho",
-                "inputs": inputs,
-                "outputs": {"rho": ((3,), "float64"), "accept": ((3,), "float64")},
-                "options": {"k": 4, **filters},
-            }
+
+
+def long_cases(index: int, V: int) -> Iterator[dict[str, Any]]:
+    """Rows that several blocks of a GPU share."""
+    yield from growth_of(index, V)
+    yield from logits_of(index, V, ["plain", "top_k_top_p", "all_but_top_k", "many_typical"])
+    yield from k_seq_of(index % 3, V)
+    for rule, law in verify.LEGAL[index::6]:
+        yield verify_of(index, rule, law, V)
 
 
 def penalise_cases(few: bool) -> Iterator[dict[str, Any]]:
@@ -234,6 +261,8 @@ def run_cases(few: bool) -> Iterator[dict[str, Any]]:
         yield from cases(few)
     for cases in (logits_cases, penalise_cases, verify_cases, k_seq_cases):
         yield from cases(few)
+    for index, V in enumerate(logits.LONG[1 : 2 if few else 3]):
+        yield from long_cases(index, V)
     for V, K, N in draft.TABLES:
         table, tokens, ids = draft.update(V, K, N)
         yield {

@@ -14,6 +14,7 @@ import numpy as np
 
 # Around the vectors (8, 16), the strands (64), the words of a mask (32) and the blocks (1024).
 VOCABULARIES = (1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 1023, 1024, 1025, 2047, 2050, 5000)
+LONG = (33_000, 70_000, 151_936, 270_001)  # several tiles of a GPU's block, 32,768 tokens
 DTYPES = ("float32", "float16", "bfloat16")
 
 # Hidden states, packed rows, inputs.

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "core/cuda/cluster.h"
 #include "core/host_device.h"
 
 // How the threads of a block work together. The body of such a kernel is written for the block:
@@ -13,6 +14,10 @@
 // barrier. What lies between is the same for all threads: they take the same branches. What a
 // thread keeps from one each() to the next is a PerThread, what others are to see lies in `s`, and
 // such a value is read outside of each() by block.get() alone.
+//
+// Blocks of a cluster run the same body and take the same branches, too. Each has a part of the
+// work, and gets what the others found by reduce_blocks() and gather(); then all know the same, and
+// what is not worth dividing each does for itself.
 //
 // On a GPU every thread runs the body. In emulation it runs once per block, and each() is a loop:
 // forwards in blocks of even number and backwards in others, so that a result which depends on
@@ -39,7 +44,8 @@ struct Block {
   template <class T>
   using Per = PerThread<T, kThreads>;
 
-  int64_t index;
+  int64_t index;      // of the block, or of the cluster
+  Cluster cluster{};  // in which all blocks have the same index
 
   FEWSTEP_HOST_DEVICE static void barrier() {
 #if defined(__CUDA_ARCH__)
@@ -53,7 +59,9 @@ struct Block {
 #if defined(__CUDA_ARCH__)
     f((int)threadIdx.x);
 #else
-    for (int i = 0; i < kThreads; ++i) f(index % 2 == 0 ? i : kThreads - 1 - i);
+    for (int i = 0; i < kThreads; ++i) {
+      f((index + cluster.rank()) % 2 == 0 ? i : kThreads - 1 - i);
+    }
 #endif
   }
 
@@ -83,6 +91,32 @@ struct Block {
       });
     }
     return get(scratch[0]);
+  }
+
+  // The result of `op` on the values of a cluster's blocks, in their order. slot: in shared memory.
+  template <class T, class Op>
+  FEWSTEP_HOST_DEVICE T reduce_blocks(const T& value, T* slot, const Op& op) const {
+    if (cluster.size() == 1) return value;
+    each_alone([&](int t) {
+      if (t == 0) *slot = value;
+    });
+    cluster.barrier();
+    T all = cluster.of(0, slot);
+    for (int32_t rank = 1; rank < cluster.size(); ++rank) all = op(all, cluster.of(rank, slot));
+    cluster.barrier();
+    return all;
+  }
+
+  // Copies the `count` values that each of a cluster's blocks has at `own`, block after block.
+  template <class T>
+  FEWSTEP_HOST_DEVICE void gather(const T* own, int count, T* all) const {
+    if (cluster.size() > 1) cluster.barrier();
+    each_alone([&](int t) {
+      for (int i = t; i < count * cluster.size(); i += kThreads) {
+        all[i] = cluster.of(i / count, own + i % count);
+      }
+    });
+    cluster.barrier();
   }
 };
 

@@ -39,6 +39,18 @@ bool has_warpgroups(const char* function, Device device) {
 #endif
 }
 
+int32_t cluster_size_of(const char* function, const void* entry, int64_t clusters, int64_t most) {
+  if (cluster_size(clusters, most, INT64_MAX) == 1) return 1;
+  cudaFuncAttributes code;
+  throw_if_failed(function, cudaFuncGetAttributes(&code, entry));
+  if (code.ptxVersion < 90) return 1;  // it may have been compiled for older GPUs than this one
+  int device = 0, multiprocessors = 0;
+  throw_if_failed(function, cudaGetDevice(&device));
+  throw_if_failed(function,
+                  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  return cluster_size(clusters, most, multiprocessors);
+}
+
 bool is_capturing(const char* function, void* stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   throw_if_failed(function, cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status));

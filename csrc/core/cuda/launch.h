@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <memory>
+
 #include "core/cuda/block.h"
 #include "core/host_device.h"
 
@@ -17,6 +19,8 @@
 //     void run(Thread, Shared&) const;             // every thread
 //     void finish(Thread, Shared&) const;          // optional: every thread, after another barrier
 //   };
+//
+// launch_clusters() lets several blocks share what else would be one block's, where there are few.
 //
 // nvcc compiles a kernel file for the GPU. The C++ compiler compiles the same file as the ISA
 // cuda_on_host, where launch() is a loop over blocks and threads: so tests walk a kernel's index
@@ -32,6 +36,8 @@ struct Thread {
 void throw_if_failed(const char* function, int32_t code);
 // Throws FEWSTEP_UNSUPPORTED where blocks exceed a grid's first dimension.
 void check_blocks(const char* function, int64_t blocks);
+// cluster_size() for a kernel on the current device; 1 where its code there knows no clusters.
+int32_t cluster_size_of(const char* function, const void* entry, int64_t clusters, int64_t most);
 
 constexpr int64_t kMaxBlocks = 0x7fffffff;
 // Bytes of a block's shared memory that every GPU from sm_80 on grants, and that sm_90 does. A
@@ -62,10 +68,14 @@ namespace {
 template <class Kernel>
 constexpr bool kIsLarge = sizeof(typename Kernel::Shared) > 48 * 1024;
 
-template <class Kernel>
+template <bool kIsClustered, class Kernel>
 __device__ __forceinline__ void run_thread(const Kernel& kernel, typename Kernel::Shared& shared) {
   if constexpr (IsForBlocks<Kernel>) {
-    kernel.run(Block<Kernel::kThreads>{blockIdx.x}, shared);
+    if constexpr (kIsClustered) {
+      kernel.run(Block<Kernel::kThreads>{blockIdx.x / Cluster{}.size()}, shared);
+    } else {
+      kernel.run(Block<Kernel::kThreads>{blockIdx.x}, shared);
+    }
   } else {
     const Thread thread{blockIdx.x, (int32_t)threadIdx.x};
     kernel.prepare(thread, &shared);
@@ -78,33 +88,57 @@ __device__ __forceinline__ void run_thread(const Kernel& kernel, typename Kernel
   }
 }
 
-template <class Kernel>
+template <class Kernel, bool kIsClustered>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocks)
     run_kernel(const __grid_constant__ Kernel kernel) {
   if constexpr (kIsLarge<Kernel>) {
     extern __shared__ __align__(1024) char memory[];
-    run_thread(kernel, *(typename Kernel::Shared*)memory);
+    run_thread<kIsClustered>(kernel, *(typename Kernel::Shared*)memory);
   } else {
     __shared__ typename Kernel::Shared shared;
-    run_thread(kernel, shared);
+    run_thread<kIsClustered>(kernel, shared);
   }
+}
+
+template <bool kIsClustered, class Kernel>
+void launch_sized(const char* function, const Kernel& kernel, int64_t clusters, int64_t most,
+                  void* stream) {
+  static_assert(sizeof(Kernel) <= 4000, "a kernel's parameters have 4 KiB");
+  static_assert(sizeof(typename Kernel::Shared) <= most_shared<Kernel>());
+  const void* entry = (const void*)run_kernel<Kernel, kIsClustered>;
+  const int32_t size = kIsClustered ? cluster_size_of(function, entry, clusters, most) : 1;
+  check_blocks(function, clusters * size);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(clusters * size);
+  config.blockDim = dim3(Kernel::kThreads);
+  config.stream = (cudaStream_t)stream;
+  if constexpr (kIsLarge<Kernel>) {
+    config.dynamicSmemBytes = sizeof(typename Kernel::Shared);
+    throw_if_failed(function,
+                    cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         (int)config.dynamicSmemBytes));
+  }
+  cudaLaunchAttribute attribute = {};
+  if (size > 1) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {(unsigned)size, 1, 1};
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  void* arguments[] = {const_cast<Kernel*>(&kernel)};
+  throw_if_failed(function, cudaLaunchKernelExC(&config, entry, arguments));
 }
 
 template <class Kernel>
 void launch(const char* function, const Kernel& kernel, int64_t blocks, void* stream) {
-  static_assert(sizeof(Kernel) <= 4000, "a kernel's parameters have 4 KiB");
-  static_assert(sizeof(typename Kernel::Shared) <= most_shared<Kernel>());
-  check_blocks(function, blocks);
-  void* arguments[] = {const_cast<Kernel*>(&kernel)};
-  const void* entry = (const void*)run_kernel<Kernel>;
-  size_t shared = 0;
-  if constexpr (kIsLarge<Kernel>) {
-    shared = sizeof(typename Kernel::Shared);
-    throw_if_failed(function, cudaFuncSetAttribute(
-                                  entry, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-  }
-  throw_if_failed(function, cudaLaunchKernel(entry, dim3(blocks), dim3(Kernel::kThreads), arguments,
-                                             shared, (cudaStream_t)stream));
+  launch_sized<false>(function, kernel, blocks, 1, stream);
+}
+
+// most: of a cluster's blocks that have something to do.
+template <class Kernel>
+void launch_clusters(const char* function, const Kernel& kernel, int64_t clusters, int64_t most,
+                     void* stream) {
+  launch_sized<true>(function, kernel, clusters, most, stream);
 }
 
 }  // namespace
@@ -140,6 +174,25 @@ void launch(const char* function, const Kernel& kernel, int64_t blocks, void*) {
       walk(kernel, block, shared);
     }
     end_block();
+  }
+}
+
+template <class Kernel>
+void launch_clusters(const char* function, const Kernel& kernel, int64_t clusters, int64_t most,
+                     void* stream) {
+  using Shared = typename Kernel::Shared;
+  const int32_t size = cluster_size(clusters, most, kMultiprocessorsOnHost);
+  if (size == 1) return launch(function, kernel, clusters, stream);
+  for (int64_t index = 0; index < clusters; ++index) {
+    const std::unique_ptr<Shared[]> shared(new Shared[size]);
+    memset((void*)shared.get(), 0xa5, size * sizeof(Shared));
+    char* where[kMostOfCluster];
+    for (int32_t rank = 0; rank < size; ++rank) where[rank] = (char*)&shared[rank];
+    run_cluster(index, size, where, [&](int32_t rank) {
+      begin_block(index);
+      kernel.run(Block<Kernel::kThreads>{index, {rank, size}}, shared[rank]);
+      end_block();
+    });
   }
 }
 

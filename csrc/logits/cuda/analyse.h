@@ -30,8 +30,8 @@ FEWSTEP_HOST_DEVICE inline RowStatus analyse_row(const Block& block, LawShared* 
   } else if (filter(block, max, best, s)) {
     list_few(block, filter_few(block, block.get(s->law.count), s), s);
   } else {
-    sum_pieces(block, s, &s->law.mass, [&](int64_t tile) {
-      sum_blocks(block, row, tile, &s->pieces.sums, [&](int64_t v, float l, int, int) {
+    sum_pieces(block, s, &s->law.mass, [&](int32_t round) {
+      sum_blocks(block, row, round, &s->pieces.sums, [&](int64_t v, float l, int, int) {
         return weights_of(s->law.w, vec::set(l), v).v;
       });
     });

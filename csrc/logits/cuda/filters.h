@@ -35,13 +35,13 @@ FEWSTEP_HOST_DEVICE inline float largest_kept(const Block& block, LawShared* s) 
   Block::Per<float> most;
   block.each([&](int t) {
     float best = kMinusInfinity;
-    for_tokens(s->law.row, t, [&](int64_t v, float l, int) {
+    for_tokens(block, s->law.row, t, [&](int64_t v, float l, int) {
       const float x = shifted(s->law.w, vec::set(l)).v;
       if (x > best && weights_of(s->law.w, vec::set(l), v).v > 0.0f) best = x;
     });
     most[t] = best;
   });
-  return block.reduce(most, s->most, [](float a, float b) { return a > b ? a : b; });
+  return greatest_of(block, most, s->most);
 }
 
 FEWSTEP_HOST_DEVICE inline void tighten(const Block& block, Threshold t, LawShared* s) {

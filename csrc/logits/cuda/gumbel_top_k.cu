@@ -2,7 +2,7 @@
 #include "logits/cuda/perturb.h"
 #include "logits/gumbel_top_k.h"
 
-// Mapping: a block has a row. Requires: V >= 1, 1 <= K <= kMaxCandidates, contiguous rows.
+// Mapping: a cluster has a row. Requires: V >= 1, 1 <= K <= kMaxCandidates, contiguous rows.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
@@ -48,7 +48,8 @@ struct GumbelTopKKernel {
 
 void gumbel_top_k(const GumbelTopKProblem& p) {
   if (p.rows.R == 0) return;
-  gpu::launch("fewstep_logits_gumbel_top_k", GumbelTopKKernel{p}, p.rows.R, p.cuda_stream);
+  launch_rows("fewstep_logits_gumbel_top_k", GumbelTopKKernel{p}, p.rows.R, p.rows.V,
+              p.cuda_stream);
 }
 
 }  // namespace fewstep::logits::FEWSTEP_ISA

@@ -22,8 +22,10 @@ struct Pieces {
   Sums sums;
   double mass[kMaxPieces];
   float max[kMaxPieces];  // the largest logit up to the end of each
-  float of_thread[kThreads], of_group[kGroups];
-  float of_block[kGroups];  // up to the end of each
+  float of_thread[kThreads], own[kGroups];
+  float runs[gpu::kMostOfCluster * kGroups];   // of kBlock tokens each, of a round
+  float of_tile[gpu::kMostOfCluster];          // of a round
+  float up_to[gpu::kMostOfCluster * kGroups];  // up to the end of each run
 };
 
 struct LawShared {
@@ -44,6 +46,14 @@ struct LawShared {
 
 FEWSTEP_HOST_DEVICE inline bool is_nan(float x) { return !(x == x); }
 
+// Lets all blocks of a cluster know whether one has met a NaN.
+FEWSTEP_HOST_DEVICE inline void share_nan(const Block& block, LawShared* s) {
+  const uint32_t any = block.reduce_blocks(block.get(s->nan), &s->nan, Greater{});
+  block.each([&](int t) {
+    if (t == 0) s->nan = any;
+  });
+}
+
 // The best token of each thread, as a key, and of all; 0: there is none.
 FEWSTEP_HOST_DEVICE inline uint64_t best_of(const Block& block, LawShared* s,
                                             Block::Per<uint64_t>* best) {
@@ -54,7 +64,7 @@ FEWSTEP_HOST_DEVICE inline uint64_t best_of(const Block& block, LawShared* s,
     float most = kMinusInfinity;
     int64_t at = -1;
     bool nan = false;
-    for_tokens(s->law.row, t, [&](int64_t v, float l, int) {
+    for_tokens(block, s->law.row, t, [&](int64_t v, float l, int) {
       nan = nan || is_nan(l);
       if (!(l > most)) return;
       most = l;
@@ -63,7 +73,8 @@ FEWSTEP_HOST_DEVICE inline uint64_t best_of(const Block& block, LawShared* s,
     if (nan) gpu::atomic_max(&s->nan, 1);
     (*best)[t] = at < 0 ? 0 : key_of(s->law.row, most, at);
   });
-  return block.reduce(*best, s->best, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+  share_nan(block, s);
+  return greatest_of(block, *best, s->best);
 }
 
 FEWSTEP_HOST_DEVICE inline float max_of(const Row& row, uint64_t best) {
@@ -85,17 +96,16 @@ FEWSTEP_HOST_DEVICE inline double mass_of_row(const Block& block, LawShared* s) 
   });
 }
 
-// Adds the blocks of a tile to the pieces; with kDecays each was weighed against the largest logit
+// Adds the runs of a round to the pieces; with kDecays each was weighed against the largest logit
 // up to its end, and what came before is scaled down to it. One thread's part.
 template <bool kDecays>
-FEWSTEP_HOST_DEVICE inline void add_blocks(int64_t tile, LawShared* s) {
-  const Row& row = s->law.row;
-  const int64_t of_piece = piece_of(row.V) / kBlock;
-  for (int g = 0; g < blocks_of_tile(row, tile); ++g) {
-    const int64_t b = tile * kGroups + g, p = b / of_piece;
+FEWSTEP_HOST_DEVICE inline void add_runs(const Runs& runs, LawShared* s) {
+  const int64_t of_piece = piece_of(s->law.row.V) / kBlock;
+  for (int g = 0; g < runs.count; ++g) {
+    const int64_t b = runs.before + g, p = b / of_piece;
     double sum = b % of_piece == 0 ? 0.0 : s->pieces.mass[p];
     if (kDecays) {
-      const float max = s->pieces.of_block[g];
+      const float max = s->pieces.up_to[g];
       if (max > s->max) sum *= (double)decays(s->law.w, s->max, max).v;
       s->max = max;
       s->pieces.max[p] = max;
@@ -119,27 +129,46 @@ FEWSTEP_HOST_DEVICE inline void add_pieces(const Block& block, LawShared* s, dou
   });
 }
 
-// Sets the masses of the pieces and the whole. sum: sets the sums of a tile's blocks.
+// Sets the masses of the pieces and the whole. sum: sets the sums of a round.
 template <class F>
 FEWSTEP_HOST_DEVICE inline void sum_pieces(const Block& block, LawShared* s, double* total,
                                            const F& sum) {
-  for (int64_t tile = 0; tile < tiles_of(s->law.row); ++tile) {
-    sum(tile);
+  FEWSTEP_NO_UNROLL
+  for (int32_t round = 0; has_round(block, s->law.row, round); ++round) {
+    sum(round);
     block.each([&](int t) {
-      if (t == 0) add_blocks<false>(tile, s);
+      if (t == 0) add_runs<false>(runs_of(block, s->law.row, round), s);
     });
   }
   add_pieces(block, s, total);
 }
 
-// The largest logit up to the end of each block of a tile; best: as best_of() has it, or null.
-FEWSTEP_HOST_DEVICE inline void find_maxima(const Block& block, int64_t tile, LawShared* s,
+// From the largest logits of a round's runs to those up to the end of each.
+FEWSTEP_HOST_DEVICE inline void accumulate(const Block& block, LawShared* s) {
+  const int count = block.cluster.size() * kGroups;
+  block.each([&](int t) {
+    if (t >= count) return;
+    float most = kMinusInfinity;
+    for (int g = t - t % kGroups; g <= t; ++g) most = Greater{}(s->pieces.runs[g], most);
+    s->pieces.up_to[t] = most;
+    if (t % kGroups == kGroups - 1) s->pieces.of_tile[t / kGroups] = most;
+  });
+  block.each([&](int t) {
+    if (t >= count) return;
+    float most = Greater{}(s->pieces.up_to[t], s->max);
+    for (int i = 0; i < t / kGroups; ++i) most = Greater{}(s->pieces.of_tile[i], most);
+    s->pieces.up_to[t] = most;
+  });
+}
+
+// The largest logit up to the end of each run of a round; best: as best_of() has it, or null.
+FEWSTEP_HOST_DEVICE inline void find_maxima(const Block& block, int32_t round, LawShared* s,
                                             Block::Per<uint64_t>* best) {
   block.each([&](int t) {
     float most = kMinusInfinity;
     int64_t at = -1;
     bool nan = false;
-    for_tokens_of_tile(s->law.row, t, tile, [&](int64_t v, float l, int) {
+    for_tokens_of_tile(s->law.row, t, tile_of(block, round), [&](int64_t v, float l, int) {
       nan = nan || is_nan(l);
       if (!(l > most)) return;
       most = l;
@@ -149,7 +178,7 @@ FEWSTEP_HOST_DEVICE inline void find_maxima(const Block& block, int64_t tile, La
     s->pieces.of_thread[t] = most;
     if (!best) return;
     const uint64_t key = at < 0 ? 0 : key_of(s->law.row, most, at);
-    if (tile == 0 || key > (*best)[t]) (*best)[t] = key;
+    if (round == 0 || key > (*best)[t]) (*best)[t] = key;
   });
   block.each([&](int t) {
     if (t >= kGroups) return;
@@ -158,16 +187,10 @@ FEWSTEP_HOST_DEVICE inline void find_maxima(const Block& block, int64_t tile, La
       const float other = s->pieces.of_thread[t * kGroup + i];
       most = other > most ? other : most;
     }
-    s->pieces.of_group[t] = most;
+    s->pieces.own[t] = most;
   });
-  block.each([&](int t) {
-    if (t >= kGroups) return;
-    float most = s->max;
-    for (int g = 0; g <= t; ++g) {
-      most = s->pieces.of_group[g] > most ? s->pieces.of_group[g] : most;
-    }
-    s->pieces.of_block[t] = most;
-  });
+  block.gather(s->pieces.own, kGroups, s->pieces.runs);
+  accumulate(block, s);
 }
 
 // A law of all tokens; its row is read once from memory, and again while it is near. On the way the
@@ -179,17 +202,20 @@ FEWSTEP_HOST_DEVICE inline RowStatus analyse_all(const Block& block, LawShared* 
     s->nan = 0;
     s->max = kMinusInfinity;
   });
-  for (int64_t tile = 0; tile < tiles_of(s->law.row); ++tile) {
-    find_maxima(block, tile, s, best);
-    sum_blocks(block, s->law.row, tile, &s->pieces.sums, [&](int64_t, float l, int, int t) {
+  const int first = block.cluster.rank() * kGroups;  // of its own runs
+  FEWSTEP_NO_UNROLL
+  for (int32_t round = 0; has_round(block, s->law.row, round); ++round) {
+    find_maxima(block, round, s, best);
+    sum_blocks(block, s->law.row, round, &s->pieces.sums, [&](int64_t, float l, int, int t) {
       Weighing w = s->law.w;
-      w.max = s->pieces.of_block[t / kGroup];
+      w.max = s->pieces.up_to[first + t / kGroup];
       return l > kMinusInfinity ? weights(w, vec::set(l)).v : 0.0f;
     });
     block.each([&](int t) {
-      if (t == 0) add_blocks<true>(tile, s);
+      if (t == 0) add_runs<true>(runs_of(block, s->law.row, round), s);
     });
   }
+  share_nan(block, s);
   const float max = block.get(s->max);
   const RowStatus status = status_of(max, block.get(s->nan) != 0);
   if (status != kRowFine) return status;

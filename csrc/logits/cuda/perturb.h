@@ -51,7 +51,7 @@ FEWSTEP_HOST_DEVICE inline int find_greatest(const Block& block, const Gumbels& 
   block.each([&](int t) {
     Perturbing own = all;
     uint64_t most = 0;
-    for_tokens(row, t, [&](int64_t v, float l, int i) {
+    for_tokens(block, row, t, [&](int64_t v, float l, int i) {
       const uint64_t key = own.key(v, l, i);
       if (key <= most) return;
       most = key;
@@ -59,8 +59,7 @@ FEWSTEP_HOST_DEVICE inline int find_greatest(const Block& block, const Gumbels& 
     });
     best[t] = most;
   });
-  const uint64_t top =
-      block.reduce(best, s->best, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+  const uint64_t top = greatest_of(block, best, s->best);
   start_best(block, all, float_of(row, top), k, best, list, &s->search);
   block.each([&](int t) {
     if (t == 0) s->search.low &= ~(uint64_t)row.ids;

@@ -2,7 +2,7 @@
 #include "logits/cuda/analyse.h"
 #include "logits/renorm.h"
 
-// Mapping: a block has a row. Requires: V >= 1, 1 <= K <= kMaxCandidates where ids are asked for,
+// Mapping: a cluster has a row. Requires: V >= 1, 1 <= K <= kMaxCandidates where ids are asked for,
 // contiguous rows.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
@@ -31,11 +31,21 @@ struct RenormKernel {
     put_list(block, tokens, listed, s);
   }
 
+  // Of the tokens that a thread of a cluster writes.
+  FEWSTEP_HOST_DEVICE static int64_t first_of(const Block& block, int t) {
+    return (int64_t)block.cluster.rank() * kThreads + t;
+  }
+  FEWSTEP_HOST_DEVICE static int64_t step_of(const Block& block) {
+    return (int64_t)block.cluster.size() * kThreads;
+  }
+
   FEWSTEP_HOST_DEVICE void put_lawless(const Block& block) const {
     const int64_t r = block.index;
     const float nan = __builtin_nanf("");
     block.each([&](int t) {
-      for (int64_t v = t; p.out && v < p.rows.V; v += kThreads) p.out[r * p.out_stride + v] = nan;
+      for (int64_t v = first_of(block, t); p.out && v < p.rows.V; v += step_of(block)) {
+        p.out[r * p.out_stride + v] = nan;
+      }
       if (t == 0 && p.count) p.count[r * p.count_stride] = 0;
       for (int i = t; i < p.K; i += kThreads) {
         p.ids[r * p.ids_stride + i] = -1;
@@ -53,14 +63,18 @@ struct RenormKernel {
     });
     block.each([&](int t) {
       uint32_t count = 0;
-      for (int64_t v = t; v < row.V; v += kThreads) {
+      for (int64_t v = first_of(block, t); v < row.V; v += step_of(block)) {
         const float w = is_allowed(row, v) ? weight_at(s->law, v) : 0.0f;
         count += w > 0.0f ? 1 : 0;
         if (p.out) p.out[block.index * p.out_stride + v] = (float)((double)w * scale);
       }
       gpu::atomic_add(&s->search.count, count);
     });
-    return (int32_t)block.get(s->search.count);
+    const uint32_t all = sum_of_blocks(block, &s->search.count);
+    block.each([&](int t) {
+      if (t == 0) s->search.count = all;
+    });
+    return (int32_t)all;
   }
 
   FEWSTEP_HOST_DEVICE int32_t put_few(const Block& block, Shared* s) const {
@@ -69,8 +83,10 @@ struct RenormKernel {
     float* const out = p.out ? p.out + block.index * p.out_stride : nullptr;
     block.each([&](int t) {
       if (t == 0) s->search.count = 0;
-      for (int64_t v = t; out && v < p.rows.V; v += kThreads) out[v] = 0.0f;
+      if (!out) return;
+      for (int64_t v = first_of(block, t); v < p.rows.V; v += step_of(block)) out[v] = 0.0f;
     });
+    block.cluster.barrier();  // all of it is 0 before some is not
     block.each([&](int t) {
       for (int i = t; i < s->law.count; i += kThreads) {
         if (!(list.weights[i] > 0.0f)) continue;
@@ -127,7 +143,7 @@ struct RenormKernel {
 
 void renorm(const RenormProblem& p) {
   if (p.rows.R == 0) return;
-  gpu::launch("fewstep_logits_renorm", RenormKernel{p}, p.rows.R, p.cuda_stream);
+  launch_rows("fewstep_logits_renorm", RenormKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
 }
 
 }  // namespace fewstep::logits::FEWSTEP_ISA

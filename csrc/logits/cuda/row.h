@@ -6,9 +6,10 @@
 #include "core/cuda/pack.h"
 #include "logits/cpu/weighing.h"
 
-// How a block of threads reads a row of logits, and adds up over it in the CPU's order: 16 threads
-// have kBlock tokens, each quads of them 64 tokens apart, so the strands of a thread are its own.
-// Included by CUDA kernel files only.
+// How the blocks of a cluster read a row of logits, and add up over it in the CPU's order: 16
+// threads have kBlock tokens, each quads of them 64 tokens apart, so the strands of a thread are
+// its own. The blocks have the row's tiles in turn; a round is a tile of each. Results do not
+// depend on how many blocks there are. Included by CUDA kernel files only.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
@@ -117,42 +118,70 @@ FEWSTEP_HOST_DEVICE inline void for_tokens_of_tile(const Row& shared, int t, int
   }
 }
 
-FEWSTEP_HOST_DEVICE inline int64_t tiles_of(const Row& row) { return (row.V + kTile - 1) / kTile; }
+FEWSTEP_HOST_DEVICE inline int64_t tiles_of(int64_t V) { return (V + kTile - 1) / kTile; }
 
-// The same for the whole row.
-template <class F>
-FEWSTEP_HOST_DEVICE inline void for_tokens(const Row& row, int t, const F& f) {
-  FEWSTEP_NO_UNROLL
-  for (int64_t tile = 0; tile < tiles_of(row); ++tile) for_tokens_of_tile(row, t, tile, f);
+FEWSTEP_HOST_DEVICE inline bool has_round(const Block& block, const Row& row, int32_t round) {
+  return (int64_t)round * block.cluster.size() * kTile < row.V;
 }
 
-// Where the sums of a tile's blocks come together.
+// The tile that a block has in a round; it may lie behind the row.
+FEWSTEP_HOST_DEVICE inline int64_t tile_of(const Block& block, int32_t round) {
+  return (int64_t)round * block.cluster.size() + block.cluster.rank();
+}
+
+// As for_tokens_of_tile() for all tiles of a block.
+template <class F>
+FEWSTEP_HOST_DEVICE inline void for_tokens(const Block& block, const Row& row, int t, const F& f) {
+  FEWSTEP_NO_UNROLL
+  for (int32_t round = 0; has_round(block, row, round); ++round) {
+    for_tokens_of_tile(row, t, tile_of(block, round), f);
+  }
+}
+
+struct Greater {
+  template <class T>
+  FEWSTEP_HOST_DEVICE T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+
+// The greatest of all threads' values. scratch: [kThreads].
+template <class T>
+FEWSTEP_HOST_DEVICE inline T greatest_of(const Block& block, const Block::Per<T>& x, T* scratch) {
+  const T own = block.reduce(x, scratch, Greater{});
+  return block.reduce_blocks(own, scratch, Greater{});
+}
+
+// Where the sums of kBlock tokens each come together.
 struct Sums {
   float strands[kGroups][64];
   float parts[kGroups][17];  // one more, so that threads read from different banks
-  double blocks[kGroups];
+  double own[kGroups];       // of a block's tile
+  double blocks[gpu::kMostOfCluster * kGroups];  // of a round
 };
 
-// Sums over blocks from those of their strands.
+// The sums of a round from those of its strands.
 FEWSTEP_HOST_DEVICE inline void sum_strands(const Block& block, Sums* s) {
   block.each([&](int t) {
     const float* acc = s->strands[t / kGroup] + t % kGroup;
     s->parts[t / kGroup][t % kGroup] = (acc[0] + acc[16]) + (acc[32] + acc[48]);
   });
   block.each([&](int t) {
-    if (t < kGroups) s->blocks[t] = parts_sum(s->parts[t]);
+    if (t < kGroups) s->own[t] = parts_sum(s->parts[t]);
   });
+  block.gather(s->own, kGroups, s->blocks);
 }
 
-// Sums over the blocks of a tile, of what f(v, logit, i, thread) gives for each token, i = v % 4.
-// A thread has an f of its own, which sees its tokens in ascending order.
+// The sums of a round, of what f(v, logit, i, thread) gives for each token, i = v % 4. A thread has
+// an f of its own, which sees its tokens in ascending order.
 template <class F>
-FEWSTEP_HOST_DEVICE inline void sum_blocks(const Block& block, const Row& row, int64_t tile,
+FEWSTEP_HOST_DEVICE inline void sum_blocks(const Block& block, const Row& row, int32_t round,
                                            Sums* s, const F& f) {
   block.each([&](int t) {
     F own = f;
     float acc[gpu::kQuad] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for_tokens_of_tile(row, t, tile, [&](int64_t v, float l, int i) { acc[i] += own(v, l, i, t); });
+    for_tokens_of_tile(row, t, tile_of(block, round),
+                       [&](int64_t v, float l, int i) { acc[i] += own(v, l, i, t); });
     FEWSTEP_UNROLL
     for (int i = 0; i < gpu::kQuad; ++i) {
       s->strands[t / kGroup][t % kGroup * gpu::kQuad + i] = acc[i];
@@ -161,26 +190,40 @@ FEWSTEP_HOST_DEVICE inline void sum_blocks(const Block& block, const Row& row, i
   sum_strands(block, s);
 }
 
-// Blocks of a tile that are there.
-FEWSTEP_HOST_DEVICE inline int blocks_of_tile(const Row& row, int64_t tile) {
-  const int64_t blocks = (row.V + kBlock - 1) / kBlock - tile * kGroups;
-  return blocks < kGroups ? (int)blocks : kGroups;
+// Runs of kBlock tokens of a round that are there, and of what came before it.
+struct Runs {
+  int64_t before;
+  int count;
+};
+FEWSTEP_HOST_DEVICE inline Runs runs_of(const Block& block, const Row& row, int32_t round) {
+  const int most = block.cluster.size() * kGroups;
+  const int64_t before = (int64_t)round * most, left = (row.V + kBlock - 1) / kBlock - before;
+  return {before, left < most ? (int)left : most};
 }
 
-// The sum over the row, block after block.
+// The sum over the row, kBlock tokens after the others.
 template <class F>
 FEWSTEP_HOST_DEVICE inline double sum_row(const Block& block, const Row& row, Sums* s,
                                           double* total, const F& f) {
-  for (int64_t tile = 0; tile < tiles_of(row); ++tile) {
-    sum_blocks(block, row, tile, s, f);
+  FEWSTEP_NO_UNROLL
+  for (int32_t round = 0; has_round(block, row, round); ++round) {
+    sum_blocks(block, row, round, s, f);
     block.each([&](int t) {
       if (t != 0) return;
-      double sum = tile == 0 ? 0.0 : *total;
-      for (int g = 0; g < blocks_of_tile(row, tile); ++g) sum += s->blocks[g];
+      double sum = round == 0 ? 0.0 : *total;
+      const int count = runs_of(block, row, round).count;
+      for (int g = 0; g < count; ++g) sum += s->blocks[g];
       *total = sum;
     });
   }
   return block.get(*total);
+}
+
+// Launches a kernel whose blocks have a row of V tokens each; where there are few, clusters have.
+template <class Kernel>
+inline void launch_rows(const char* function, const Kernel& kernel, int64_t rows, int64_t V,
+                        void* stream) {
+  gpu::launch_clusters(function, kernel, rows, tiles_of(V), stream);
 }
 
 }  // namespace

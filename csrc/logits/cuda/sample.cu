@@ -2,7 +2,7 @@
 #include "logits/cuda/analyse.h"
 #include "logits/sample.h"
 
-// Mapping: a block has a row. Requires: V >= 1, contiguous rows.
+// Mapping: a cluster has a row. Requires: V >= 1, contiguous rows.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
@@ -32,7 +32,7 @@ struct SampleKernel {
 
 void sample(const SampleProblem& p) {
   if (p.rows.R == 0) return;
-  gpu::launch("fewstep_logits_sample", SampleKernel{p}, p.rows.R, p.cuda_stream);
+  launch_rows("fewstep_logits_sample", SampleKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
 }
 
 }  // namespace fewstep::logits::FEWSTEP_ISA

@@ -3,8 +3,8 @@
 #include "logits/cuda/analyse.h"
 #include "logits/sample_arithmetic.h"
 
-// Mapping: a block has a row. Requires: V >= 1, contiguous rows. Once weights are there, every sum
-// is one of integers: the CPU's.
+// Mapping: a cluster has a row. Requires: V >= 1, contiguous rows. Once weights are there, every
+// sum is one of integers: the CPU's.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
@@ -12,8 +12,9 @@ struct SampleArithmeticKernel {
   static constexpr int kThreads = 512, kBlocks = 1;
   struct Shared {
     LawShared law;
-    uint64_t of_thread[kThreads], blocks[kGroups], pieces[kMaxPieces];
-    uint64_t left;  // of what a code stands for
+    uint64_t of_thread[kThreads], own[kGroups], pieces[kMaxPieces];
+    uint64_t runs[gpu::kMostOfCluster * kGroups];  // of kBlock tokens each, of a round
+    uint64_t left;                                 // of what a code stands for
     Place place;
   };
 
@@ -21,8 +22,8 @@ struct SampleArithmeticKernel {
 
   FEWSTEP_HOST_DEVICE void run(const Block& block, Shared& s) const {
     const int64_t r = block.index;
+    const uint64_t code = p.codes[r * p.codes_stride];  // before another block may write over it
     const RowStatus status = analyse(block, p.rows, &s.law);
-    const uint64_t code = p.codes[r * p.codes_stride];
     block.each([&](int t) {
       if (t == 0) s.place = {-1, 0, 0};
     });
@@ -64,10 +65,10 @@ struct SampleArithmeticKernel {
   FEWSTEP_HOST_DEVICE uint64_t sum_all(const Block& block, float unit, Shared* s) const {
     const Row& row = s->law.law.row;
     const int64_t of_piece = piece_of(row.V) / kBlock;
-    for (int64_t tile = 0; tile < tiles_of(row); ++tile) {
+    for (int32_t round = 0; has_round(block, row, round); ++round) {
       block.each([&](int t) {
         uint64_t sum = 0;
-        for_tokens_of_tile(row, t, tile, [&](int64_t v, float l, int) {
+        for_tokens_of_tile(row, t, tile_of(block, round), [&](int64_t v, float l, int) {
           sum += units(weights_of(s->law.law.w, vec::set(l), v).v, unit);
         });
         s->of_thread[t] = sum;
@@ -76,12 +77,14 @@ struct SampleArithmeticKernel {
         if (t >= kGroups) return;
         uint64_t sum = 0;
         for (int i = 0; i < kGroup; ++i) sum += s->of_thread[t * kGroup + i];
-        s->blocks[t] = sum;
+        s->own[t] = sum;
       });
+      block.gather(s->own, kGroups, s->runs);
+      const Runs runs = runs_of(block, row, round);
       block.each([&](int t) {
-        for (int g = 0; t == 0 && g < blocks_of_tile(row, tile); ++g) {
-          const int64_t b = tile * kGroups + g, at = b / of_piece;
-          s->pieces[at] = (b % of_piece == 0 ? 0 : s->pieces[at]) + s->blocks[g];
+        for (int g = 0; t == 0 && g < runs.count; ++g) {
+          const int64_t b = runs.before + g, at = b / of_piece;
+          s->pieces[at] = (b % of_piece == 0 ? 0 : s->pieces[at]) + s->runs[g];
         }
       });
     }
@@ -158,7 +161,7 @@ struct SampleArithmeticKernel {
 
 void sample_arithmetic(const SampleArithmeticProblem& p) {
   if (p.rows.R == 0) return;
-  gpu::launch("fewstep_logits_sample_arithmetic", SampleArithmeticKernel{p}, p.rows.R,
+  launch_rows("fewstep_logits_sample_arithmetic", SampleArithmeticKernel{p}, p.rows.R, p.rows.V,
               p.cuda_stream);
 }
 

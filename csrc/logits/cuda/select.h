@@ -19,10 +19,20 @@ struct Search {
   double above;  // the sum of those above
   double goal;
   uint32_t count;  // of tokens that were open before the last split, or of listed ones
+  double totals[kBins];
+  uint64_t least;  // of a block
 };
+
+// The sum over the blocks of a cluster of what each has counted.
+FEWSTEP_HOST_DEVICE inline uint32_t sum_of_blocks(const Block& block, uint32_t* count) {
+  const uint32_t own = block.get(*count);
+  return block.reduce_blocks(own, count, [](uint32_t a, uint32_t b) { return a + b; });
+}
 
 struct Bins {
   double sums[kBins][kThreads];
+  double own[kBins];  // of a block's tile
+  double tiles[gpu::kMostOfCluster * kBins];
 };
 
 union Workspace {
@@ -95,16 +105,16 @@ FEWSTEP_HOST_DEVICE inline int bin_of(const Search& s, uint64_t key) {
 
 // Makes the bin in which the goal is reached the open range; where rounding never gets there, the
 // lowest with anything. share: the goal is that part of all.
-FEWSTEP_HOST_DEVICE inline void narrow(const Bins& bins, bool share, Search* s) {
+FEWSTEP_HOST_DEVICE inline void narrow(bool share, Search* s) {
   if (share) {
     double total = 0.0;
-    for (int b = 0; b < kBins; ++b) total += bins.sums[b][0];
+    for (int b = 0; b < kBins; ++b) total += s->totals[b];
     s->goal *= total;
   }
   int found = -1;
   double sum = s->above;
   for (int b = kBins - 1; b >= 0; --b) {
-    const double part = bins.sums[b][0];
+    const double part = s->totals[b];
     if (!(part > 0.0)) continue;
     found = b;
     s->above = sum;
@@ -117,21 +127,18 @@ FEWSTEP_HOST_DEVICE inline void narrow(const Bins& bins, bool share, Search* s) 
   split_evenly(s);
 }
 
-// A pass over the row; leaves in `count` how many tokens were open before.
+// Adds up a tile's tokens in bins, and counts those in the open range.
 template <class M>
-FEWSTEP_HOST_DEVICE inline void split(const Block& block, const M& measure, bool share, Bins* bins,
-                                      Search* s) {
+FEWSTEP_HOST_DEVICE inline void fill_bins(const Block& block, const M& measure, int64_t tile,
+                                          Bins* bins, Search* s) {
   block.each([&](int t) {
     FEWSTEP_UNROLL
     for (int b = 0; b < kBins; ++b) bins->sums[b][t] = 0.0;
-    if (t == 0) s->count = 0;
-  });
-  block.each([&](int t) {
     const uint64_t low = s->low, high = s->high;
     uint32_t open = 0;
     M own = measure;
     own.begin(low);
-    for_tokens(measure.row, t, [&](int64_t v, float l, int i) {
+    for_tokens_of_tile(measure.row, t, tile, [&](int64_t v, float l, int i) {
       const uint64_t key = own.key(v, l, i);
       if (key < low || key > high) return;
       const float part = own.part(v, l);
@@ -141,6 +148,7 @@ FEWSTEP_HOST_DEVICE inline void split(const Block& block, const M& measure, bool
     });
     if (open > 0) gpu::atomic_add(&s->count, open);
   });
+  FEWSTEP_NO_UNROLL
   for (int half = kThreads / 2; half > 0; half /= 2) {
     block.each([&](int t) {
       if (t >= half) return;
@@ -148,9 +156,62 @@ FEWSTEP_HOST_DEVICE inline void split(const Block& block, const M& measure, bool
       for (int b = 0; b < kBins; ++b) bins->sums[b][t] += bins->sums[b][t + half];
     });
   }
+}
+
+// A pass over the row; leaves in `count` how many tokens were open before. Tile after tile, so that
+// sums do not depend on who had which.
+template <class M>
+FEWSTEP_HOST_DEVICE inline void split(const Block& block, const M& measure, bool share, Bins* bins,
+                                      Search* s) {
   block.each([&](int t) {
-    if (t == 0) narrow(*bins, share, s);
+    if (t == 0) s->count = 0;
+    if (t < kBins) s->totals[t] = 0.0;
   });
+  FEWSTEP_NO_UNROLL
+  for (int32_t round = 0; has_round(block, measure.row, round); ++round) {
+    fill_bins(block, measure, tile_of(block, round), bins, s);
+    block.each([&](int t) {
+      if (t < kBins) bins->own[t] = bins->sums[t][0];
+    });
+    block.gather(bins->own, kBins, bins->tiles);
+    block.each([&](int t) {
+      if (t >= kBins) return;
+      FEWSTEP_NO_UNROLL
+      for (int i = 0; i < block.cluster.size(); ++i) s->totals[t] += bins->tiles[i * kBins + t];
+    });
+  }
+  const uint32_t all = sum_of_blocks(block, &s->count);
+  block.each([&](int t) {
+    if (t != 0) return;
+    s->count = all;
+    narrow(share, s);
+  });
+}
+
+// Adds what the other blocks of a cluster have listed to a block's own list; returns how many there
+// are, who may be too many.
+FEWSTEP_HOST_DEVICE inline uint32_t join_lists(const Block& block, List* list, uint32_t* count) {
+  uint32_t found = block.get(*count);
+  if (block.cluster.size() == 1) return found;
+  block.cluster.barrier();
+  FEWSTEP_NO_UNROLL
+  for (int32_t i = 1; i < block.cluster.size(); ++i) {
+    const int32_t rank = (block.cluster.rank() + i) % block.cluster.size();
+    const uint32_t more = block.cluster.of(rank, count), all = found + more;
+    if (all <= kMaxListed) {
+      block.each_alone([&](int t) {
+        for (uint32_t j = t; j < more; j += kThreads) {
+          list->keys[found + j] = block.cluster.of(rank, &list->keys[j]);
+        }
+      });
+    }
+    found = all;
+  }
+  block.cluster.barrier();
+  block.each([&](int t) {
+    if (t == 0) *count = found;
+  });
+  return found;
 }
 
 // Lists the tokens with keys in [low, high], in descending order; false where they are too many.
@@ -164,14 +225,14 @@ FEWSTEP_HOST_DEVICE inline bool list_range(const Block& block, const M& measure,
   block.each([&](int t) {
     M own = measure;
     own.begin(low);
-    for_tokens(measure.row, t, [&](int64_t v, float l, int i) {
+    for_tokens(block, measure.row, t, [&](int64_t v, float l, int i) {
       const uint64_t key = own.key(v, l, i);
       if (key < low || key > high || !(own.part(v, l) > 0.0f)) return;
       const uint32_t at = gpu::atomic_add(count, 1);
       if (at < kMaxListed) list->keys[at] = key;
     });
   });
-  const uint32_t found = block.get(*count);
+  const uint32_t found = join_lists(block, list, count);
   if (found > kMaxListed) return false;
   gpu::sort_descending(block, list->keys, (int)found);
   return true;
@@ -215,7 +276,7 @@ FEWSTEP_HOST_DEVICE inline Threshold threshold_of(const Block& block, const Meas
 }
 
 // Starts a search for the k best. best: each thread's best key, 0 for none; the k-th of these is a
-// bound which few tokens reach.
+// bound which few tokens reach, the highest of several blocks'.
 template <class M>
 FEWSTEP_HOST_DEVICE inline void start_best(const Block& block, const M& measure, float top, int k,
                                            const Block::Per<uint64_t>& best, List* list,
@@ -226,8 +287,9 @@ FEWSTEP_HOST_DEVICE inline void start_best(const Block& block, const M& measure,
   });
   if (k > kThreads) return;
   gpu::sort_descending(block, list->keys, kThreads);
+  const uint64_t least = block.reduce_blocks(block.get(list->keys[k - 1]), &s->least, Greater{});
   block.each([&](int t) {
-    if (t == 0 && list->keys[k - 1] > 0) start_at(list->keys[k - 1], s);
+    if (t == 0 && least > 0) start_at(least, s);
   });
 }
 

@@ -2,7 +2,7 @@
 #include "logits/cuda/law.h"
 #include "logits/top_k.h"
 
-// Mapping: a block has a row. Requires: V >= 1, 1 <= K <= kMaxCandidates, contiguous rows.
+// Mapping: a cluster has a row. Requires: V >= 1, 1 <= K <= kMaxCandidates, contiguous rows.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
@@ -50,7 +50,7 @@ struct TopKKernel {
 
 void top_k(const TopKProblem& p) {
   if (p.rows.R == 0) return;
-  gpu::launch("fewstep_logits_top_k", TopKKernel{p}, p.rows.R, p.cuda_stream);
+  launch_rows("fewstep_logits_top_k", TopKKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
 }
 
 }  // namespace fewstep::logits::FEWSTEP_ISA

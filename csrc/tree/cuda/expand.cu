@@ -3,8 +3,8 @@
 #include "tree/cuda/beam.h"
 #include "tree/expand.h"
 
-// Mapping: a block has a row, and where a beam is asked for in a second launch a request. Requires:
-// V >= 1, 1 <= K, M <= kMaxChildren, contiguous rows.
+// Mapping: a cluster has a row, and where a beam is asked for in a second launch a request.
+// Requires: V >= 1, 1 <= K, M <= kMaxChildren, contiguous rows.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -83,7 +83,7 @@ struct PutExpanded {
 
 void expand(const ExpandProblem& p) {
   constexpr const char* kFunction = "fewstep_tree_expand";
-  if (p.rows.R > 0) gpu::launch(kFunction, ExpandKernel{p}, p.rows.R, p.cuda_stream);
+  if (p.rows.R > 0) law::launch_rows(kFunction, ExpandKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
   if (!p.beam_ids) return;
   const BeamScores scores = {p.logp, p.logp_stride, p.indptr, p.indptr_stride,
                              p.B,    p.rows.R,      p.K,      p.M};

@@ -2,7 +2,7 @@
 #include "tree/cuda/verify_left.h"
 #include "tree/k_seq_rho.h"
 
-// Mapping: a block has a row. Requires: V >= 1, k >= 1, contiguous rows.
+// Mapping: a cluster has a row. Requires: V >= 1, k >= 1, contiguous rows.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -60,7 +60,7 @@ struct KSeqRhoKernel {
 
 void k_seq_rho(const KSeqRhoProblem& p) {
   if (p.rows.R == 0) return;
-  gpu::launch("fewstep_tree_k_seq_rho", KSeqRhoKernel{p}, p.rows.R, p.cuda_stream);
+  launch_rows("fewstep_tree_k_seq_rho", KSeqRhoKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
 }
 
 }  // namespace fewstep::tree::FEWSTEP_ISA

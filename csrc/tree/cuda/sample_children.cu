@@ -4,8 +4,8 @@
 #include "tree/cuda/beam.h"
 #include "tree/sample_children.h"
 
-// Mapping: a block has a row, and where a beam is asked for in a second launch a request. Requires:
-// V >= 1, 1 <= K, M <= kMaxDraws, contiguous rows.
+// Mapping: a cluster has a row, and where a beam is asked for in a second launch a request.
+// Requires: V >= 1, 1 <= K, M <= kMaxDraws, contiguous rows.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -132,7 +132,8 @@ struct PutDrawn {
 
 void sample_children(const SampleChildrenProblem& p) {
   constexpr const char* kFunction = "fewstep_tree_sample_children";
-  if (p.rows.R > 0) gpu::launch(kFunction, SampleChildrenKernel{p}, p.rows.R, p.cuda_stream);
+  if (p.rows.R > 0)
+    law::launch_rows(kFunction, SampleChildrenKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
   if (!p.beam) return;
   const BeamScores scores = {p.perturbed, p.perturbed_stride, p.indptr, p.indptr_stride,
                              p.B,         p.rows.R,           p.K,      p.M};

@@ -2,11 +2,12 @@
 #include "tree/cuda/verify_left.h"
 #include "tree/verify.h"
 
-// Mapping: a block has a request, and reads the rows that it visits on its way down the tree. What
-// rules decide is one thread's; draws, laws and what is left of them are all threads'. The loops
-// have one place each from which a row is analysed, what is left is weighed and a token is drawn:
-// these are most of the code. Requires: contiguous rows. A child is a later node of the request,
-// what is no token is none, and a path ends where `path` does: nobody looked at them before.
+// Mapping: a cluster has a request, and reads the rows that it visits on its way down the tree.
+// What rules decide is one thread's of each block; draws, laws and what is left of them are all
+// threads'. The loops have one place each from which a row is analysed, what is left is weighed and
+// a token is drawn: these are most of the code. Requires: contiguous rows. A child is a later node
+// of the request, what is no token is none, and a path ends where `path` does: nobody looked at
+// them before.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -23,9 +24,8 @@ struct VerifyKernel {
     Request request = request_of(p, block.index);
     const bool is_typical = p.rule == Rule::kTypical;
     if (is_typical && request.size > kMaxTypical) request.size = kMaxTypical;
-    const Result result(p, block.index);
     block.each([&](int t) {
-      result.cut(t, kThreads);
+      Result(p, block.index).cut(t, kThreads);
       if (is_typical) start_standing((int32_t)request.size, &s.standing, t, kThreads);
       if (t != 0) return;
       s.path = start_path(request);
@@ -42,17 +42,17 @@ struct VerifyKernel {
       if (is_read) status = find_target(block, request, node, &s);
       if (stands) {
         if (is_read && status == kRowFine) let_stand(block, request, node, &s);
-        go_to_next(block, request, result, node, &s);
+        go_to_next(block, request, node, &s);
         continue;
       }
       if (status != kRowFine) break;
       decide(block, request, node, &s);
       block.each([&](int t) {
-        if (t == 0) follow(Walk(request, s), s.decision, result, &s.path);
+        if (t == 0) follow(Walk(request, s), s.decision, Result(p, block.index), &s.path);
       });
     }
     block.each_alone([&](int t) {
-      if (t == 0) end_path(Walk(request, s), status, result, s.path);
+      if (t == 0) end_path(Walk(request, s), status, Result(p, block.index), s.path);
     });
   }
 
@@ -204,8 +204,8 @@ struct VerifyKernel {
   }
 
   // To the next node that stands; past the last, to the end of the path.
-  FEWSTEP_HOST_DEVICE void go_to_next(const Block& block, const Request& request,
-                                      const Result& result, int32_t node, Shared* s) const {
+  FEWSTEP_HOST_DEVICE void go_to_next(const Block& block, const Request& request, int32_t node,
+                                      Shared* s) const {
     block.each([&](int t) {
       if (t != 0) return;
       const int32_t size = (int32_t)request.size;
@@ -215,7 +215,7 @@ struct VerifyKernel {
       if (next < size) return;
       s->is_last = 1;
       s->path.node = best_standing(s->standing, size);
-      s->path.depth = put_path(request, s->standing, s->path.node, result);
+      s->path.depth = put_path(request, s->standing, s->path.node, Result(p, block.index));
     });
   }
 };
@@ -223,7 +223,8 @@ struct VerifyKernel {
 }  // namespace
 
 void verify(const VerifyProblem& p) {
-  gpu::launch("fewstep_tree_verify", VerifyKernel{p}, p.B, p.cuda_stream);
+  const int64_t V = p.target_token.data ? 0 : p.V;  // of the rows that are read
+  launch_rows("fewstep_tree_verify", VerifyKernel{p}, p.B, V, p.cuda_stream);
 }
 
 }  // namespace fewstep::tree::FEWSTEP_ISA

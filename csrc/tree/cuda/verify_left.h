@@ -18,9 +18,11 @@ using logits::FEWSTEP_ISA::kGroup;
 using logits::FEWSTEP_ISA::kGroups;
 using logits::FEWSTEP_ISA::kMaxPieces;
 using logits::FEWSTEP_ISA::kThreads;
+using logits::FEWSTEP_ISA::launch_rows;
 using logits::FEWSTEP_ISA::LawShared;
 using logits::FEWSTEP_ISA::piece_of;
 using logits::FEWSTEP_ISA::target_in;
+using logits::FEWSTEP_ISA::tile_of;
 
 // A row's law, while what it was found with is used for other things.
 union Held {
@@ -150,8 +152,8 @@ struct Values {
   }
 };
 
-// Sums over the blocks of a tile where the law's tokens are listed.
-FEWSTEP_HOST_DEVICE inline void sum_listed(const Block& block, int64_t tile, const Values& values,
+// The sums of a round where the law's tokens are listed.
+FEWSTEP_HOST_DEVICE inline void sum_listed(const Block& block, int32_t round, const Values& values,
                                            VerifyShared* s) {
   const int count = s->law.law.count;
   const int32_t* const ids = s->held.few.ids;
@@ -160,7 +162,7 @@ FEWSTEP_HOST_DEVICE inline void sum_listed(const Block& block, int64_t tile, con
     float* const strands = s->law.pieces.sums.strands[t / kGroup];
     const int first = t % kGroup * gpu::kQuad;
     for (int i = first; i < first + gpu::kQuad; ++i) strands[i] = 0.0f;
-    const int64_t begin = (tile * kGroups + t / kGroup) * kBlock;
+    const int64_t begin = (tile_of(block, round) * kGroups + t / kGroup) * kBlock;
     int64_t i = lower_bound(ids, 0, count, begin);
     for (; i < count && ids[i] < begin + kBlock; ++i) {
       const int strand = ids[i] % 64;
@@ -177,11 +179,11 @@ FEWSTEP_HOST_DEVICE inline void weigh(const Block& block, const DraftLaw& q, Ver
     if (t == 0) s->factors = factors_of(s->decision.left, s->law.law.mass);
   });
   const Values values(*s, q);
-  sum_pieces(block, &s->law, &s->decision.mass, [&](int64_t tile) {
+  sum_pieces(block, &s->law, &s->decision.mass, [&](int32_t round) {
     if (s->law.law.count < 0) {
-      sum_blocks(block, s->law.law.row, tile, &s->law.pieces.sums, values);
+      sum_blocks(block, s->law.law.row, round, &s->law.pieces.sums, values);
     } else {
-      sum_listed(block, tile, values, s);
+      sum_listed(block, round, values, s);
     }
   });
 }
@@ -194,7 +196,7 @@ FEWSTEP_HOST_DEVICE inline void find_most(const Block& block, const DraftLaw& q,
     for (int64_t i = t; i < q.S; i += kThreads) own = q.q[i] > own ? q.q[i] : own;
     most[t] = own;
   });
-  const float all = block.reduce(most, s->law.most, [](float a, float b) { return a > b ? a : b; });
+  const float all = block.reduce(most, s->law.most, logits::FEWSTEP_ISA::Greater{});
   block.each([&](int t) {
     if (t == 0) s->decision.mass = (double)all;
   });
