@@ -182,27 +182,33 @@ def long_cases(index: int, V: int) -> Iterator[dict[str, Any]]:
     yield from growth_of(index, V)
     yield from logits_of(index, V, ["plain", "top_k_top_p", "all_but_top_k", "many_typical"])
     yield from k_seq_of(index % 3, V)
+    yield penalise_of(V)
     for rule, law in verify.LEGAL[index::6]:
         yield verify_of(index, rule, law, V)
 
 
 def penalise_cases(few: bool) -> Iterator[dict[str, Any]]:
-    """Histories of all lengths, some of which do not fit the kernel's table at once."""
+    """Two vocabularies."""
     for V in (17, 5000)[: 1 if few else 2]:
-        tokens, indptr = logits.histories(V)
-        count = len(indptr) - 1
-        yield {
-            "op": "logits.penalise",
-            "inputs": {
-                "logits": (logits.rows(count, V), "bfloat16"),
-                "tokens": (tokens, "int32"),
-                "indptr": (indptr, "int32"),
-                "bias_ids": (np.arange(9) % V, "int32"),
-                "bias_values": (np.ones(9), "float32"),
-            },
-            "outputs": {"out": ((count, V), "bfloat16")},
-            "options": {"frequency": 0.1},
-        }
+        yield penalise_of(V)
+
+
+def penalise_of(V: int) -> dict[str, Any]:
+    """Histories of all lengths, some of which do not fit the kernel's table at once."""
+    tokens, indptr = logits.histories(V)
+    count = len(indptr) - 1
+    return {
+        "op": "logits.penalise",
+        "inputs": {
+            "logits": (logits.rows(count, V), "bfloat16"),
+            "tokens": (tokens, "int32"),
+            "indptr": (indptr, "int32"),
+            "bias_ids": (np.arange(9) % V, "int32"),
+            "bias_values": (np.ones(9), "float32"),
+        },
+        "outputs": {"out": ((count, V), "bfloat16")},
+        "options": {"frequency": 0.1},
+    }
 
 
 def attention_cases(few: bool) -> Iterator[dict[str, Any]]:

@@ -93,6 +93,12 @@ struct Block {
     return get(scratch[0]);
   }
 
+  // A thread's number in its cluster and how many there are, for what is divided among all.
+  FEWSTEP_HOST_DEVICE int64_t place_of(int thread) const {
+    return (int64_t)cluster.rank() * kThreads + thread;
+  }
+  FEWSTEP_HOST_DEVICE int64_t places() const { return (int64_t)cluster.size() * kThreads; }
+
   // The result of `op` on the values of a cluster's blocks, in their order. slot: in shared memory.
   template <class T, class Op>
   FEWSTEP_HOST_DEVICE T reduce_blocks(const T& value, T* slot, const Op& op) const {

@@ -3,7 +3,9 @@
 
 #include <stdint.h>
 
+#if !defined(__CUDACC__)
 #include <functional>
+#endif
 
 #include "core/host_device.h"
 

@@ -4,7 +4,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#if !defined(__CUDACC__)
 #include <memory>
+#endif
 
 #include "core/cuda/block.h"
 #include "core/host_device.h"

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/cuda/atomic.h"
-#include "core/cuda/launch.h"
 #include "core/cuda/piece.h"
 #include "logits/cpu/named.h"
+#include "logits/cuda/row.h"
 #include "logits/penalise.h"
 
-// Mapping: a block has a row, a thread every 512th entry of its lists. Requires: contiguous rows.
-// An id that is no token's is passed over, a count below 0 is none, and an indptr is cut to its
-// list: nobody looked at them before.
+// Mapping: a cluster copies a row, whose lists its first block has, a thread every 512th entry.
+// Requires: contiguous rows. An id that is no token's is passed over, a count below 0 is none, and
+// an indptr is cut to its list: nobody looked at them before.
 namespace fewstep::logits::FEWSTEP_ISA {
 namespace {
 
@@ -33,7 +32,6 @@ struct Entries {
 
 struct PenaliseKernel {
   static constexpr int kThreads = 512, kBlocks = 2;
-  using Block = gpu::Block<kThreads>;
   struct Shared {
     Table table;
     uint32_t used;
@@ -44,7 +42,11 @@ struct PenaliseKernel {
 
   FEWSTEP_HOST_DEVICE void run(const Block& block, Shared& s) const {
     const int64_t r = block.index;
-    if (p.out != p.logits) gpu::with_piece(piece, *this, block);
+    if (p.out != p.logits) {
+      gpu::with_piece(piece, *this, block);
+      block.cluster.barrier();  // all is copied before some is written over
+    }
+    if (block.cluster.rank() > 0) return;
     const Entries history = entries_of(p.history, r), biased = entries_of(p.biased, r);
     const int64_t names = (history.end - history.begin) + (biased.end - biased.begin);
     if (names == 0) return;
@@ -62,12 +64,13 @@ struct PenaliseKernel {
     char* const to = p.out + block.index * p.out_pitch;
     const int64_t bytes = p.V * gpu::element_bytes(p.dtype), whole = bytes / kBytes;
     block.each([&](int t) {
-      for (int64_t i = t; i < whole; i += kThreads) {
+      for (int64_t i = block.place_of(t); i < whole; i += block.places()) {
         gpu::Piece<kBytes> x;
         x.load(from + i * kBytes);
         x.store(to + i * kBytes);
       }
-      for (int64_t at = whole * kBytes + 2 * t; at < bytes; at += 2 * kThreads) {
+      for (int64_t at = whole * kBytes + 2 * block.place_of(t); at < bytes;
+           at += 2 * block.places()) {
         gpu::Piece<2> x;
         x.load(from + at);
         x.store(to + at);
@@ -167,7 +170,8 @@ void penalise(const PenaliseProblem& p) {
   if (p.R == 0) return;
   const uint64_t any = (uint64_t)(uintptr_t)p.logits | (uint64_t)(uintptr_t)p.out |
                        (uint64_t)p.logits_pitch | (uint64_t)p.out_pitch;
-  gpu::launch("fewstep_logits_penalise", PenaliseKernel{p, gpu::piece_bytes(any)}, p.R,
+  const int64_t V = p.out != p.logits ? p.V : 0;  // tokens that are copied
+  launch_rows("fewstep_logits_penalise", PenaliseKernel{p, gpu::piece_bytes(any)}, p.R, V,
               p.cuda_stream);
 }
 

@@ -31,19 +31,11 @@ struct RenormKernel {
     put_list(block, tokens, listed, s);
   }
 
-  // Of the tokens that a thread of a cluster writes.
-  FEWSTEP_HOST_DEVICE static int64_t first_of(const Block& block, int t) {
-    return (int64_t)block.cluster.rank() * kThreads + t;
-  }
-  FEWSTEP_HOST_DEVICE static int64_t step_of(const Block& block) {
-    return (int64_t)block.cluster.size() * kThreads;
-  }
-
   FEWSTEP_HOST_DEVICE void put_lawless(const Block& block) const {
     const int64_t r = block.index;
     const float nan = __builtin_nanf("");
     block.each([&](int t) {
-      for (int64_t v = first_of(block, t); p.out && v < p.rows.V; v += step_of(block)) {
+      for (int64_t v = block.place_of(t); p.out && v < p.rows.V; v += block.places()) {
         p.out[r * p.out_stride + v] = nan;
       }
       if (t == 0 && p.count) p.count[r * p.count_stride] = 0;
@@ -63,7 +55,7 @@ struct RenormKernel {
     });
     block.each([&](int t) {
       uint32_t count = 0;
-      for (int64_t v = first_of(block, t); v < row.V; v += step_of(block)) {
+      for (int64_t v = block.place_of(t); v < row.V; v += block.places()) {
         const float w = is_allowed(row, v) ? weight_at(s->law, v) : 0.0f;
         count += w > 0.0f ? 1 : 0;
         if (p.out) p.out[block.index * p.out_stride + v] = (float)((double)w * scale);
@@ -84,7 +76,7 @@ struct RenormKernel {
     block.each([&](int t) {
       if (t == 0) s->search.count = 0;
       if (!out) return;
-      for (int64_t v = first_of(block, t); v < p.rows.V; v += step_of(block)) out[v] = 0.0f;
+      for (int64_t v = block.place_of(t); v < p.rows.V; v += block.places()) out[v] = 0.0f;
     });
     block.cluster.barrier();  // all of it is 0 before some is not
     block.each([&](int t) {
