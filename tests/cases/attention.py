@@ -221,7 +221,7 @@ MANY_ROWS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 for draft in ("cache", "view"):
-    for page in (1, 16, 128):
+    for page in (1, 8, 16, 64, 96, 128):
         MANY_ROWS[f"pages of {page}, {draft}"] = {
             "requests": LONG_RAGGED, "heads": 4, "page": page, "draft": draft, "tree": "random",
         }  # fmt: skip

@@ -207,6 +207,8 @@ def test_many_rows_are_multiplied_by_warpgroups_without_waits_in_between(folder:
         product = "HGMMA.64x64x16.F32" + (".BF16" if is_bf16 else "")
         assert products == [product] * (tiles * (width // 16 + 64 // 16 * width // 64)), name
         assert [op for op in operations if re.match(r"LDGSTS\.E\.BYPASS\.128", op)], name
+        boxes = 2 * 2 * (width // 64)  # keys and values, before the loop and in it
+        assert [op for op in operations if op.startswith("UTMALDG.4D")] == ["UTMALDG.4D"] * boxes
     for source in SOURCES:
         assert "serialized" not in compiled(source, ARCHITECTURE, folder).report
 

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/cuda/async_copy.h"
+#include <algorithm>
+#include <vector>
+
+#include "core/cuda/box_copy.h"
 #include "core/status.h"
 
 namespace fewstep::gpu {
@@ -11,6 +14,34 @@ struct Copy {
   int64_t group;
 };
 
+struct Box {
+  BoxedTensor tensor;
+  int32_t at[4];
+  char* to;
+  CopyBarrier* barrier;
+
+  void copy() const {
+    for (int32_t row = 0; row < tensor.rows; ++row) {
+      for (int32_t i = 0; i < kBoxColumns; ++i) {
+        const uintptr_t plain = (uintptr_t)to + (uintptr_t)(row * kBoxRow + 2 * i);
+        const int64_t index[4] = {at[0] + i, at[1], int64_t{at[2]} + row, at[3]};
+        memcpy((void*)(plain ^ (plain >> 7 & 7) << 4), element(index), 2);
+      }
+    }
+    barrier->done += tensor.rows * kBoxRow;
+  }
+
+  const void* element(const int64_t (&index)[4]) const {
+    static constexpr uint16_t kZero = 0;
+    const char* p = tensor.data + 2 * index[0];
+    for (int d = 0; d < 4; ++d) {
+      if (index[d] < 0 || index[d] >= tensor.extents[d]) return &kZero;
+      if (d > 0) p += index[d] * tensor.strides[d - 1];
+    }
+    return p;
+  }
+};
+
 // Copies that wait, in a ring. Where there are more, the oldest are done: a GPU may do them at
 // once.
 struct Copies {
@@ -18,6 +49,7 @@ struct Copies {
   Copy ring[kMost];
   int64_t first, last, groups;
   bool are_late;
+  std::vector<Box> boxes;
 
   void do_first() {
     const Copy& copy = ring[first++ % kMost];
@@ -39,11 +71,12 @@ Copies& copies() {
 void begin_block(int64_t block) {
   Copies& c = copies();
   c.first = c.last;
+  c.boxes.clear();
   c.are_late = block / 2 % 2 == 0;
 }
 
 void end_block() {
-  if (copies().first == copies().last) return;
+  if (copies().first == copies().last && copies().boxes.empty()) return;
   throw Error(FEWSTEP_INTERNAL, "a CUDA kernel ends before its copies");
 }
 
@@ -52,6 +85,36 @@ void copy_later(void* to, const char* from) {
   if (c.last - c.first == Copies::kMost) c.do_first();
   c.ring[c.last++ % Copies::kMost] = {to, from, c.groups};
   if (!c.are_late) c.do_first();
+}
+
+void copy_box_later(const BoxedTensor& tensor, const int32_t (&at)[4], char* to, CopyBarrier* by) {
+  if ((uintptr_t)to % 1024 != 0) throw_misaligned(1024, to);
+  const Box box = {tensor, {at[0], at[1], at[2], at[3]}, to, by};
+  if (copies().are_late) {
+    copies().boxes.push_back(box);
+  } else {
+    box.copy();
+  }
+}
+
+void expect_later(CopyBarrier* barrier, int64_t bytes) {
+  if (barrier->expected >= 0) throw Error(FEWSTEP_INTERNAL, "a CUDA kernel expects boxes twice");
+  barrier->expected = bytes;
+}
+
+void do_boxes(CopyBarrier* barrier, int32_t parity) {
+  std::vector<Box>& boxes = copies().boxes;
+  const auto others = std::stable_partition(boxes.begin(), boxes.end(),
+                                            [&](const Box& box) { return box.barrier != barrier; });
+  for (auto box = others; box != boxes.end(); ++box) box->copy();
+  boxes.erase(others, boxes.end());
+  if (parity != barrier->parity) {
+    throw Error(FEWSTEP_INTERNAL, "a CUDA kernel's wait for boxes ends before they come");
+  }
+  if (barrier->done != barrier->expected) {
+    throw Error(FEWSTEP_INTERNAL, "a CUDA kernel's wait for boxes never ends");
+  }
+  *barrier = {-1, 0, 1 - parity};
 }
 
 void end_group_of_copies() { ++copies().groups; }

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/cuda/device.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <cstring>
+
+#include "core/cuda/box_copy.h"
 #include "core/cuda/launch.h"
 #include "core/status.h"
 
@@ -37,6 +41,46 @@ bool has_warpgroups(const char* function, Device device) {
   (void)function;
   return false;
 #endif
+}
+
+namespace {
+
+// The driver's function, which is looked up: nothing links the driver.
+decltype(&cuTensorMapEncodeTiled) tensor_encoder() {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+  constexpr const char* kName = "cuTensorMapEncodeTiled";
+#if CUDART_VERSION >= 12050
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion(kName, &found, 12000, cudaEnableDefault, &result);
+#else
+  const cudaError_t error = cudaGetDriverEntryPoint(kName, &found, cudaEnableDefault, &result);
+#endif
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  const bool is_there = error == cudaSuccess && result == cudaDriverEntryPointSuccess;
+  return is_there ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found) : nullptr;
+}
+
+}  // namespace
+
+bool map_tensor_by_driver(const BoxedTensor& tensor, bool is_bf16, TensorMap* map) {
+  static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
+  static const auto kEncode = tensor_encoder();
+  if (!kEncode) return false;
+  cuuint64_t extents[4], strides[3];
+  for (int d = 0; d < 4; ++d) extents[d] = static_cast<cuuint64_t>(tensor.extents[d]);
+  for (int d = 0; d < 3; ++d) strides[d] = static_cast<cuuint64_t>(tensor.strides[d]);
+  const cuuint32_t box[4] = {kBoxColumns, 1, static_cast<cuuint32_t>(tensor.rows), 1};
+  const cuuint32_t steps[4] = {1, 1, 1, 1};
+  CUtensorMap made;
+  const CUresult code =
+      kEncode(&made, is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+              4, const_cast<char*>(tensor.data), extents, strides, box, steps,
+              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (code != CUDA_SUCCESS) return false;
+  std::memcpy(map, &made, sizeof made);
+  return true;
 }
 
 int32_t cluster_size_of(const char* function, const void* entry, int64_t clusters, int64_t most) {

@@ -76,9 +76,9 @@ struct RenormKernel {
     block.each([&](int t) {
       if (t == 0) s->search.count = 0;
       if (!out) return;
+      // Of each zero a block writes the token, too, behind it.
       for (int64_t v = block.place_of(t); v < p.rows.V; v += block.places()) out[v] = 0.0f;
     });
-    block.cluster.barrier();  // all of it is 0 before some is not
     block.each([&](int t) {
       for (int i = t; i < s->law.count; i += kThreads) {
         if (!(list.weights[i] > 0.0f)) continue;

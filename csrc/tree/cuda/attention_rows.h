@@ -112,6 +112,18 @@ struct KeyRow {
   bool is_draft;           // in memory of its own
 };
 
+// Where a key of the cache lies; on page -1: nowhere.
+struct CachePlace {
+  int64_t page, token;
+};
+FEWSTEP_HOST_DEVICE inline CachePlace cache_place(const AttentionProblem& p,
+                                                  const AttentionTask& task, int64_t i) {
+  if (!p.page_table) return {task.b, i};
+  const uint32_t size = (uint32_t)smaller_of(p.page_tokens, 0x7fffffff);  // i has 31 bits
+  const int64_t page = p.page_table[task.b * p.table_stride + (uint32_t)i / size];
+  return {page < 0 || page >= p.pages ? -1 : page, (int64_t)((uint32_t)i % size)};
+}
+
 FEWSTEP_HOST_DEVICE inline KeyRow key_row(const AttentionProblem& p, const AttentionTask& task,
                                           int64_t i) {
   KeyRow row{nullptr, nullptr, 1.0f, 1.0f, false};
@@ -123,13 +135,8 @@ FEWSTEP_HOST_DEVICE inline KeyRow key_row(const AttentionProblem& p, const Atten
     row.v = p.draft_v.data + n * p.draft_v.token + task.g * p.draft_v.head;
     return row;
   }
-  int64_t page = task.b, token = i;
-  if (p.page_table) {  // a key's index has 31 bits
-    const uint32_t size = (uint32_t)smaller_of(p.page_tokens, 0x7fffffff);
-    page = p.page_table[task.b * p.table_stride + (uint32_t)i / size];
-    token = (uint32_t)i % size;
-    if (page < 0 || page >= p.pages) return row;
-  }
+  const auto [page, token] = cache_place(p, task, i);
+  if (page < 0) return row;
   row.k = p.k.data + page * p.k.page + token * p.k.token + task.g * p.k.head;
   row.v = p.v.data + page * p.v.page + token * p.v.token + task.g * p.v.head;
   if (p.k_scale.data) {

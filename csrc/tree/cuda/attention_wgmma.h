@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "core/cuda/box_copy.h"
 #include "core/cuda/wgmma.h"
 #include "tree/cuda/attention_rows.h"
 #include "tree/cuda/attention_scores.h"
@@ -12,7 +13,9 @@
 // keys, over whose tiles it walks. While a warpgroup turns the logits of one of its matrices into
 // weights, tensor cores have the other's logits or values to multiply. The next tile's keys and
 // values are on their way meanwhile, and up to 256 rows share what the second cache delivers: 64
-// rows would ask it for more than it has.
+// rows would ask it for more than it has. Tiles come as boxes of the cache (box_copy.h) where its
+// pages let them, and the last of a part, drafts in memory of their own and other pages by copies
+// of each thread.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -51,6 +54,7 @@ struct WarpgroupAttentionKernel {
     const char* query[kRows];
     const char *key[kRing][kTile], *value[kRing][kTile];  // of this tile and the next two, in turn
     int64_t gap[kRing];                                   // the tile, where it has keys on no page
+    gpu::CopyBarrier boxes[kStages];
     int64_t left[kRows];
     uint64_t seen[kRows];  // keys of a tile
     AttentionTask task;
@@ -78,6 +82,29 @@ struct WarpgroupAttentionKernel {
   };
 
   AttentionProblem p;
+  gpu::TensorMap k_map{}, v_map{};
+  int32_t box_rows;  // keys of a box; 0: there are none
+
+  explicit WarpgroupAttentionKernel(const AttentionProblem& problem)
+      : p(problem), box_rows(rows_of_boxes(problem)) {
+    const bool maps = box_rows > 0 && gpu::map_tensor(boxed(p.k), kIsBf16, &k_map) &&
+                      gpu::map_tensor(boxed(p.v), kIsBf16, &v_map);
+    if (!maps) box_rows = 0;
+  }
+
+  // A tile is one box or several: pages divide it, or it divides them.
+  static int32_t rows_of_boxes(const AttentionProblem& p) {
+    constexpr int64_t kMostTokens = INT32_MAX;  // that an index of a box tells
+    if (p.page_tokens > kMostTokens || p.pages > kMostTokens) return 0;
+    if (!p.page_table || p.page_tokens % kTile == 0) return kTile;
+    return kTile % p.page_tokens == 0 && p.page_tokens % 8 == 0 ? (int32_t)p.page_tokens : 0;
+  }
+  gpu::BoxedTensor boxed(const Tokens& tokens) const {
+    return {tokens.data,
+            {kDims, p.G, p.page_tokens, p.pages},
+            {tokens.head, tokens.token, tokens.page},
+            box_rows};
+  }
 
   // Of thread t: its warpgroup's first row in matrix i, and its own first row and column.
   FEWSTEP_HOST_DEVICE static int first_row(int t, int i) {
@@ -99,22 +126,22 @@ struct WarpgroupAttentionKernel {
       find_keys(task, begin, 0, t, s);
       find_keys(task, begin + kTile, 1, t, s);
     });
+    load_keys(block, task, begin, 0, 0, s);
     State state;
     block.each_alone([&](int t) {
-      load_tile(s.key[0], s.tiles.k[0], t);
-      load_tile(s.value[0], s.tiles.v[0], t);
       state.sums[t] = Sums{};
       FEWSTEP_UNROLL
       for (int i = 0; i < 2 * kTiles; ++i) {
         state.rows[t].softmax[i / 2][i % 2] = {minus_infinity(), 0.0f};
       }
     });
-    gpu::end_copies();
-    int stage = 0, ring = 0;
+    int stage = 0, ring = 0, parity = 0;
     FEWSTEP_NO_UNROLL
     for (; begin < task.end; begin += kTile) {
+      if (is_boxed(task, begin)) gpu::wait_for_boxes(&s.boxes[stage], parity);
       do_tile(block, task, window, begin, stage, ring, state, s);
       stage = after(stage, kStages);
+      if (stage == 0) parity = 1 - parity;
       ring = after(ring, kRing);
     }
     state.products.template wait<0>();
@@ -133,6 +160,7 @@ struct WarpgroupAttentionKernel {
         s.left[row] = is_row ? left_by(p, task, token_of(p, task, row)) : -1;
       }
       if (t < kRing) s.gap[t] = -1;
+      if (t < kStages) gpu::begin_barrier(&s.boxes[t]);
     });
     block.each([&](int t) {
       load_tile(s.query, s.tiles.q, t);
@@ -163,22 +191,49 @@ struct WarpgroupAttentionKernel {
     }
   }
 
-  FEWSTEP_HOST_DEVICE void load_next(const Block& block, const AttentionTask& task, int64_t begin,
+  // Whether a tile comes as boxes: all of it is cached. Behind the first that does not, none does.
+  FEWSTEP_HOST_DEVICE bool is_boxed(const AttentionTask& task, int64_t begin) const {
+    const bool is_apart = p.draft == Draft::kSeparate && task.prefix < task.end;
+    return box_rows > 0 && begin + kTile <= (is_apart ? task.prefix : task.end);
+  }
+
+  FEWSTEP_HOST_DEVICE void load_keys(const Block& block, const AttentionTask& task, int64_t begin,
                                      int stage, int ring, Shared& s) const {
-    if (begin + kTile >= task.end) return;
-    const int next = after(ring, kRing), to = after(stage, kStages);
+    const bool is_boxed_tile = is_boxed(task, begin);
     block.each_alone([&](int t) {
-      load_tile(s.key[next], s.tiles.k[to], t);
-      load_tile(s.value[next], s.tiles.v[to], t);
+      if (is_boxed_tile) {
+        load_boxes(task, begin, stage, t, s);
+      } else {
+        load_tile(s.key[ring], s.tiles.k[stage], t);
+        load_tile(s.value[ring], s.tiles.v[stage], t);
+      }
     });
     gpu::end_copies();
+  }
+
+  // Thread t's box of a tile's keys and values, where it has one. Keys on no page are zero.
+  FEWSTEP_HOST_DEVICE void load_boxes(const AttentionTask& task, int64_t begin, int stage, int t,
+                                      Shared& s) const {
+    gpu::CopyBarrier* const barrier = &s.boxes[stage];
+    if (t == 0) gpu::expect_bytes(barrier, (int)(2 * sizeof(Matrix<kTile>)));
+    if (t * box_rows >= kTile) return;
+    const CachePlace place = cache_place(p, task, begin + t * box_rows);
+    FEWSTEP_UNROLL
+    for (int b = 0; b < kBlocksOfDims; ++b) {
+      const int32_t at[4] = {b * kColumns, task.g, (int32_t)place.token, (int32_t)place.page};
+      const int first = t * box_rows * gpu::kSwizzledRow;
+      gpu::copy_box(k_map, at, s.tiles.k[stage].dims[b] + first, barrier);
+      gpu::copy_box(v_map, at, s.tiles.v[stage].dims[b] + first, barrier);
+    }
   }
 
   FEWSTEP_HOST_DEVICE void do_tile(const Block& block, const AttentionTask& task,
                                    const LeftWindow& window, int64_t begin, int stage, int ring,
                                    State& state, Shared& s) const {
     gpu::show_to_products(block);
-    load_next(block, task, begin, stage, ring, s);
+    if (begin + kTile < task.end) {
+      load_keys(block, task, begin + kTile, after(stage, kStages), after(ring, kRing), s);
+    }
     block.each_alone(
         [&](int t) { find_keys(task, begin + 2 * kTile, after(after(ring, kRing), kRing), t, s); });
     const bool is_masked = begin + kTile > smaller_of(task.prefix, task.end) ||
