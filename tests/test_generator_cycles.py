@@ -70,6 +70,23 @@ def test_texts_are_those_without(cache_dtype: str | None) -> None:
     assert all(sum(result.drafted) > 0 for result in results)
 
 
+def test_greedy_texts_read_logits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the best tokens of all nodes; verification gets these. Another batch is another graph."""
+    each = [fewstep.Sampling(temperature=0, max_tokens=LENGTH)] * len(PROMPTS)
+    model, read = paged(Recording), []
+    verify = cycle._core.tree_verify
+
+    def counted(rule: int, law: int, params: Any, filters: Any, given: Any, outputs: Any) -> None:
+        read.append(given[3] is not None)
+        verify(rule, law, params, filters, given, outputs)
+
+    monkeypatch.setattr(cycle._core, "tree_verify", counted)
+    results, _ = generated(model, each)
+    assert False in read
+    assert tokens(results) == tokens(generated(paged(), each)[0])
+    assert tokens(generated(model)[0]) == tokens(generated(paged())[0])
+
+
 def test_the_host_looks_once_in_several_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the first call, which makes the table, no drafter is asked."""
     asked = []
@@ -137,9 +154,11 @@ def test_what_cannot_run_so_runs_call_by_call(why: str, monkeypatch: pytest.Monk
     assert (model._cycles.refused is None) == (why != "capture")
 
 
-def test_logits_without_a_law_end_their_request_alone() -> None:
+@pytest.mark.parametrize("greedy", [False, True])
+def test_logits_without_a_law_end_their_request_alone(greedy: bool) -> None:
     """After a token of the first text, and of no other one, all logits are NaN."""
-    wanted = tokens(generated(paged())[0])
+    each = [fewstep.Sampling(temperature=0, max_tokens=LENGTH)] * len(PROMPTS) if greedy else None
+    wanted = tokens(generated(paged(), each)[0])
     others = {*wanted[1], *wanted[2]}.union(*PROMPTS)
     at = next(i for i, token in enumerate(wanted[0]) if i > 8 and token not in others)
     bad = wanted[0][at]
@@ -154,7 +173,7 @@ def test_logits_without_a_law_end_their_request_alone() -> None:
     for record in (Recording, None):
         model = paged(record)
         model.model.register_forward_hook(spoilt, with_kwargs=True)
-        made.append(generated(model)[0])
+        made.append(generated(model, each)[0])
     for own, plain in zip(*made, strict=True):
         assert own.tokens == plain.tokens
         assert str(own.error) == str(plain.error)

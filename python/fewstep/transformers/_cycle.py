@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST = 8  # cycles between two looks of the host
 _MATCH, _DETERMINISTIC = RULES.index("match"), LAWS.index("deterministic")
+_TEMPERATURE = 0  # which filter is given always
 _STATE = 4  # arrays of a call before the filters: last tokens, lengths, seeds, pages
 
 
@@ -48,9 +49,10 @@ class _Cycle:
 
     def __init__(
         self, forward: Forward, known: Known, table: torch.Tensor, parcel: Parcel, params: Any,
-        record: Any,
+        greedy: bool, record: Any,
     ) -> None:  # fmt: skip
         self._forward, self._table, self._params = forward, table, params
+        self._greedy = greedy
         device = self._device = forward.device
         self._there = parcel.packed.to(device, copy=True)
         unpacked = parcel.unpacked(self._there)
@@ -94,13 +96,15 @@ class _Cycle:
         positions = (self._length[:, None] + self._depth).flatten()
         rows = Rows(self._indptr, self._length, self._pages, positions, requests)
         logits = self._forward.compute(ids.long(), self._every, rows, False)
+        top_k(logits, self._table.shape[1], ids=self._best, values=self._values)
+        # Greedy texts follow the best token of each node, which is known by now.
+        target = (None, self._best[:, 0]) if self._greedy else (logits, None)
         given = (
-            self._parents, self._indptr, self._token.flatten(), logits, self._seeds,
-            self._length + 1, None, None, *(None,) * 6,
+            self._parents, self._indptr, self._token.flatten(), target[0], self._seeds,
+            self._length + 1, target[1], None, *(None,) * 6,
         )  # fmt: skip
         outputs = self._path, self._accepted, self._next, None, self._status
         _core.tree_verify(_MATCH, _DETERMINISTIC, self._params, self._filters, given, outputs)
-        top_k(logits, self._table.shape[1], ids=self._best, values=self._values)
         recycle(self._table, ids, self._best)
         k, v = store.parts()
         commit(
@@ -194,9 +198,11 @@ class Cycles(Captures[_Cycle]):
         more = wide(pages.shape[1]) - pages.shape[1]
         pages = np.pad(pages, ((0, 0), (0, more)), constant_values=-1)
         parcel = Parcel((*numbers, seeds, pages, *filters))
-        key = parcel.layout, known.parent.tobytes(), known.rank.tobytes(), params, table.shape
+        greedy = not filters[_TEMPERATURE].any()
+        tree = known.parent.tobytes(), known.rank.tobytes()
+        key = parcel.layout, *tree, params, table.shape, greedy
         cycle = self.find(key) or self.capture(
-            key, lambda: _Cycle(self._forward, known, table, parcel, params, self.record)
+            key, lambda: _Cycle(self._forward, known, table, parcel, params, greedy, self.record)
         )
         return None if cycle is None else partial(cycle.run, parcel)
 
