@@ -71,7 +71,7 @@ def problem(path: Path, name: str) -> str | None:
         core = name.startswith(f"core/{parts[1]}/") or name in CORE_OF_KERNELS
         return None if own or core or name in C_HEADERS else "a kernel sees a problem and core/cpu"
     if layer == "core":
-        runtime = parts[1] == "cuda" and name == "cuda_runtime_api.h"
+        runtime = parts[1] == "cuda" and name in {"cuda.h", "cuda_runtime_api.h"}
         allowed = runtime or name.startswith(("core/", "fewstep/")) or is_standard(name)
         return None if allowed else "core knows no family"
     own = (f"{layer}/", *DEPENDS.get(layer, ()))

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "core/cuda/box_copy.h"
 #include "core/cuda/wgmma.h"
-#include "tree/cuda/attention_rows.h"
+#include "tree/cuda/attention_boxes.h"
 #include "tree/cuda/attention_scores.h"
 
 // Attention of bfloat16 and float16 to a cache of the same type, on warpgroups' tensor cores: for
@@ -13,9 +12,9 @@
 // keys, over whose tiles it walks. While a warpgroup turns the logits of one of its matrices into
 // weights, tensor cores have the other's logits or values to multiply. The next tile's keys and
 // values are on their way meanwhile, and up to 256 rows share what the second cache delivers: 64
-// rows would ask it for more than it has. Tiles come as boxes of the cache (box_copy.h) where its
-// pages let them, and the last of a part, drafts in memory of their own and other pages by copies
-// of each thread.
+// rows would ask it for more than it has. Tiles come as boxes of the cache (attention_boxes.h)
+// where its pages let them, and the last of a part, drafts in memory of their own and other pages
+// by copies of each thread.
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
@@ -54,7 +53,7 @@ struct WarpgroupAttentionKernel {
     const char* query[kRows];
     const char *key[kRing][kTile], *value[kRing][kTile];  // of this tile and the next two, in turn
     int64_t gap[kRing];                                   // the tile, where it has keys on no page
-    gpu::CopyBarrier boxes[kStages];
+    gpu::CopyBarrier boxed[kStages];
     int64_t left[kRows];
     uint64_t seen[kRows];  // keys of a tile
     AttentionTask task;
@@ -82,29 +81,9 @@ struct WarpgroupAttentionKernel {
   };
 
   AttentionProblem p;
-  gpu::TensorMap k_map{}, v_map{};
-  int32_t box_rows;  // keys of a box; 0: there are none
+  KeyBoxes<kIsBf16, kDims, kTile> boxes;
 
-  explicit WarpgroupAttentionKernel(const AttentionProblem& problem)
-      : p(problem), box_rows(rows_of_boxes(problem)) {
-    const bool maps = box_rows > 0 && gpu::map_tensor(boxed(p.k), kIsBf16, &k_map) &&
-                      gpu::map_tensor(boxed(p.v), kIsBf16, &v_map);
-    if (!maps) box_rows = 0;
-  }
-
-  // A tile is one box or several: pages divide it, or it divides them.
-  static int32_t rows_of_boxes(const AttentionProblem& p) {
-    constexpr int64_t kMostTokens = INT32_MAX;  // that an index of a box tells
-    if (p.page_tokens > kMostTokens || p.pages > kMostTokens) return 0;
-    if (!p.page_table || p.page_tokens % kTile == 0) return kTile;
-    return kTile % p.page_tokens == 0 && p.page_tokens % 8 == 0 ? (int32_t)p.page_tokens : 0;
-  }
-  gpu::BoxedTensor boxed(const Tokens& tokens) const {
-    return {tokens.data,
-            {kDims, p.G, p.page_tokens, p.pages},
-            {tokens.head, tokens.token, tokens.page},
-            box_rows};
-  }
+  explicit WarpgroupAttentionKernel(const AttentionProblem& problem) : p(problem), boxes(problem) {}
 
   // Of thread t: its warpgroup's first row in matrix i, and its own first row and column.
   FEWSTEP_HOST_DEVICE static int first_row(int t, int i) {
@@ -138,7 +117,7 @@ struct WarpgroupAttentionKernel {
     int stage = 0, ring = 0, parity = 0;
     FEWSTEP_NO_UNROLL
     for (; begin < task.end; begin += kTile) {
-      if (is_boxed(task, begin)) gpu::wait_for_boxes(&s.boxes[stage], parity);
+      if (boxes.have(p, task, begin)) gpu::wait_for_boxes(&s.boxed[stage], parity);
       do_tile(block, task, window, begin, stage, ring, state, s);
       stage = after(stage, kStages);
       if (stage == 0) parity = 1 - parity;
@@ -160,7 +139,7 @@ struct WarpgroupAttentionKernel {
         s.left[row] = is_row ? left_by(p, task, token_of(p, task, row)) : -1;
       }
       if (t < kRing) s.gap[t] = -1;
-      if (t < kStages) gpu::begin_barrier(&s.boxes[t]);
+      if (t < kStages) gpu::begin_barrier(&s.boxed[t]);
     });
     block.each([&](int t) {
       load_tile(s.query, s.tiles.q, t);
@@ -191,40 +170,18 @@ struct WarpgroupAttentionKernel {
     }
   }
 
-  // Whether a tile comes as boxes: all of it is cached. Behind the first that does not, none does.
-  FEWSTEP_HOST_DEVICE bool is_boxed(const AttentionTask& task, int64_t begin) const {
-    const bool is_apart = p.draft == Draft::kSeparate && task.prefix < task.end;
-    return box_rows > 0 && begin + kTile <= (is_apart ? task.prefix : task.end);
-  }
-
   FEWSTEP_HOST_DEVICE void load_keys(const Block& block, const AttentionTask& task, int64_t begin,
                                      int stage, int ring, Shared& s) const {
-    const bool is_boxed_tile = is_boxed(task, begin);
+    const bool is_boxed = boxes.have(p, task, begin);
     block.each_alone([&](int t) {
-      if (is_boxed_tile) {
-        load_boxes(task, begin, stage, t, s);
+      if (is_boxed) {
+        boxes.load(p, task, begin, t, s.tiles.k[stage], s.tiles.v[stage], &s.boxed[stage]);
       } else {
         load_tile(s.key[ring], s.tiles.k[stage], t);
         load_tile(s.value[ring], s.tiles.v[stage], t);
       }
     });
     gpu::end_copies();
-  }
-
-  // Thread t's box of a tile's keys and values, where it has one. Keys on no page are zero.
-  FEWSTEP_HOST_DEVICE void load_boxes(const AttentionTask& task, int64_t begin, int stage, int t,
-                                      Shared& s) const {
-    gpu::CopyBarrier* const barrier = &s.boxes[stage];
-    if (t == 0) gpu::expect_bytes(barrier, (int)(2 * sizeof(Matrix<kTile>)));
-    if (t * box_rows >= kTile) return;
-    const CachePlace place = cache_place(p, task, begin + t * box_rows);
-    FEWSTEP_UNROLL
-    for (int b = 0; b < kBlocksOfDims; ++b) {
-      const int32_t at[4] = {b * kColumns, task.g, (int32_t)place.token, (int32_t)place.page};
-      const int first = t * box_rows * gpu::kSwizzledRow;
-      gpu::copy_box(k_map, at, s.tiles.k[stage].dims[b] + first, barrier);
-      gpu::copy_box(v_map, at, s.tiles.v[stage].dims[b] + first, barrier);
-    }
   }
 
   FEWSTEP_HOST_DEVICE void do_tile(const Block& block, const AttentionTask& task,
