@@ -11,14 +11,13 @@ import hypothesis
 import pytest
 
 import fewstep
+from gpu import FACTS, HAS_CUDA
 from harness import CUDA, Worker
 
 # A machine that others use stops a test for longer than an example takes.
 hypothesis.settings.register_profile("fewstep", deadline=None)
 hypothesis.settings.load_profile("fewstep")
 
-CUDA_FACTS = fewstep.info()["cuda"]
-HAS_CUDA = CUDA_FACTS["built"] and CUDA_FACTS["devices"] > 0
 # The CUDA kernels' code on the CPU, thread by thread, wherever the tests run; on a GPU where the
 # build has its kernels and one is there.
 #
@@ -103,7 +102,7 @@ def all_workers(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> l
 def cuda_worker(request: pytest.FixtureRequest, workers: dict[str, Worker]) -> Worker:
     """The CUDA kernels: their code on the CPU, and where it can be on a GPU."""
     if request.param == CUDA and not HAS_CUDA:
-        pytest.skip("no CUDA device" if CUDA_FACTS["built"] else "this build has no CUDA kernels")
+        pytest.skip("no CUDA device" if FACTS["built"] else "this build has no CUDA kernels")
     return workers[request.param]
 
 

@@ -11,15 +11,11 @@ import numpy as np
 import pytest
 
 import fewstep
+from gpu import NEEDS_GPU
 
 torch = pytest.importorskip("torch")
 
-CUDA = fewstep.info()["cuda"]
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not CUDA["built"], reason="this build has no CUDA kernels"),
-    pytest.mark.skipif(CUDA["devices"] == 0, reason="no CUDA device"),
-]
+pytestmark = NEEDS_GPU
 
 DEVICE = "cuda"
 STEPS = 6

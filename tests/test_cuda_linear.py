@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import fewstep
+from gpu import NEEDS_GPU
 
 torch = pytest.importorskip("torch")
 
@@ -15,12 +16,7 @@ from torch import nn  # noqa: E402
 
 import fewstep.torch  # noqa: E402
 
-CUDA = fewstep.info()["cuda"]
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not CUDA["built"], reason="this build has no CUDA kernels"),
-    pytest.mark.skipif(CUDA["devices"] == 0, reason="no CUDA device"),
-]
+pytestmark = NEEDS_GPU
 
 DEVICE = "cuda"
 KINDS = [None, "int8", "int4"]

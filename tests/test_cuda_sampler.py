@@ -10,17 +10,15 @@ import threading
 import numpy as np
 import pytest
 
-import fewstep
 from fewstep import Sampler, schedules, solver
 from fewstep.guidance import Thresholding, apg, cfg, tcfg
+from gpu import NEEDS_GPU
 
 torch = pytest.importorskip("torch")
 
-FACTS = fewstep.info()["cuda"]
-HAS_CUDA = FACTS["built"] and FACTS["devices"] > 0 and torch.cuda.is_available()
 pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU and a build with CUDA kernels"),
+    *NEEDS_GPU,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch sees no CUDA device"),
 ]
 
 SHAPE = (3, 2, 500)

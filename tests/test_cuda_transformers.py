@@ -9,18 +9,14 @@ from typing import Any
 import pytest
 
 import fewstep
+from gpu import NEEDS_GPU
 from hf_models import LLAMAS, close, model_of, text
 
 torch = pytest.importorskip("torch")
 
 from fewstep.transformers import PagedCache, PagedModel, fuse  # noqa: E402
 
-CUDA = fewstep.info()["cuda"]
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not CUDA["built"], reason="this build has no CUDA kernels"),
-    pytest.mark.skipif(CUDA["devices"] == 0, reason="no CUDA device"),
-]
+pytestmark = NEEDS_GPU
 
 DEVICE = "cuda"
 PADDED = 7  # tokens of padding before the second sequence of a batch

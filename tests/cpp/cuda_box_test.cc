@@ -14,7 +14,7 @@ using namespace fewstep;
 namespace {
 
 constexpr int kRows = 8, kColumns = 80, kHeads = 2, kTokens = 10, kPages = 3;
-constexpr int kBytes = kRows * gpu::kBoxRow;
+constexpr int kBytes = kRows * gpu::kSwizzledRow;
 
 enum class Fault { kNone, kEarly, kNever, kTwice, kLeft };
 
@@ -26,7 +26,7 @@ uint16_t number(int column, int head, int token, int page) {
 struct BoxKernel {
   static constexpr int kThreads = 32, kBlocks = 1;
   struct Shared {
-    alignas(1024) uint16_t box[2][kRows][gpu::kBoxColumns];
+    alignas(1024) uint16_t box[2][kRows][gpu::kSwizzledColumns];
     gpu::CopyBarrier barrier;
   };
 
@@ -50,7 +50,7 @@ struct BoxKernel {
       if (is_left) return;
       gpu::wait_for_boxes(&s.barrier, fault == Fault::kEarly ? 0 : round % 2);
       for (int row = 0; row < kRows; ++row) {
-        for (int i = 0; i < gpu::kBoxColumns; ++i) {
+        for (int i = 0; i < gpu::kSwizzledColumns; ++i) {
           const int c = here[0] + i, token = here[2] + row, chunk = i / 8 ^ row % 8;
           const bool is_there = c >= 0 && c < kColumns && token >= 0 && token < kTokens &&
                                 here[3] >= 0 && here[3] < kPages;

@@ -113,6 +113,18 @@ struct Block {
     return all;
   }
 
+  // Replaces what each of a cluster's blocks has at `shared` by the result of `op` on it.
+  template <class T, class Op>
+  FEWSTEP_HOST_DEVICE T share(T* shared, const Op& op) const {
+    const T own = get(*shared);
+    if (cluster.size() == 1) return own;
+    const T all = reduce_blocks(own, shared, op);
+    each([&](int t) {
+      if (t == 0) *shared = all;
+    });
+    return all;
+  }
+
   // Copies the `count` values that each of a cluster's blocks has at `own`, block after block.
   template <class T>
   FEWSTEP_HOST_DEVICE void gather(const T* own, int count, T* all) const {

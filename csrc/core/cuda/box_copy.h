@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/cuda/async_copy.h"
+#include "core/cuda/swizzle.h"
 
 // Copies of boxes of a tensor into shared memory by sm_90's tensor memory accelerator: a thread
 // asks for thousands of elements at once, and they come as warpgroups' products read them
@@ -10,9 +11,8 @@
 // kernel files and by what makes maps.
 namespace fewstep::gpu {
 
-// A tensor of 16-bit elements with four dimensions, and boxes of it: kBoxColumns elements of the
-// first dimension by `rows` of the third.
-constexpr int kBoxColumns = 64, kBoxRow = 128;  // elements and bytes of a row of a box
+// A tensor of 16-bit elements with four dimensions, and boxes of it: kSwizzledColumns elements of
+// the first dimension by `rows` of the third.
 struct BoxedTensor {
   const char* data;
   int64_t extents[4];

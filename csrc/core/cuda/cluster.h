@@ -13,12 +13,6 @@
 // clusters of thread blocks. Elsewhere a cluster is one block. In emulation its blocks take turns:
 // one runs until all meet, then the next, forwards in clusters of even number and backwards in
 // others, so that what another block has not written yet, or has written over, shows in tests.
-#if defined(__CUDA_ARCH__)
-#define FEWSTEP_HAS_CLUSTERS (__CUDA_ARCH__ >= 900)
-#else
-#define FEWSTEP_HAS_CLUSTERS 0
-#endif
-
 namespace fewstep::gpu {
 
 constexpr int kMostOfCluster = 8;  // blocks of one that every GPU with clusters grants
@@ -48,62 +42,67 @@ const void* of_peer(const void* own, int32_t rank);
 
 namespace {
 
-// What a block is in its cluster. On a GPU it is read anew each time: it would hold registers.
+// What a block is in its cluster.
+//   barrier(): of all threads of all blocks.
+//   of(rank, own): what block `rank` has where this one has *own, in shared memory. All blocks meet
+//   before, when it is written, and after, before it is written again.
+#if !defined(__CUDACC__)
+
 struct Cluster {
-#if !defined(__CUDACC__)
   int32_t own_rank = 0, own_size = 1;
-#endif
 
-  FEWSTEP_HOST_DEVICE int32_t rank() const {
-#if !defined(__CUDACC__)
-    return own_rank;
-#else
-    int32_t rank = 0;
-#if FEWSTEP_HAS_CLUSTERS
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-    return rank;
-#endif
-  }
-
-  FEWSTEP_HOST_DEVICE int32_t size() const {
-#if !defined(__CUDACC__)
-    return own_size;
-#else
-    int32_t size = 1;
-#if FEWSTEP_HAS_CLUSTERS
-    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-#endif
-    return size;
-#endif
-  }
-
-  // Of all threads of all blocks.
-  FEWSTEP_HOST_DEVICE void barrier() const {
-#if !defined(__CUDACC__)
+  int32_t rank() const { return own_rank; }
+  int32_t size() const { return own_size; }
+  void barrier() const {
     if (own_size > 1) meet_cluster();
-#elif FEWSTEP_HAS_CLUSTERS
+  }
+  template <class T>
+  const T& of(int32_t rank, const T* own) const {
+    return own_size == 1 ? *own : *(const T*)of_peer(own, rank);
+  }
+};
+
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+struct Cluster {  // read anew each time: it would hold registers
+  FEWSTEP_HOST_DEVICE int32_t rank() const {
+    int32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+  }
+  FEWSTEP_HOST_DEVICE int32_t size() const {
+    int32_t size;
+    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+    return size;
+  }
+  FEWSTEP_HOST_DEVICE void barrier() const {
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-#elif defined(__CUDA_ARCH__)
+  }
+  template <class T>
+  FEWSTEP_HOST_DEVICE const T& of(int32_t rank, const T* own) const {
+    uint64_t there;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(own), "r"(rank));
+    return *(const T*)there;
+  }
+};
+
+#else
+
+struct Cluster {
+  FEWSTEP_HOST_DEVICE int32_t rank() const { return 0; }
+  FEWSTEP_HOST_DEVICE int32_t size() const { return 1; }
+  FEWSTEP_HOST_DEVICE void barrier() const {
+#if defined(__CUDA_ARCH__)
     __syncthreads();
 #endif
   }
-
-  // What block `rank` has where this one has *own, in shared memory. All blocks meet before, when
-  // it is written, and after, before it is written again.
   template <class T>
-  FEWSTEP_HOST_DEVICE const T& of(int32_t rank_of_peer, const T* own) const {
-#if !defined(__CUDACC__)
-    return own_size == 1 ? *own : *(const T*)of_peer(own, rank_of_peer);
-#elif FEWSTEP_HAS_CLUSTERS
-    uint64_t there;
-    asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(own), "r"(rank_of_peer));
-    return *(const T*)there;
-#else
+  FEWSTEP_HOST_DEVICE const T& of(int32_t, const T* own) const {
     return *own;
-#endif
   }
 };
+
+#endif
 
 }  // namespace
 }  // namespace fewstep::gpu

@@ -22,21 +22,22 @@ class Turns {
       std::unique_lock<std::mutex> lock(mutex_);
       if (!wait(lock, rank)) return;
     }
+    std::exception_ptr error;
     try {
       body(rank);
     } catch (...) {
-      fail(std::current_exception());
+      error = std::current_exception();
     }
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (ended_ == 0) meetings_ = met_[rank];
-    ++ended_;
-    if (met_[rank] != meetings_) fail_locked(apart());
+    if (error) fail(std::move(error));
+    if (meetings_ < 0) meetings_ = met_[rank];
+    if (met_[rank] != meetings_) fail(apart());
     pass();
   }
 
   void meet(int32_t rank) {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (ended_ > 0 && met_[rank] == meetings_) fail_locked(apart());
+    if (met_[rank] == meetings_) fail(apart());
     ++met_[rank];
     pass();
     if (!wait(lock, rank)) throw Broken();
@@ -71,11 +72,6 @@ class Turns {
   }
 
   void fail(std::exception_ptr error) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    fail_locked(std::move(error));
-  }
-
-  void fail_locked(std::exception_ptr error) {
     if (!error_) error_ = std::move(error);
     changed_.notify_all();
   }
@@ -85,8 +81,8 @@ class Turns {
   std::mutex mutex_;
   std::condition_variable changed_;
   int32_t turn_;
-  int32_t ended_ = 0;
-  int64_t met_[kMostOfCluster] = {}, meetings_ = 0;  // meetings_: of those that have ended
+  int64_t met_[kMostOfCluster] = {};
+  int64_t meetings_ = -1;  // of the blocks that have ended
   std::exception_ptr error_;
 };
 

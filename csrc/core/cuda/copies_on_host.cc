@@ -22,13 +22,13 @@ struct Box {
 
   void copy() const {
     for (int32_t row = 0; row < tensor.rows; ++row) {
-      for (int32_t i = 0; i < kBoxColumns; ++i) {
-        const uintptr_t plain = (uintptr_t)to + (uintptr_t)(row * kBoxRow + 2 * i);
+      for (int32_t i = 0; i < kSwizzledColumns; ++i) {
+        const uintptr_t plain = (uintptr_t)to + (uintptr_t)(row * kSwizzledRow + 2 * i);
         const int64_t index[4] = {at[0] + i, at[1], int64_t{at[2]} + row, at[3]};
-        memcpy((void*)(plain ^ (plain >> 7 & 7) << 4), element(index), 2);
+        memcpy((void*)swizzled_address(plain), element(index), 2);
       }
     }
-    barrier->done += tensor.rows * kBoxRow;
+    barrier->done += tensor.rows * kSwizzledRow;
   }
 
   const void* element(const int64_t (&index)[4]) const {
@@ -88,7 +88,7 @@ void copy_later(void* to, const char* from) {
 }
 
 void copy_box_later(const BoxedTensor& tensor, const int32_t (&at)[4], char* to, CopyBarrier* by) {
-  if ((uintptr_t)to % 1024 != 0) throw_misaligned(1024, to);
+  if ((uintptr_t)to % kSwizzledAtom != 0) throw_misaligned(kSwizzledAtom, to);
   const Box box = {tensor, {at[0], at[1], at[2], at[3]}, to, by};
   if (copies().are_late) {
     copies().boxes.push_back(box);

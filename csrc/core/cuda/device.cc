@@ -70,7 +70,7 @@ bool map_tensor_by_driver(const BoxedTensor& tensor, bool is_bf16, TensorMap* ma
   cuuint64_t extents[4], strides[3];
   for (int d = 0; d < 4; ++d) extents[d] = static_cast<cuuint64_t>(tensor.extents[d]);
   for (int d = 0; d < 3; ++d) strides[d] = static_cast<cuuint64_t>(tensor.strides[d]);
-  const cuuint32_t box[4] = {kBoxColumns, 1, static_cast<cuuint32_t>(tensor.rows), 1};
+  const cuuint32_t box[4] = {kSwizzledColumns, 1, static_cast<cuuint32_t>(tensor.rows), 1};
   const cuuint32_t steps[4] = {1, 1, 1, 1};
   CUtensorMap made;
   const CUresult code =

@@ -3,6 +3,7 @@
 
 #include "core/cuda/async_copy.h"
 #include "core/cuda/mma.h"
+#include "core/cuda/swizzle.h"
 
 // Products of warpgroups, four warps each, whose operands a tensor core fetches from shared memory
 // by itself while the threads do something else: wgmma, of sm_90a alone. On other GPUs nothing of
@@ -13,16 +14,6 @@ namespace fewstep::gpu {
 namespace {
 
 constexpr int kWarpgroup = 128;
-
-// A matrix of 16-bit elements lies in shared memory as blocks of 64 columns, at multiples of 1024
-// bytes: rows of 128 bytes, one after the other, whose eight chunks of 16 bytes change places so
-// that a column of eight rows has all banks (PTX: the swizzling mode of 128 bytes).
-constexpr int kSwizzledColumns = 64, kSwizzledRow = 128, kSwizzledAtom = 1024;
-
-// Byte of a block where the chunk of row `row` is that has its columns from 8 * chunk on.
-FEWSTEP_HOST_DEVICE inline int swizzled(int row, int chunk) {
-  return row * kSwizzledRow + (chunk ^ row % 8) * 16;
-}
 
 // A warpgroup's accumulators: 64 x 64 floats, of which each of its warps has 16 rows, and a thread
 // of each 8 columns what it has of a product of a warp (core/cuda/mma.h).
@@ -174,8 +165,7 @@ struct WarpgroupProducts {
     count_ -= count;
   }
 
-  // Element (row, column) of the matrix that begins at `start`, as its descriptor says: the
-  // swizzling is one of addresses, in whose bits 4 to 6 bits 7 to 9 are added.
+  // Element (row, column) of the matrix that begins at `start`, as its descriptor says.
   template <bool kIsBf16>
   static float element(const void* start, int row, int column) {
     if ((uintptr_t)start % 16 != 0) throw_misaligned(16, start);
@@ -183,7 +173,7 @@ struct WarpgroupProducts {
     const uintptr_t plain = (uintptr_t)start + row / 8 * kSwizzledAtom + row % 8 * kSwizzledRow +
                             (uintptr_t)(2 * column);
     uint16_t half;
-    memcpy(&half, (const void*)(plain ^ (plain >> 7 & 7) << 4), 2);
+    memcpy(&half, (const void*)swizzled_address(plain), 2);
     const uint32_t word = half;
     return half_of<kIsBf16>(&word, 0);
   }

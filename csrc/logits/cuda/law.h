@@ -46,14 +46,6 @@ struct LawShared {
 
 FEWSTEP_HOST_DEVICE inline bool is_nan(float x) { return !(x == x); }
 
-// Lets all blocks of a cluster know whether one has met a NaN.
-FEWSTEP_HOST_DEVICE inline void share_nan(const Block& block, LawShared* s) {
-  const uint32_t any = block.reduce_blocks(block.get(s->nan), &s->nan, Greater{});
-  block.each([&](int t) {
-    if (t == 0) s->nan = any;
-  });
-}
-
 // The best token of each thread, as a key, and of all; 0: there is none.
 FEWSTEP_HOST_DEVICE inline uint64_t best_of(const Block& block, LawShared* s,
                                             Block::Per<uint64_t>* best) {
@@ -73,7 +65,7 @@ FEWSTEP_HOST_DEVICE inline uint64_t best_of(const Block& block, LawShared* s,
     if (nan) gpu::atomic_max(&s->nan, 1);
     (*best)[t] = at < 0 ? 0 : key_of(s->law.row, most, at);
   });
-  share_nan(block, s);
+  block.share(&s->nan, Greater{});
   return greatest_of(block, *best, s->best);
 }
 
@@ -215,9 +207,8 @@ FEWSTEP_HOST_DEVICE inline RowStatus analyse_all(const Block& block, LawShared* 
       if (t == 0) add_runs<true>(runs_of(block, s->law.row, round), s);
     });
   }
-  share_nan(block, s);
   const float max = block.get(s->max);
-  const RowStatus status = status_of(max, block.get(s->nan) != 0);
+  const RowStatus status = status_of(max, block.share(&s->nan, Greater{}) != 0);
   if (status != kRowFine) return status;
   block.each([&](int t) {
     if (t == 0) s->law.w.max = max;

@@ -167,7 +167,6 @@ struct PenaliseKernel {
 }  // namespace
 
 void penalise(const PenaliseProblem& p) {
-  if (p.R == 0) return;
   const uint64_t any = (uint64_t)(uintptr_t)p.logits | (uint64_t)(uintptr_t)p.out |
                        (uint64_t)p.logits_pitch | (uint64_t)p.out_pitch;
   const int64_t V = p.out != p.logits ? p.V : 0;  // tokens that are copied

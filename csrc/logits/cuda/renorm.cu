@@ -62,11 +62,7 @@ struct RenormKernel {
       }
       gpu::atomic_add(&s->search.count, count);
     });
-    const uint32_t all = sum_of_blocks(block, &s->search.count);
-    block.each([&](int t) {
-      if (t == 0) s->search.count = all;
-    });
-    return (int32_t)all;
+    return (int32_t)block.share(&s->search.count, Sum{});
   }
 
   FEWSTEP_HOST_DEVICE int32_t put_few(const Block& block, Shared* s) const {
@@ -134,7 +130,6 @@ struct RenormKernel {
 }  // namespace
 
 void renorm(const RenormProblem& p) {
-  if (p.rows.R == 0) return;
   launch_rows("fewstep_logits_renorm", RenormKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
 }
 

@@ -220,10 +220,11 @@ FEWSTEP_HOST_DEVICE inline double sum_row(const Block& block, const Row& row, Su
 }
 
 // Launches a kernel whose blocks have a row of V tokens each; where there are few, clusters have.
+// Nothing happens without rows.
 template <class Kernel>
 inline void launch_rows(const char* function, const Kernel& kernel, int64_t rows, int64_t V,
                         void* stream) {
-  gpu::launch_clusters(function, kernel, rows, tiles_of(V), stream);
+  if (rows > 0) gpu::launch_clusters(function, kernel, rows, tiles_of(V), stream);
 }
 
 }  // namespace

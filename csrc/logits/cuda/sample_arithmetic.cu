@@ -160,7 +160,6 @@ struct SampleArithmeticKernel {
 }  // namespace
 
 void sample_arithmetic(const SampleArithmeticProblem& p) {
-  if (p.rows.R == 0) return;
   launch_rows("fewstep_logits_sample_arithmetic", SampleArithmeticKernel{p}, p.rows.R, p.rows.V,
               p.cuda_stream);
 }

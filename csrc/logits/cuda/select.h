@@ -23,11 +23,12 @@ struct Search {
   uint64_t least;  // of a block
 };
 
-// The sum over the blocks of a cluster of what each has counted.
-FEWSTEP_HOST_DEVICE inline uint32_t sum_of_blocks(const Block& block, uint32_t* count) {
-  const uint32_t own = block.get(*count);
-  return block.reduce_blocks(own, count, [](uint32_t a, uint32_t b) { return a + b; });
-}
+struct Sum {
+  template <class T>
+  FEWSTEP_HOST_DEVICE T operator()(T a, T b) const {
+    return a + b;
+  }
+};
 
 struct Bins {
   double sums[kBins][kThreads];
@@ -180,11 +181,9 @@ FEWSTEP_HOST_DEVICE inline void split(const Block& block, const M& measure, bool
       for (int i = 0; i < block.cluster.size(); ++i) s->totals[t] += bins->tiles[i * kBins + t];
     });
   }
-  const uint32_t all = sum_of_blocks(block, &s->count);
+  block.share(&s->count, Sum{});
   block.each([&](int t) {
-    if (t != 0) return;
-    s->count = all;
-    narrow(share, s);
+    if (t == 0) narrow(share, s);
   });
 }
 

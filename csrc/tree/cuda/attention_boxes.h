@@ -27,7 +27,7 @@ struct KeyBoxes {
   }
 
   // Begins with thread t's box of a tile's keys and values, where it has one. Keys on no page are
-  // zero. Matrix: blocks of kBoxColumns dims, swizzled.
+  // zero. Matrix: blocks of kSwizzledColumns dims, swizzled.
   template <class Matrix>
   FEWSTEP_HOST_DEVICE void load(const AttentionProblem& p, const AttentionTask& task, int64_t begin,
                                 int t, Matrix& keys, Matrix& values,
@@ -37,11 +37,11 @@ struct KeyBoxes {
     if (first >= kTile) return;
     const CachePlace place = cache_place(p, task, begin + first);
     FEWSTEP_UNROLL
-    for (int b = 0; b < kDims / gpu::kBoxColumns; ++b) {
-      const int32_t at[4] = {b * gpu::kBoxColumns, task.g, (int32_t)place.token,
+    for (int b = 0; b < kDims / gpu::kSwizzledColumns; ++b) {
+      const int32_t at[4] = {b * gpu::kSwizzledColumns, task.g, (int32_t)place.token,
                              (int32_t)place.page};
-      gpu::copy_box(k, at, keys.dims[b] + first * gpu::kBoxRow, barrier);
-      gpu::copy_box(v, at, values.dims[b] + first * gpu::kBoxRow, barrier);
+      gpu::copy_box(k, at, keys.dims[b] + first * gpu::kSwizzledRow, barrier);
+      gpu::copy_box(v, at, values.dims[b] + first * gpu::kSwizzledRow, barrier);
     }
   }
 

@@ -83,7 +83,7 @@ struct PutExpanded {
 
 void expand(const ExpandProblem& p) {
   constexpr const char* kFunction = "fewstep_tree_expand";
-  if (p.rows.R > 0) law::launch_rows(kFunction, ExpandKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
+  law::launch_rows(kFunction, ExpandKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
   if (!p.beam_ids) return;
   const BeamScores scores = {p.logp, p.logp_stride, p.indptr, p.indptr_stride,
                              p.B,    p.rows.R,      p.K,      p.M};

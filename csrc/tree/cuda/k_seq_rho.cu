@@ -59,7 +59,6 @@ struct KSeqRhoKernel {
 }  // namespace
 
 void k_seq_rho(const KSeqRhoProblem& p) {
-  if (p.rows.R == 0) return;
   launch_rows("fewstep_tree_k_seq_rho", KSeqRhoKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
 }
 

@@ -132,8 +132,7 @@ struct PutDrawn {
 
 void sample_children(const SampleChildrenProblem& p) {
   constexpr const char* kFunction = "fewstep_tree_sample_children";
-  if (p.rows.R > 0)
-    law::launch_rows(kFunction, SampleChildrenKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
+  law::launch_rows(kFunction, SampleChildrenKernel{p}, p.rows.R, p.rows.V, p.cuda_stream);
   if (!p.beam) return;
   const BeamScores scores = {p.perturbed, p.perturbed_stride, p.indptr, p.indptr_stride,
                              p.B,         p.rows.R,           p.K,      p.M};

@@ -24,7 +24,7 @@ struct VerifyKernel {
     Request request = request_of(p, block.index);
     const bool is_typical = p.rule == Rule::kTypical;
     if (is_typical && request.size > kMaxTypical) request.size = kMaxTypical;
-    block.each([&](int t) {
+    block.each([&](int t) {  // a Result is found where it is used: kept, it would hold registers
       Result(p, block.index).cut(t, kThreads);
       if (is_typical) start_standing((int32_t)request.size, &s.standing, t, kThreads);
       if (t != 0) return;

@@ -98,10 +98,10 @@ class _Cycle:
         logits = self._forward.compute(ids.long(), self._every, rows, False)
         top_k(logits, self._table.shape[1], ids=self._best, values=self._values)
         # Greedy texts follow the best token of each node, which is known by now.
-        target = (None, self._best[:, 0]) if self._greedy else (logits, None)
+        read, target = (None, self._best[:, 0]) if self._greedy else (logits, None)
         given = (
-            self._parents, self._indptr, self._token.flatten(), target[0], self._seeds,
-            self._length + 1, target[1], None, *(None,) * 6,
+            self._parents, self._indptr, self._token.flatten(), read, self._seeds,
+            self._length + 1, target, None, *(None,) * 6,
         )  # fmt: skip
         outputs = self._path, self._accepted, self._next, None, self._status
         _core.tree_verify(_MATCH, _DETERMINISTIC, self._params, self._filters, given, outputs)
