@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cpu/processor.h"
 #include "core/cuda/device.h"
 #include "fewstep/solver.h"
 #include "solver/plan.h"

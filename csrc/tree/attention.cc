@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/cpu/parallel.h"
+#include "core/cpu/processor.h"
 #include "core/cuda/device.h"
 #include "core/execute.h"
 #include "fewstep/attention.h"

@@ -305,22 +305,6 @@ void with_team(int32_t threads, void (*fn)(void*), void* context) {
   if (call.error) std::rethrow_exception(call.error);
 }
 
-int64_t first_level_cache_bytes() {
-  static const int64_t kBytes = [] {
-    const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
-    return bytes > 0 ? int64_t(bytes) : int64_t(32) << 10;
-  }();
-  return kBytes;
-}
-
-int64_t last_level_cache_bytes() {
-  static const int64_t kBytes = [] {
-    const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return bytes > 0 ? int64_t(bytes) : int64_t(32) << 20;
-  }();
-  return kBytes;
-}
-
 }  // namespace fewstep
 
 extern "C" {

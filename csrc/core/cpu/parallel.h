@@ -47,9 +47,4 @@ void check_thread_settings();
 // Where the threads of the next parallel_for come from: "own" or "borrow".
 const char* thread_source();
 
-// Sizes of a core's first cache of data and of the last-level cache; 32 KiB and 32 MiB where the
-// machine does not tell.
-int64_t first_level_cache_bytes();
-int64_t last_level_cache_bytes();
-
 }  // namespace fewstep

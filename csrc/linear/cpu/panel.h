@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "core/cpu/processor.h"
 #include "linear/cpu/tile.h"
 
 // Sums of rows of prepared activations (prepare.h) times panels of packed weights: what every op on
@@ -71,11 +72,11 @@ inline int64_t block_end(const Weights& w, int64_t n) {
   return input_offset(w.kind, (n + 1) * kBlock, w.group);
 }
 
-// Up to so many rows the weights' way from memory is what takes the time, and hardware fetches them
-// best alone. With more the products take longer, and a block is fetched while the one before it is
-// worked on. Measured at 4096 x 4096 and 4096 x 16384, bfloat16: 1 row 30 GB/s in place of 23, 8
-// rows 220 Gflop/s in place of 160. float32 gains from two rows on: 4 rows of a Llama of 26 MB take
-// 0.74 ms in place of 1.01.
+// Up to so many rows the weights' way from memory is what takes the time, and AMD's hardware
+// fetches them best alone. With more the products take longer, and a block is fetched while the one
+// before it is worked on. Measured at 4096 x 4096 and 4096 x 16384, bfloat16: 1 row 30 GB/s in
+// place of 23, 8 rows 220 Gflop/s in place of 160. float32 gains from two rows on: 4 rows of a
+// Llama of 26 MB take 0.74 ms in place of 1.01.
 constexpr int kLightF32 = 1;
 inline int64_t light_rows(Kind kind) {
   if (kind == Kind::kF32) return kLightF32;
@@ -100,8 +101,8 @@ inline void add_block(const Weights& weights, const char* panel, int64_t n, cons
                         input_offset(kind, first, weights.group);
   const int64_t steps = b.inputs / step_inputs(kind);
   b.advance = ceil_div(bytes, steps * (end - begin));
-  const bool streams =
-      end - begin == 1 && tiles.begin(end) - tiles.begin(begin) <= light_rows(kind);
+  const bool streams = end - begin == 1 && !wants_streams_prefetched() &&
+                       tiles.begin(end) - tiles.begin(begin) <= light_rows(kind);
   const int64_t skip = words_before(x.form, first);
   for (int64_t t = begin; t < end; ++t) {
     const int64_t row = tiles.begin(t);
@@ -150,16 +151,17 @@ inline bool light_sums(const Weights& weights, const char* panel, const Activati
   b.sums = sums;
   const char* w = panel;
   const int rows = (int)x.rows;
-  if (kind == Kind::kF32) tile_panel_of<F32Format, kLightF32>(rows, w, x.words, b);
-  if (kind == Kind::kF16) tile_panel_of<F16Format>(rows, w, x.words, b);
+  const bool asks = wants_streams_prefetched();
+  if (kind == Kind::kF32) tile_panel_of<F32Format, kLightF32>(rows, w, x.words, b, asks);
+  if (kind == Kind::kF16) tile_panel_of<F16Format>(rows, w, x.words, b, asks);
   if (kind != Kind::kBF16) return true;
 #if defined(__AVX512BF16__)
   if (x.form == Form::kBF16) {
-    tile_panel_of<BF16PairFormat>(rows, w, x.words, b);
+    tile_panel_of<BF16PairFormat>(rows, w, x.words, b, asks);
     return true;
   }
 #endif
-  tile_panel_of<BF16Format>(rows, w, x.words, b);
+  tile_panel_of<BF16Format>(rows, w, x.words, b, asks);
   return true;
 }
 

@@ -44,6 +44,7 @@ inline void clear_all(V (&x)[R][kVectors]) {
 }
 
 inline void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
+constexpr int64_t kAhead = 8 << 10;  // bytes, of one stream of weights
 
 // Formats of weights. `step` multiplies one step of one part of a panel with a word or two of each
 // row, at x.
@@ -190,8 +191,9 @@ template <class F, int R>
 }
 
 // R rows times one part of a whole panel, block after block with nothing in between: for so few
-// rows that the weights' way from memory is what takes the time. F is a format of floats.
-template <class F, int R>
+// rows that the weights' way from memory is what takes the time. F is a format of floats; kAsks:
+// wants_streams_prefetched().
+template <class F, int R, bool kAsks>
 [[gnu::noinline]] void tile_panel(const char* w, const uint32_t* x, const Block& b, int part) {
   vec::F32 total[R][kVectors];
   clear_all(total);
@@ -200,6 +202,8 @@ template <class F, int R>
     clear_all(acc);
     const int64_t inputs = left < kBlock ? left : kBlock;
     for (int64_t i = 0; i < inputs; i += F::kInputs) {
+      if (kAsks) prefetch(w + kAhead);
+      if (kAsks && F::kBytes > 64) prefetch(w + kAhead + 64);
       F::template step<R>(w, x, part, acc);
       w += F::kBytes;
       x += F::kWords * R;
@@ -221,11 +225,13 @@ template <class F, int R>
   }
 }
 template <class F, int R = kLightRows>
-inline void tile_panel_of(int rows, const char* w, const uint32_t* x, const Block& b) {
+inline void tile_panel_of(int rows, const char* w, const uint32_t* x, const Block& b, bool asks) {
   if constexpr (R > 1) {
-    if (rows < R) return tile_panel_of<F, R - 1>(rows, w, x, b);
+    if (rows < R) return tile_panel_of<F, R - 1>(rows, w, x, b, asks);
   }
-  for (int part = 0; part < kParts; ++part) tile_panel<F, R>(w, x, b, part);
+  for (int part = 0; part < kParts; ++part) {
+    asks ? tile_panel<F, R, true>(w, x, b, part) : tile_panel<F, R, false>(w, x, b, part);
+  }
 }
 
 // int4 sums up h and l apart. With 8 times the activations' sum taken off the sum of l, weights
