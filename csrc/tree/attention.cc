@@ -323,6 +323,7 @@ void run_attention(const fewstep_context* ctx, const fewstep_tree_attention_args
   check_thread_settings();
   p.scale = static_cast<float>(args->scale > 0.0 ? args->scale : 1.0 / std::sqrt(double(p.D)));
   p.large_first_cache = first_level_cache_bytes() > 32 << 10;
+  p.prefetched = wants_streams_prefetched();
   execute(ctx, check, kernel, &p);
 }
 

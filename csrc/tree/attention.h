@@ -82,6 +82,7 @@ struct AttentionProblem {
   int32_t threads;
   void* cuda_stream;
   bool large_first_cache;  // more than 32 KiB
+  bool prefetched;         // wants_streams_prefetched()
   int32_t pieces;          // of a block of rows, for threads that would have none; the kernel's own
 };
 using AttentionFn = void(const AttentionProblem&);

@@ -179,6 +179,12 @@ inline void transpose(F32 z[kLanes]) {
     z[j].v = low;
   }
 }
+inline void interleave(float* x) {
+  const __m256 even = _mm256_loadu_ps(x), odd = _mm256_loadu_ps(x + 8);
+  const __m256 a = _mm256_unpacklo_ps(even, odd), b = _mm256_unpackhi_ps(even, odd);
+  _mm256_storeu_ps(x, _mm256_permute2f128_ps(a, b, 0x20));
+  _mm256_storeu_ps(x + 8, _mm256_permute2f128_ps(a, b, 0x31));
+}
 // Lane 4 q + i is block 2 i + q.
 inline I64 even_lane_blocks() { return {_mm256_setr_epi64x(0, 4, 1, 5)}; }
 inline I64 odd_lane_blocks() { return {_mm256_setr_epi64x(2, 6, 3, 7)}; }

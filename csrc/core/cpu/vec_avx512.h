@@ -205,6 +205,14 @@ inline void transpose(F32 z[kLanes]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) z[i].v = r[i];
 }
+// Puts lane i of the vector at x and of that behind it at x + 2 i.
+inline void interleave(float* x) {
+  const __m512 even = _mm512_loadu_ps(x), odd = _mm512_loadu_ps(x + 16);
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  _mm512_storeu_ps(x, _mm512_permutex2var_ps(even, low, odd));
+  _mm512_storeu_ps(x + 16, _mm512_permutex2var_ps(even, high, odd));
+}
 // After transpose_quads, lane group q of vector i holds what lane 4 q + i held. Numbering lane
 // 4 q + i as block 4 i + q puts the blocks in order: these are the numbers of the even and odd
 // lanes.

@@ -2,7 +2,7 @@
 #include "tree/attention.h"
 
 #include "core/cpu/parallel.h"
-#include "tree/cpu/attention_task.h"
+#include "tree/cpu/attention_packed.h"
 
 // Requires: checked lengths, pages and shapes; the partial results' memory where a request has
 // several parts.
@@ -43,7 +43,9 @@ inline int heads_of(const AttentionProblem& p, int64_t rows) {
   const int64_t bytes = p.D * bytes_of(p.kv_type);
   if (!is_stream(p, rows) || p.k.head != bytes || p.v.head != bytes) return 1;
   if (p.draft == Draft::kSeparate && (p.draft_k.head != bytes || p.draft_v.head != bytes)) return 1;
-  return min_of(kStreamBlocks / blocks_in(int(rows)), kStreamRows / int(max_of(rows, int64_t(1))));
+  // Rows of halves take four times as much when they are spread.
+  const int held = p.D > kMaxHeadDim / 2 && has_halves(p) ? kStreamRows / 2 : kStreamRows;
+  return min_of(kStreamBlocks / blocks_in(int(rows)), held / int(max_of(rows, int64_t(1))));
 }
 
 // The task of index `index` of request b, joined with those behind it up to `end` that go well
@@ -140,6 +142,8 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
 #else
   constexpr bool columns = false;
 #endif
+  const int blocks = (task.rows + kRegisterRows - 1) / kRegisterRows;
+  const int units = p.prefetched ? blocks * int(rounded_up(p.D, kPanel) / kPanel) : 0;
   int64_t begin = task.begin;
   // Tiles keep their places, so a row's bits do not depend on which rows skip one.
   while (begin < task.end && begin + kTileKeys - 1 <= min_of(window.every, drafted - 1)) {
@@ -157,7 +161,7 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     if (stream) {
       do_any_stream(p, task, *tile, begin, s);
     } else {
-      s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), 0};
+      s.ahead = {next->k, next->v, next->count, p.D * bytes_of(p.kv_type), units};
       do_any_tile(p, task, *tile, begin, s);
       s.ahead.finish();
     }
@@ -165,7 +169,9 @@ void do_task(const AttentionProblem& p, const Task& task, int64_t partial_row, S
     tile = next;
     next = done;
   }
-  if (stream || columns) reorder_out(p, task.heads * task.rows, s.out);
+  if (columns || (stream && (takes_pairs(p) || has_halves(p)))) {
+    for (int i = 0; i < task.heads * task.rows; ++i) reorder_row(s.out + int64_t(i) * p.D, p.D);
+  }
 #if defined(__AVX512BF16__)
   if (columns) end_columns(task, s);
 #endif

@@ -12,9 +12,15 @@ namespace {
 // Rows of a block: one more leaves no registers for what is stored.
 constexpr int kStreamBlockRows = kLanes == 8 ? 4 : 5;
 constexpr int kBlockGroup = 64;  // tokens
+constexpr int kPiecewiseRows = kLanes == 8 ? 16 : 24;
 
-// Whether rows of a head are such a stream.
-inline bool has_blocks(int64_t rows) { return kQuads > 0 && rows > kFewRows && rows <= kMoreRows; }
+// Whether rows of a head are such a stream. Where a tile of floats is packed piecewise, more of
+// them gain by that.
+inline bool has_blocks(const AttentionProblem& p, int64_t rows) {
+  const bool piecewise = p.large_first_cache && !takes_pairs(p);
+  const int most = piecewise ? kPiecewiseRows : kLanes == 8 ? 20 : 32;
+  return kQuads > 0 && rows > kFewRows && rows <= most;
+}
 
 // Vectors with a row in each lane; few rows behind them are a block, others fill lanes of one more.
 inline int rest_of(int64_t rows) {
@@ -32,7 +38,7 @@ inline bool has_columns(const AttentionProblem& p, int64_t rows) {
 // Whether they are so few that keys and values are used as they lie in the cache.
 inline bool is_stream(const AttentionProblem& p, int64_t rows) {
   if (has_columns(p, rows)) return false;
-  if (rows > kFewRows && !has_blocks(rows)) return false;
+  if (rows > kFewRows && !has_blocks(p, rows)) return false;
   return takes_pairs(p) ? p.D % 32 == 0 : !is_byte(p.kv_type);
 }
 
@@ -42,61 +48,45 @@ inline int blocks_in(int rows) {
 }
 
 #if defined(__AVX2__)
-// A row of q for `SpreadRows`: of each 16 words the four that stand at i in their quads, each in
-// all lanes of its strand, for i = 0 .. 3.
-inline void spread_row(const char* q, int words, float* to) {
-  for (int w = 0; w < words; w += kLanes) {
-    F32 of[4];
-    QueryRows{&q}.load(0, w, of);
-    for (int i = 0; i < 4; ++i) vec::store(to + 4 * w + i * kLanes, of[i]);
-  }
-}
-
-// Rows that were spread before, of pairs: of floats they would fill the first level of cache.
-struct SpreadRows {
-  const float* q;
-  int64_t words;
-
-  void load(int r, int64_t word, F32* of) const {
-    const float* row = q + 4 * (r * words + word);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) of[i] = vec::load(row + i * kLanes);
-  }
-};
-
 template <class Row, From kFrom>
 void score_block(Block& block, const float* spread, const char* const* keys, int64_t offset, int D,
                  float* packed, int at, FarLines& lines) {
-  const auto score = [&](const auto& q) {
-    float* s = block.scores[0] + at;
-    if (block.rows == 2) score_keys<Row, 2, kFrom, 1>(q, keys, offset, D, packed, s, lines);
-    if (block.rows == 3) score_keys<Row, 3, kFrom, 1>(q, keys, offset, D, packed, s, lines);
-    if (block.rows == 4) score_keys<Row, 4, kFrom, 1>(q, keys, offset, D, packed, s, lines);
-    if constexpr (kStreamBlockRows > 4) {
-      if (block.rows == 5) score_keys<Row, 5, kFrom, 1>(q, keys, offset, D, packed, s, lines);
-    }
-  };
-  if constexpr (Row::kDepth == 1) {
-    score(QueryRows{block.q});
-  } else {
-    score(SpreadRows{spread + int64_t(block.first) * 2 * D, D / 2});
+  const auto q = query_of<Row, Row::kSpread != Spread::kNever>(block, spread, D);
+  float* s = block.scores[0] + at;
+  if (block.rows == 2) score_keys<Row, 2, kFrom, 1>(q, keys, offset, D, packed, s, lines);
+  if (block.rows == 3) score_keys<Row, 3, kFrom, 1>(q, keys, offset, D, packed, s, lines);
+  if (block.rows == 4) score_keys<Row, 4, kFrom, 1>(q, keys, offset, D, packed, s, lines);
+  if constexpr (kStreamBlockRows > 4) {
+    if (block.rows == 5) score_keys<Row, 5, kFrom, 1>(q, keys, offset, D, packed, s, lines);
   }
 }
 
-// Logits of a tile's keys. spread: all rows of pairs.
+// The same for up to kGroups times as many keys, [at, end), each of which has kept as many words as
+// a row of q.
+template <class Row, From kFrom>
+void score_group(Block& block, const float* spread, const char* const* keys, int64_t offset, int D,
+                 float* packed, int at, int end, FarLines& lines) {
+  for (int i = at; i < end; i += 4 * kQuads) {
+    score_block<Row, kFrom>(block, spread, keys + i, offset, D, packed, i, lines);
+    packed += kQuads * spread_floats<Row>(D);
+  }
+}
+
+// Logits of a tile's keys. spread: all rows, where they are to be.
 template <class Row>
 void score_blocks(const TileRows& tile, int D, Stream& s, const float* spread, float* packed) {
   for (int j = 0; j < tile.count; j += kBlockGroup) {
-    FarLines lines(tile.k + j, kBlockGroup, s.bytes);
+    FarLines lines(tile.k + j, kBlockGroup, s.bytes, s.twice);
     const int end = min_of(j + kBlockGroup, tile.count);
     for (int h = 0; h < s.heads; ++h) {
       const int64_t at = int64_t(h) * D * Row::kBytes;
-      for (int i = j; i < end; i += 4 * kQuads) {
+      for (int i = j; i < end; i += 4 * kQuads * Row::kGroups) {
+        const int behind = min_of(i + 4 * kQuads * Row::kGroups, end);
         Block* block = s.block + h * s.blocks;
-        const char* const* k = tile.k + i;
-        score_block<Row, From::kCacheAndKeep>(block[0], spread, k, at, D, packed, i, lines);
+        score_group<Row, From::kCacheAndKeep>(block[0], spread, tile.k, at, D, packed, i, behind,
+                                              lines);
         for (int b = 1; b < s.blocks; ++b) {
-          score_block<Row, From::kKept>(block[b], spread, k, at, D, packed, i, lines);
+          score_group<Row, From::kKept>(block[b], spread, tile.k, at, D, packed, i, behind, lines);
         }
       }
     }
@@ -145,9 +135,9 @@ template <class Row, int kVectors>
 void add_blocks(const TileRows& tile, int D, Stream& s, float* packed, float* out) {
   for (int j = 0; j < tile.count; j += kBlockGroup) {
     const int words = (min_of(kBlockGroup, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
-    FarLines lines(tile.v + j, kBlockGroup, s.bytes);
+    FarLines lines(tile.v + j, kBlockGroup, s.bytes, s.twice);
     for (int h = 0; h < s.heads; ++h) {
-      for (int d = 0; d < D; d += kVectors * kLanes) {
+      for_vectors<Row, kVectors>(D, [&](int d, auto vectors) {
         const int64_t at = (int64_t(h) * D + d) * Row::kBytes;
         const KeptValues<typename Row::Values> values{{tile.v + j, at}, packed};
         PackedValues others{packed};
@@ -156,12 +146,12 @@ void add_blocks(const TileRows& tile, int D, Stream& s, float* packed, float* ou
           const float* factor = j == 0 ? block.factor : kOnes;
           float* to = out + int64_t(block.first) * D + d;
           if (b == 0) {
-            add_block<Row, kVectors>(block, j, words, values, factor, to, D, lines);
+            add_block<Row, vectors>(block, j, words, values, factor, to, D, lines);
           } else {
-            add_block<Row, kVectors>(block, j, words, others, factor, to, D, others);
+            add_block<Row, vectors>(block, j, words, others, factor, to, D, others);
           }
         }
-      }
+      });
     }
   }
 }

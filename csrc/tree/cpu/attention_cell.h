@@ -66,30 +66,48 @@ struct Words {
 
 // Rows of the next tile, asked for one by one between the products of this one, which hide them:
 // packing alone would wait for the memory, and the products would leave it idle. Twice where there
-// are steps enough, since a processor drops prefetches when its queue is full.
+// are steps enough, since a processor drops prefetches when its queue is full; or, where such a
+// queue makes loads wait that find their lines in the second cache, once and evenly.
 struct Ahead {
   static constexpr int kWords = 1;  // of values, at a step
   const char* const* k;
   const char* const* v;
-  int keys;   // of the next tile
-  int bytes;  // of a row
-  int done;   // rows, k's and then v's, and both again
+  int keys;      // of the next tile
+  int bytes;     // of a row
+  int each;      // units of work that a row is asked for in, each a block's for one word; 0: a step
+  int left = 0;  // of these
+  int done = 0;  // rows, k's and then v's, and both again
 
-  void step() {
-    if (done >= 4 * keys) return;
+  void step(int units = 1) {
+    if (each > 0) {
+      left -= units;
+      if (left > 0) return;
+      left = left + each > 0 ? left + each : 0;
+    }
+    if (done < (each > 0 ? 2 : 4) * keys) ask();
+  }
+  void ask() {
     const int at = done < 2 * keys ? done : done - 2 * keys;
     const char* row = at < keys ? k[at] : v[at - keys];
     for (int i = 0; i < bytes; i += 64) vec::prefetch(row + i);
     ++done;
   }
   void finish() {
-    while (done < 2 * keys) step();
+    while (done < 2 * keys) ask();
   }
   template <int kBytes>
   void step() {
     step();
   }
 };
+
+// The lower and the upper bfloat16 of words of two, as floats.
+inline F32 lower_half(F32 words) {
+  return vec::float_of_bits(vec::shift_left<16>(vec::bits(words)));
+}
+inline F32 upper_half(F32 words) {
+  return vec::float_of_bits(vec::bit_and(vec::bits(words), vec::set_i32(int32_t(0xffff0000))));
+}
 
 // Elements [d, d + kLanes) of a row as floats.
 inline F32 load_row(DType type, const char* row, int d) {
@@ -104,8 +122,12 @@ struct Block {
   alignas(64) uint16_t weights[kRegisterRows][kTileKeys];  // of Pair
   alignas(64) float factor[kStrands];                      // of earlier sums, by row
   int first, rows;                                         // of its task's
-  const char* const* q;                                    // words of D elements
+  int side;              // words of q that a strand has side by side
+  const char* const* q;  // words of D elements
 };
+
+// Dims of a key that lie side by side in a strand: four words as the narrowest cells read them.
+inline int strand_dims(const AttentionProblem& p) { return p.kv_type == DType::kBF16 ? 8 : 4; }
 
 // Whether a problem's words are pairs.
 inline bool takes_pairs([[maybe_unused]] const AttentionProblem& p) {
@@ -116,53 +138,61 @@ inline bool takes_pairs([[maybe_unused]] const AttentionProblem& p) {
 #endif
 }
 
-// scores[r][j] = q_r . k_j for the keys of one panel, packed as [words][kPanel]. Of each
-// 4 kScoreStrands words a strand takes 4; strands are added in their order.
-template <class Cell, int kRows>
-inline void score_panel(const char* const* q, int words, const float* panel, float* scores,
-                        Ahead& ahead) {
-  constexpr bool kHeld = kRows <= Cell::kHeldRows;
-  F32 total[kRows][kRegisterVectors];
+template <int kRows, class Each>
+[[gnu::always_inline]] inline void each_vector(const Each& each) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kRegisterVectors; ++i) total[r][i] = vec::set(-0.0f);  // adds nothing
+    for (int i = 0; i < kRegisterVectors; ++i) each(r, i);
+  }
+}
+
+// scores[r][j] = q_r . k_j for the keys of one panel, packed as [words][kPanel]. Of each
+// kScoreStrands times `side` words a strand takes `side`, a multiple of 4; strands are added in
+// their order.
+template <class Cell, int kRows>
+inline void score_panel(const char* const* q, int words, int side, const float* panel,
+                        float* scores, Ahead& ahead) {
+  constexpr bool kHeld = kRows <= Cell::kHeldRows;
+  F32 total[kRows][kRegisterVectors];
+  const auto to = [&](int r, int i) { return scores + r * kTileKeys + i * kLanes; };
+  if constexpr (kHeld) {
+    each_vector<kRows>([&](int r, int i) { total[r][i] = vec::set(-0.0f); });  // adds nothing
   }
   for (int strand = 0; strand < kScoreStrands; ++strand) {
     F32 sum[kRows][kRegisterVectors];
+    each_vector<kRows>([&](int r, int i) { sum[r][i] = vec::set(0.0f); });
+    for (int first = side * strand; first < words; first += side * kScoreStrands) {
+      for (int four = first; four < first + side; four += 4) {
+        ahead.step(4);
+#pragma GCC unroll 4
+        for (int next = 0; next < 4; ++next) {
+          const int w = four + next;
+          F32 key[kRegisterVectors];
+#pragma GCC unroll 4
+          for (int i = 0; i < kRegisterVectors; ++i) {
+            key[i] = vec::load(panel + w * kPanel + i * kLanes);
+          }
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+          for (int r = 0; r < kRows; ++r) {
+            const F32 a = Cell::set(q[r] + 4 * w);
 #pragma GCC unroll 4
-      for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = vec::set(0.0f);
-    }
-    for (int four = 4 * strand; four < words; four += 4 * kScoreStrands) {
-      ahead.step();
-#pragma GCC unroll 4
-      for (int next = 0; next < 4; ++next) {
-        const int w = four + next;
-        F32 key[kRegisterVectors];
-#pragma GCC unroll 4
-        for (int i = 0; i < kRegisterVectors; ++i) {
-          key[i] = vec::load(panel + w * kPanel + i * kLanes);
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          const F32 a = Cell::set(q[r] + 4 * w);
-#pragma GCC unroll 4
-          for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, key[i]);
+            for (int i = 0; i < kRegisterVectors; ++i) sum[r][i] = Cell::dot(sum[r][i], a, key[i]);
+          }
         }
       }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int i = 0; i < kRegisterVectors; ++i) {
-        float* to = scores + r * kTileKeys + i * kLanes;
-        const F32 before = kHeld || strand == 0 ? total[r][i] : vec::load(to);
-        total[r][i] = vec::add(before, sum[r][i]);
-        if (!kHeld || strand == kScoreStrands - 1) vec::store(to, total[r][i]);
-      }
+    if constexpr (kHeld) {
+      each_vector<kRows>([&](int r, int i) { total[r][i] = vec::add(total[r][i], sum[r][i]); });
+    } else if (strand == 0) {
+      each_vector<kRows>([&](int r, int i) { vec::store(to(r, i), sum[r][i]); });
+    } else {
+      each_vector<kRows>(
+          [&](int r, int i) { vec::store(to(r, i), vec::add(vec::load(to(r, i)), sum[r][i])); });
     }
+  }
+  if constexpr (kHeld) {
+    each_vector<kRows>([&](int r, int i) { vec::store(to(r, i), total[r][i]); });
   }
 }
 
@@ -216,31 +246,53 @@ inline void add_values(const char* weights, int words, const Values& values, con
 }
 
 template <class Cell, int kRows>
-void score_rows(const char* const* q, int words, int panels, const float* keys, float* scores,
+void score_rows(const Block& block, int words, int panels, const float* keys, float* scores,
                 Ahead& ahead) {
   constexpr int kHeld = Cell::kHeldRows;
   constexpr int kNow = kHeld > 0 && kHeld < kRows ? kHeld : kRows;
+  const char* const* q = block.q;
   for (int i = 0; i < panels; ++i) {
     const float* panel = keys + int64_t(i) * words * kPanel;
     float* to = scores + i * kPanel;
-    score_panel<Cell, kNow>(q, words, panel, to, ahead);
+    score_panel<Cell, kNow>(q, words, block.side, panel, to, ahead);
     if constexpr (kRows > kNow) {
-      score_panel<Cell, kRows - kNow>(q + kNow, words, panel, to + kNow * kTileKeys, ahead);
+      score_panel<Cell, kRows - kNow>(q + kNow, words, block.side, panel, to + kNow * kTileKeys,
+                                      ahead);
     }
   }
 }
 
+// Logits of a block's rows and the keys of some panels, from key `first` of the tile on.
+template <class Cell>
+void score(Block& block, int words, int panels, const float* keys, int first, Ahead& ahead) {
+  float* to = block.scores[0] + first;
+  if (block.rows == 1) return score_rows<Cell, 1>(block, words, panels, keys, to, ahead);
+  if (block.rows == 2) return score_rows<Cell, 2>(block, words, panels, keys, to, ahead);
+  if (block.rows == 3) return score_rows<Cell, 3>(block, words, panels, keys, to, ahead);
+  if (block.rows == 4) return score_rows<Cell, 4>(block, words, panels, keys, to, ahead);
+  if (block.rows == 5) return score_rows<Cell, 5>(block, words, panels, keys, to, ahead);
+  return score_rows<Cell, 6>(block, words, panels, keys, to, ahead);
+}
+
+// Dims [first, first + vectors * kLanes) of all values of a tile, at `offset` bytes of their rows.
+struct Slice {
+  int words;
+  const char* const* values;
+  int64_t offset;
+  int first, vectors;
+};
+
 template <class Cell, int kRows>
-void value_rows(const char* weights, int words, const char* const* values, const float* factor,
-                float* out, int D, Ahead& ahead) {
-  const int vectors = D / kLanes;
+void value_rows(const char* weights, const Slice& slice, const float* factor, float* out, int D,
+                Ahead& ahead) {
+  const int words = slice.words, vectors = slice.vectors;
   // As even as possible: five vectors are three and two, not four and one.
   const int groups = (vectors + kRegisterVectors - 1) / kRegisterVectors;
   int done = 0;
   for (int i = 0; i < groups; ++i) {
     const int count = (vectors - done + groups - i - 1) / (groups - i);
-    float* o = out + done * kLanes;
-    const Words at{values, int64_t(done) * kLanes * 4};
+    float* o = out + slice.first + done * kLanes;
+    const Words at{slice.values, slice.offset + int64_t(done) * kLanes * 4};
     if (count == 1) add_values<Cell, kRows, 1>(weights, words, at, factor, o, D, ahead);
     if (count == 2) add_values<Cell, kRows, 2>(weights, words, at, factor, o, D, ahead);
     if constexpr (kRegisterVectors > 2) {
@@ -251,29 +303,17 @@ void value_rows(const char* weights, int words, const char* const* values, const
   }
 }
 
+// out: of the block's first row.
 template <class Cell>
-void score(Block& block, int words, int panels, const float* keys, Ahead& ahead) {
-  float* s = block.scores[0];
-  const char* const* q = block.q;
-  if (block.rows == 1) return score_rows<Cell, 1>(q, words, panels, keys, s, ahead);
-  if (block.rows == 2) return score_rows<Cell, 2>(q, words, panels, keys, s, ahead);
-  if (block.rows == 3) return score_rows<Cell, 3>(q, words, panels, keys, s, ahead);
-  if (block.rows == 4) return score_rows<Cell, 4>(q, words, panels, keys, s, ahead);
-  if (block.rows == 5) return score_rows<Cell, 5>(q, words, panels, keys, s, ahead);
-  return score_rows<Cell, 6>(q, words, panels, keys, s, ahead);
-}
-
-template <class Cell>
-void accumulate(const Block& block, int words, const char* const* values, float* out, int D,
-                Ahead& ahead) {
+void accumulate(const Block& block, const Slice& slice, float* out, int D, Ahead& ahead) {
   const char* w = Cell::kDepth == 1 ? (const char*)block.scores : (const char*)block.weights;
   const float* f = block.factor;
-  if (block.rows == 1) return value_rows<Cell, 1>(w, words, values, f, out, D, ahead);
-  if (block.rows == 2) return value_rows<Cell, 2>(w, words, values, f, out, D, ahead);
-  if (block.rows == 3) return value_rows<Cell, 3>(w, words, values, f, out, D, ahead);
-  if (block.rows == 4) return value_rows<Cell, 4>(w, words, values, f, out, D, ahead);
-  if (block.rows == 5) return value_rows<Cell, 5>(w, words, values, f, out, D, ahead);
-  return value_rows<Cell, 6>(w, words, values, f, out, D, ahead);
+  if (block.rows == 1) return value_rows<Cell, 1>(w, slice, f, out, D, ahead);
+  if (block.rows == 2) return value_rows<Cell, 2>(w, slice, f, out, D, ahead);
+  if (block.rows == 3) return value_rows<Cell, 3>(w, slice, f, out, D, ahead);
+  if (block.rows == 4) return value_rows<Cell, 4>(w, slice, f, out, D, ahead);
+  if (block.rows == 5) return value_rows<Cell, 5>(w, slice, f, out, D, ahead);
+  return value_rows<Cell, 6>(w, slice, f, out, D, ahead);
 }
 
 }  // namespace

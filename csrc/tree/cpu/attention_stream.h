@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "tree/cpu/attention_rows.h"
 #include "tree/cpu/attention_softmax.h"
-#include "tree/cpu/attention_tile.h"
 
 // Few rows against keys and values as they lie in the cache, where memory is all that there is to
 // wait for: what packing would store is made in registers and used there, in the same order. A
@@ -14,20 +14,21 @@
 namespace fewstep::tree::FEWSTEP_ISA {
 namespace {
 
-constexpr int kFewRows = 4;                       // of a head, in one block
-constexpr int kMoreRows = kLanes == 8 ? 20 : 32;  // of a head, in more blocks
-constexpr int kStreamBlocks = 16;                 // of all heads of a task
-constexpr int kStreamRows = 64;                   // in them
-constexpr int kGroup = 8;                         // tokens
+constexpr int kFewRows = 4;        // of a head, in one block
+constexpr int kStreamBlocks = 16;  // of all heads of a task
+constexpr int kPackedBlocks = (kBlockRows + kRegisterRows - 1) / kRegisterRows;
+constexpr int kStreamRows = 64;  // in them
+constexpr int kGroup = 8;        // tokens
 constexpr int kFarBytes = 32 << 10, kNearBytes = 8 << 10;
 constexpr int kTwoTiles = 256 << 10;  // bytes of keys and values, which a second cache has room for
 
 // What a task of few rows works on: blocks of its first head, then of the next one. bytes: of a
-// token. into_first: where lines are asked for, and next_tile, whether the next tile's are.
+// token. into_first: where lines are asked for; next_tile: whether
+// the next tile's are; twice: for FarLines.
 struct Stream {
   int heads, blocks, bytes;
-  bool into_first, next_tile;
-  Block block[kStreamBlocks];
+  bool into_first, next_tile, twice;
+  Block block[kPackedBlocks > kStreamBlocks ? kPackedBlocks : kStreamBlocks];
 };
 
 // Behind the last row of a tile come those of the next one, then that row again.
@@ -79,15 +80,17 @@ inline void ask_second(const char* line) {
 }
 
 // Where more lines are asked for faster than they come, a processor forgets some. So those of rows
-// in several blocks are asked for twice, kFarBytes and kNearBytes ahead.
+// in several blocks are asked for twice, kFarBytes and kNearBytes ahead; or once, as by Ahead.
 struct FarLines {
   static constexpr int kWords = 1;  // of values, at a step
   Cursor<1> near, far;
+  bool twice;
 
   // Behind as many `tokens` of `bytes` each as start at `rows`.
-  FarLines(const char* const* rows, int tokens, int bytes)
+  FarLines(const char* const* rows, int tokens, int bytes, bool ask_twice)
       : near{{behind(rows, tokens, kNearBytes / bytes)}, bytes},
-        far{{behind(rows, tokens, kFarBytes / bytes)}, bytes} {}
+        far{{behind(rows, tokens, kFarBytes / bytes)}, bytes},
+        twice(ask_twice) {}
 
   static const char* const* behind(const char* const* rows, int tokens, int more) {
     return rows + min_of(tokens + more, kTileKeys - tokens);
@@ -95,7 +98,7 @@ struct FarLines {
   template <int kBytes>
   void step() {
     far.ask<kBytes>(ask_second);
-    near.ask<kBytes>(ask_second);
+    if (twice) near.ask<kBytes>(ask_second);
   }
 };
 
@@ -122,49 +125,6 @@ struct Lines {
     if (next_tile) next.ask<kBytes / 2>(ask_second);
   }
 };
-
-// Rows of any float type, as floats: a word is an element of one token.
-template <DType kType>
-struct FloatRow : Single {
-  static constexpr int kBytes = bytes_of(kType);  // of a dim
-  static constexpr int kTurns = 1;                // of score_keys
-  static F32 load_key(const char* row) { return load_row(kType, row, 0); }
-
-  struct Values {
-    const char* const* rows;
-    int64_t offset;
-
-    template <int kVectors>
-    void load(int w, F32* v) const {
-#pragma GCC unroll 4
-      for (int i = 0; i < kVectors; ++i) v[i] = load_row(kType, rows[w] + offset, i * kLanes);
-    }
-  };
-};
-
-#if defined(__AVX512BF16__)
-// Rows of bfloat16: a word is two dims of a key, or a dim of two tokens.
-struct PairRow : Pair {
-  static constexpr int kBytes = 2, kTurns = 2;
-  static F32 load_key(const char* row) { return vec::load((const float*)row); }
-
-  struct Values {
-    const char* const* rows;
-    int64_t offset;
-
-    // In the order of vec::unpack_rows.
-    template <int kVectors>
-    void load(int w, F32* v) const {
-      const char *even = rows[2 * w] + offset, *odd = rows[2 * w + 1] + offset;
-#pragma GCC unroll 2
-      for (int i = 0; i < kVectors; i += 2) {
-        const int64_t at = i * kLanes * kBytes;
-        vec::unpack_rows(even + at, odd + at, v + i, v + i + 1);
-      }
-    }
-  };
-};
-#endif
 
 // Where `score_keys` has its keys from: from the cache, maybe to be kept, or from what was kept.
 enum class From { kCache, kCacheAndKeep, kKept };
@@ -194,27 +154,83 @@ inline void store_sums(F32 (*sum)[kParts], float* to) {
 // there are too few.
 inline void keep_apart() { asm volatile("" : : : "memory"); }
 
-// Rows of q, whose words are spread as they are used.
-struct QueryRows {
-  const char* const* q;
-
-  // Word `word` + i of row r, i = 0 .. 3, and those that stand there in other quads, each in all
-  // lanes of its strand.
-  void load(int r, int64_t word, F32* of) const {
-    const F32 a = vec::load((const float*)q[r] + word);
-    of[0] = vec::spread<0>(a);
-    of[1] = vec::spread<1>(a);
-    of[2] = vec::spread<2>(a);
-    of[3] = vec::spread<3>(a);
+// Adds the products of 16 words from w on, or of the last vector of them, to sums of score_keys.
+template <class Row, int kRows, From kFrom, int kTurns, bool kLast, class Query, class Next>
+inline void score_words(const Query& q, const char* const* keys, int64_t offset, int64_t w,
+                        float* packed, F32 (&sum)[kTurns][kRows][kQuads][kParts], Next& lines) {
+  constexpr int kNow = kLast ? 1 : kParts, kHalves = Row::kHalves;
+#pragma GCC unroll 2
+  for (int part = 0; part < kNow * kTurns; ++part) {
+    const int p = part % kNow, t = part / kNow;
+    const int64_t word = w + p * kLanes;
+    const int64_t at = offset + word * Row::kDims * Row::kBytes;
+    float* const kept = packed + word * 4 * kQuads * kHalves;
+    const char* const* const own = keys + t * 4 * kQuads;
+    if constexpr (kTurns > 1) keep_apart();
+    F32 z[4 * kQuads];
+    if constexpr (kFrom != From::kKept) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 4 * kQuads; ++i) {
+        z[i] = kLast ? Row::load_last(own[i] + at) : Row::load_key(own[i] + at);
+      }
+      lines.template step<4 * kQuads * kLanes * Row::kDims * Row::kBytes>();
+#pragma GCC unroll 2
+      for (int c = 0; c < kQuads; ++c) vec::transpose_quads(z + 4 * c);
+    }
+    if constexpr (kHalves == 2) {
+      // Word by word: all of two halves and the sums would fill the registers.
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        F32 key[kQuads];
+#pragma GCC unroll 2
+        for (int c = 0; c < kQuads; ++c) {
+          float* const place = kept + (i * kQuads + c) * kLanes;
+          const F32 words = z[4 * c + i / 2];
+          if constexpr (kFrom == From::kKept) {
+            key[c] = vec::load(place);
+          } else {
+            key[c] = i % 2 == 0 ? Row::template half<0>(words) : Row::template half<1>(words);
+          }
+          if constexpr (kFrom == From::kCacheAndKeep) vec::store(place, key[c]);
+        }
+#pragma GCC unroll 5
+        for (int r = 0; r < kRows; ++r) {
+          const F32 of = q.load(r, word, i);
+#pragma GCC unroll 2
+          for (int c = 0; c < kQuads; ++c) sum[t][r][c][p] = Row::dot(sum[t][r][c][p], of, key[c]);
+        }
+      }
+      continue;
+    }
+    if constexpr (kFrom == From::kKept) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 4 * kQuads; ++i) z[i] = vec::load(kept + i * kLanes);
+    }
+    if constexpr (kFrom == From::kCacheAndKeep) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 4 * kQuads; ++i) vec::store(kept + i * kLanes, z[i]);
+    }
+#pragma GCC unroll 5
+    for (int r = 0; r < kRows; ++r) {
+      F32 of[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) of[i] = q.load(r, word, i);
+#pragma GCC unroll 2
+      for (int c = 0; c < kQuads; ++c) {
+        F32& s = sum[t][r][c][p];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) s = Row::dot(s, of[i], z[4 * c + i]);
+      }
+    }
   }
-};
+}
 
 // scores[r][j] = q_r . k_j for the keys of kTurns, 4 kQuads each, whose rows lie at `offset`, or
 // that were kept. With one turn there are too few chains of products to fill the time that each
 // takes.
 template <class Row, int kRows, From kFrom, int kTurns, class Query, class Next>
-inline void score_keys(const Query& q, const char* const* keys, int64_t offset, int D,
-                       float* packed, float* scores, Next& lines) {
+[[gnu::flatten]] inline void score_keys(const Query& q, const char* const* keys, int64_t offset,
+                                        int D, float* packed, float* scores, Next& lines) {
   static_assert(kTurns == 1 || kFrom == From::kCache, "what is kept is that of one turn");
   F32 sum[kTurns][kRows][kQuads][kParts];
 #pragma GCC unroll 2
@@ -228,41 +244,14 @@ inline void score_keys(const Query& q, const char* const* keys, int64_t offset, 
       }
     }
   }
-  for (int64_t w = 0; w < D / Row::kDepth; w += 16) {
-#pragma GCC unroll 2
-    for (int part = 0; part < kParts * kTurns; ++part) {
-      const int p = part % kParts, t = part / kParts;
-      const int64_t word = w + p * kLanes;
-      const int64_t at = offset + word * Row::kDepth * Row::kBytes;
-      float* const kept = packed + word * 4 * kQuads;
-      const char* const* const own = keys + t * 4 * kQuads;
-      if constexpr (kTurns > 1) keep_apart();
-      F32 z[4 * kQuads];
-      if constexpr (kFrom == From::kKept) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 4 * kQuads; ++i) z[i] = vec::load(kept + i * kLanes);
-      } else {
-#pragma GCC unroll 8
-        for (int i = 0; i < 4 * kQuads; ++i) z[i] = Row::load_key(own[i] + at);
-        lines.template step<4 * kQuads * kLanes * Row::kDepth * Row::kBytes>();
-#pragma GCC unroll 2
-        for (int c = 0; c < kQuads; ++c) vec::transpose_quads(z + 4 * c);
-      }
-      if constexpr (kFrom == From::kCacheAndKeep) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 4 * kQuads; ++i) vec::store(kept + i * kLanes, z[i]);
-      }
-#pragma GCC unroll 5
-      for (int r = 0; r < kRows; ++r) {
-        F32 of[4];
-        q.load(r, word, of);
-#pragma GCC unroll 2
-        for (int c = 0; c < kQuads; ++c) {
-          F32& s = sum[t][r][c][p];
-#pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i) s = Row::dot(s, of[i], z[4 * c + i]);
-        }
-      }
+  const int64_t words = D / Row::kDims;
+  int64_t w = 0;
+  for (; w + 16 <= words; w += 16) {
+    score_words<Row, kRows, kFrom, kTurns, false>(q, keys, offset, w, packed, sum, lines);
+  }
+  if constexpr (Row::kHalves == 2) {  // 8 words
+    if (w < words) {
+      score_words<Row, kRows, kFrom, kTurns, true>(q, keys, offset, w, packed, sum, lines);
     }
   }
 #pragma GCC unroll 2
@@ -275,9 +264,6 @@ inline void score_keys(const Query& q, const char* const* keys, int64_t offset, 
 }
 #else
 constexpr int kQuads = 0;
-struct QueryRows {
-  const char* const* q;
-};
 template <class Row, int kRows, From, int, class Next>
 inline void score_keys(const QueryRows& rows, const char* const* keys, int64_t offset, int D,
                        float*, float* scores, Next&) {
@@ -285,7 +271,7 @@ inline void score_keys(const QueryRows& rows, const char* const* keys, int64_t o
   for (int r = 0; r < kRows; ++r) {
     F32 sum[kScoreStrands] = {};
     for (int d = 0; d < D; ++d) {
-      F32& strand = sum[d / 4 % kScoreStrands];
+      F32& strand = sum[d / Row::kStrandDims % kScoreStrands];
       strand = Row::dot(strand, Row::set(q[r] + 4 * d),
                         Row::load_key(keys[0] + offset + int64_t(d) * Row::kBytes));
     }
@@ -303,16 +289,18 @@ inline const char* weights_of(const Block& block, int first) {
                           : (const char*)(block.weights[0] + first);
 }
 
-// Logits of a tile's keys; what is behind the last one is set later.
+// Logits of a tile's keys; what is behind the last one is set later. spread: all rows, where they
+// are to be.
 template <class Row, int kRows>
-void score_stream(const TileRows& tile, int D, Stream& s) {
+void score_stream(const TileRows& tile, int D, Stream& s, const float* spread) {
   constexpr int kKeys = kQuads > 0 ? 4 * kQuads * Row::kTurns : 1;
-  constexpr int kTokens = kGroup * Row::kTurns;
+  constexpr int kTokens = kGroup * Row::kTurns * Row::kGroups;
   Lines lines(tile, tile.k, kTokens, s, 0);
   for (int j = 0; j < tile.count; j += kTokens) {
     for (int h = 0; h < s.heads; ++h) {
+      const auto q = query_of<Row, Row::kSpread == Spread::kAlways>(s.block[h], spread, D);
       for (int i = 0; i < kTokens; i += kKeys) {
-        score_keys<Row, kRows, From::kCache, Row::kTurns>(QueryRows{s.block[h].q}, tile.k + j + i,
+        score_keys<Row, kRows, From::kCache, Row::kTurns>(q, tile.k + j + i,
                                                           int64_t(h) * D * Row::kBytes, D, nullptr,
                                                           s.block[h].scores[0] + j + i, lines);
       }
@@ -321,33 +309,25 @@ void score_stream(const TileRows& tile, int D, Stream& s) {
 }
 
 // out[h][r] = out[h][r] * factor[h][r] + sum_j weight_hrj v_hj. D is a multiple of kVectors
-// vectors. Tokens behind the last one have a weight of zero, and the values of that one.
+// vectors, with halves maybe of one less. Tokens behind the last one have a weight of zero, and the
+// values of that one.
 template <class Row, int kRows, int kVectors>
 void add_stream(const TileRows& tile, int D, Stream& s, float* out) {
-  const int tokens = kGroup * Row::kDepth * (s.into_first ? 1 : 2);
+  const int tokens = kGroup * Row::kDepth * Row::kGroups * (s.into_first ? 1 : 2);
   Lines lines(tile, tile.v, tokens, s, kTileKeys / 2);
   for (int j = 0; j < tile.count; j += tokens) {
     const int words = (min_of(tokens, tile.count - j) + Row::kDepth - 1) / Row::kDepth;
     for (int h = 0; h < s.heads; ++h) {
       const Block& block = s.block[h];
       const char* w = weights_of<Row>(block, j);
-      for (int d = 0; d < D; d += kVectors * kLanes) {
+      for_vectors<Row, kVectors>(D, [&](int d, auto vectors) {
         const int64_t at = (int64_t(h) * D + d) * Row::kBytes;
         const typename Row::Values values{tile.v + j, at};
-        add_values<Row, kRows, kVectors>(w, words, values, j == 0 ? block.factor : kOnes,
-                                         out + int64_t(h) * kRows * D + d, D, lines);
-      }
+        add_values<Row, kRows, vectors>(w, words, values, j == 0 ? block.factor : kOnes,
+                                        out + int64_t(h) * kRows * D + d, D, lines);
+      });
     }
   }
-}
-
-// Puts rows of `out` in the order of their dims.
-inline void reorder_out([[maybe_unused]] const AttentionProblem& p, [[maybe_unused]] int rows,
-                        [[maybe_unused]] float* out) {
-#if defined(__AVX512BF16__)
-  if (!takes_pairs(p)) return;
-  for (int64_t d = 0; d < int64_t(rows) * p.D; d += 32) vec::reorder_unpacked(out + d);
-#endif
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ struct Scratch {
   alignas(64) uint32_t hidden[kStrands][kTileKeys];
   float largest[kBlockRows];
   TileRows rows[2];
+  const char* packed_v[kTileKeys];
   Stream stream;
   Running run;
   Ahead ahead;
@@ -39,8 +40,13 @@ void find_queries(const AttentionProblem& p, const Task& task, Scratch& s) {
     s.q[i] = p.q.data + n * p.q.row + h * p.q.head;
 #if defined(__AVX512BF16__)
     if (takes_pairs(p)) {
-      const bool spread = has_blocks(task.rows) && is_stream(p, task.rows);
-      if (spread) spread_row(s.q[i], p.D / 2, s.queries[0] + int64_t(i) * 2 * p.D);
+      const bool spread = has_blocks(p, task.rows) && is_stream(p, task.rows);
+      if (spread) spread_row<PairRow>(s.q[i], p.D, s.queries[0] + i * spread_floats<PairRow>(p.D));
+      continue;
+    }
+#elif defined(__AVX2__)
+    if (has_halves(p) && is_stream(p, task.rows)) {
+      spread_row<HalfRow>(s.q[i], p.D, s.queries[0] + i * spread_floats<HalfRow>(p.D));
       continue;
     }
 #endif
@@ -58,7 +64,8 @@ void find_blocks(const AttentionProblem& p, const Task& task, Scratch& s) {
   stream.heads = task.heads;
   stream.blocks = blocks_in(task.rows);
   stream.bytes = int(task.heads * p.D * bytes_of(p.kv_type));
-  stream.into_first = p.large_first_cache;
+  stream.twice = !p.prefetched;
+  stream.into_first = p.large_first_cache && !p.prefetched;
   stream.next_tile = 4 * kTileKeys * stream.bytes <= kTwoTiles;
   for (int h = 0; h < task.heads; ++h) {
     int first = 0;
@@ -114,9 +121,9 @@ void weigh_stream(const AttentionProblem& p, const Task& task, int64_t begin, in
 template <class Row, int kRows>
 void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
                Scratch& s) {
-  score_stream<Row, kRows>(tile, p.D, s.stream);
+  score_stream<Row, kRows>(tile, p.D, s.stream, s.queries[0]);
   weigh_stream<Row>(p, task, begin, tile.count, s);
-  if (p.D % (2 * kLanes) == 0) {
+  if (Row::kHalves == 2 || p.D % (2 * kLanes) == 0) {
     add_stream<Row, kRows, 2>(tile, p.D, s.stream, s.out);
   } else {
     add_stream<Row, kRows, Row::kDepth>(tile, p.D, s.stream, s.out);
@@ -129,7 +136,7 @@ void do_blocks(const AttentionProblem& p, const Task& task, const TileRows& tile
                Scratch& s) {
   score_blocks<Row>(tile, p.D, s.stream, s.queries[0], s.keys);
   weigh_stream<Row>(p, task, begin, tile.count, s);
-  if (p.D % (kRegisterVectors * kLanes) == 0) {
+  if (Row::kHalves == 2 || p.D % (kRegisterVectors * kLanes) == 0) {
     add_blocks<Row, kRegisterVectors>(tile, p.D, s.stream, s.values, s.out);
   } else {
     add_blocks<Row, Row::kDepth>(tile, p.D, s.stream, s.values, s.out);
@@ -153,6 +160,8 @@ void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& 
                    Scratch& s) {
 #if defined(__AVX512BF16__)
   if (p.kv_type == DType::kBF16) return do_stream<PairRow>(p, task, tile, begin, s);
+#elif defined(__AVX2__)
+  if (p.kv_type == DType::kBF16) return do_stream<HalfRow>(p, task, tile, begin, s);
 #else
   if (p.kv_type == DType::kBF16) {
     return do_stream<FloatRow<DType::kBF16>>(p, task, tile, begin, s);
@@ -162,26 +171,6 @@ void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& 
     return do_stream<FloatRow<DType::kF16>>(p, task, tile, begin, s);
   }
   return do_stream<FloatRow<DType::kF32>>(p, task, tile, begin, s);
-}
-
-template <class Cell>
-void do_tile(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
-             Scratch& s) {
-  const int panels = (tile.count + kPanel - 1) / kPanel;
-  const int value_words = (tile.count + Cell::kDepth - 1) / Cell::kDepth;
-  const int blocks = (task.rows + kRegisterRows - 1) / kRegisterRows;
-  Block& block = s.stream.block[0];
-  int first = 0;
-  for (int i = 0; i < blocks; ++i) {
-    block.first = first;
-    block.rows = (task.rows - first + blocks - i - 1) / (blocks - i);
-    block.q = s.q + first;
-    score<Cell>(block, p.D / Cell::kDepth, panels, s.keys, s.ahead);
-    if (s.run.masked) find_mask(p, task, block, begin, tile.count, s);
-    weigh_block<Cell>(block, tile.count, s);
-    accumulate<Cell>(block, value_words, tile.v, s.out + int64_t(first) * p.D, p.D, s.ahead);
-    first += block.rows;
-  }
 }
 
 #if defined(__AVX512BF16__)
@@ -226,7 +215,7 @@ void do_rest(const AttentionProblem& p, const Task& task, const TileRows& tile, 
   block.rows = kRows;
   block.q = s.q + block.first;
   for (int j = 0; j < tile.count; j += kBlockGroup) {
-    FarLines lines(tile.k + j, kBlockGroup, p.D * PairRow::kBytes);
+    FarLines lines(tile.k + j, kBlockGroup, p.D * PairRow::kBytes, !p.prefetched);
     for (int i = j; i < min_of(j + kBlockGroup, tile.count); i += 4 * kQuads) {
       score_keys<PairRow, kRows, From::kCache, 1>(QueryRows{block.q}, tile.k + i, 0, p.D, nullptr,
                                                   block.scores[0] + i, lines);
@@ -289,31 +278,6 @@ void do_columns(const AttentionProblem& p, const Task& task, TileRows& tile, int
   if (rest_of(task.rows) > 0) do_rest<kStreamBlockRows>(p, task, tile, begin, s);
 }
 #endif
-
-template <DType kType>
-void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
-               Scratch& s) {
-  pack_keys<kType>(tile, p.D, p.q_type, s.keys, s.ahead);
-  pack_values<kType>(&tile, p.D, p.q_type, s.values, s.ahead);
-  do_tile<Single>(p, task, tile, begin, s);
-}
-
-void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
-                 Scratch& s) {
-#if defined(__AVX512BF16__)
-  if (has_columns(p, task.rows)) return do_columns(p, task, tile, begin, s);
-  if (p.kv_type == DType::kBF16) {
-    pack_key_pairs(tile, p.D, s.keys, s.ahead);
-    pack_value_pairs(&tile, p.D, s.values, s.ahead);
-    return do_tile<Pair>(p, task, tile, begin, s);
-  }
-#endif
-  if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, s);
-  if (p.kv_type == DType::kF16) do_single<DType::kF16>(p, task, tile, begin, s);
-  if (p.kv_type == DType::kBF16) do_single<DType::kBF16>(p, task, tile, begin, s);
-  if (p.kv_type == DType::kI8) do_single<DType::kI8>(p, task, tile, begin, s);
-  if (p.kv_type == DType::kE4M3) do_single<DType::kE4M3>(p, task, tile, begin, s);
-}
 
 }  // namespace
 }  // namespace fewstep::tree::FEWSTEP_ISA

@@ -86,14 +86,36 @@ template <DType kType, bool kFull>
   for (int i = 0; i < kLanes; ++i) vec::store(to + int64_t(i) * kPanel, z[i]);
 }
 
+// The same for twice as many dims of whole panels of bfloat16, which go in place as words of two.
+[[gnu::flatten]] inline void pack_key_halves(const char* const* rows, int d, float* to) {
+  F32 z[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) z[i] = vec::load((const float*)(rows[i] + 2 * d));
+  vec::transpose(z);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    vec::store(to + int64_t(2 * i) * kPanel, lower_half(z[i]));
+    vec::store(to + int64_t(2 * i + 1) * kPanel, upper_half(z[i]));
+  }
+}
+
+// One panel, of the keys from `begin` on.
 template <DType kType>
-void pack_keys(const TileRows& rows, int D, DType q_type, float* keys, Ahead& ahead) {
-  for (int first = 0; first < rounded_up(rows.count, kPanel); first += kLanes) {
-    float* panel = keys + int64_t(first / kPanel) * D * kPanel + first % kPanel;
-    for (int d = 0; d < D; d += kLanes) {
-      ahead.step();
-      float* to = panel + int64_t(d) * kPanel;
-      if (first + kLanes <= rows.count) {
+void pack_panel(const TileRows& rows, int begin, int D, DType q_type, float* panel, Ahead& ahead) {
+  for (int first = begin; first < begin + kPanel; first += kLanes) {
+    const bool full = first + kLanes <= rows.count;
+    float* const column = panel + first - begin;
+    int d = 0;
+    if (kType == DType::kBF16 && kLanes > 1 && full) {
+      for (; d + 2 * kLanes <= D; d += 2 * kLanes) {
+        ahead.step(8);
+        pack_key_halves(rows.k + first, d, column + int64_t(d) * kPanel);
+      }
+    }
+    for (; d < D; d += kLanes) {
+      ahead.step(4);
+      float* to = column + int64_t(d) * kPanel;
+      if (full) {
         pack_key_floats<kType, true>(rows, first, d, q_type, to);
       } else {
         pack_key_floats<kType, false>(rows, first, d, q_type, to);
@@ -102,17 +124,22 @@ void pack_keys(const TileRows& rows, int D, DType q_type, float* keys, Ahead& ah
   }
 }
 
-// Makes rows->v point to floats: to the cache's own, or to a copy in `values`.
+// Makes `to` point to dims [first, first + dims) of all values as floats: to the cache's own, or to
+// a copy in `values`.
 template <DType kType>
-void pack_values(TileRows* rows, int D, DType q_type, float* values, Ahead& ahead) {
-  for (int j = 0; j < rows->count; ++j) {
-    if (kType == DType::kF32) continue;
-    ahead.step();
-    float* row = values + int64_t(j) * D;
-    for (int d = 0; d < D; d += kLanes) {
-      vec::store(row + d, load_tile<kType>(*rows, rows->v, rows->v_scale, j, d, q_type));
+void pack_values(const TileRows& rows, int first, int dims, DType q_type, float* values,
+                 const char** to, Ahead& ahead) {
+  for (int j = 0; j < rows.count; ++j) {
+    if (kType == DType::kF32) {
+      to[j] = rows.v[j] + int64_t(first) * 4;
+      continue;
     }
-    rows->v[j] = (const char*)row;
+    ahead.step(4);
+    float* row = values + int64_t(j) * dims;
+    for (int d = 0; d < dims; d += kLanes) {
+      vec::store(row + d, load_tile<kType>(rows, rows.v, rows.v_scale, j, first + d, q_type));
+    }
+    to[j] = (const char*)row;
   }
 }
 
