@@ -185,10 +185,10 @@ inline void score_words(const Query& q, const char* const* keys, int64_t offset,
 #pragma GCC unroll 2
         for (int c = 0; c < kQuads; ++c) {
           float* const place = kept + (i * kQuads + c) * kLanes;
-          const F32 words = z[4 * c + i / 2];
           if constexpr (kFrom == From::kKept) {
             key[c] = vec::load(place);
           } else {
+            const F32 words = z[4 * c + i / 2];
             key[c] = i % 2 == 0 ? Row::template half<0>(words) : Row::template half<1>(words);
           }
           if constexpr (kFrom == From::kCacheAndKeep) vec::store(place, key[c]);

@@ -31,6 +31,9 @@ struct Scratch {
   const char* q[kBlockRows];
 };
 
+// A stream's rows of halves are spread into four times their floats, of pairs twice.
+static_assert(kStreamRows * 4 * kMaxHeadDim / 2 <= kBlockRows * kMaxHeadDim, "see heads_of");
+
 // Points to a task's rows of q, as words of the cells that it is multiplied in.
 void find_queries(const AttentionProblem& p, const Task& task, Scratch& s) {
   for (int i = 0; i < task.heads * task.rows; ++i) {
