@@ -44,7 +44,17 @@ def test_rows() -> None:
         ("kv.commit", "commit", "torch in place"),
     ]
     assert all({"T", "L", "B", "dtype", "threads", "ratio"} <= row.keys() for row in rows)
-    assert [row["met"] for row in rows if "bar" in row] == [True] * 4
+    assert not any("bar" in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("op", "tokens", "bars"),
+    [("kv.append", 8192, [50.0]), ("kv.commit", 1024, [50.0, 1.2]), ("kv.append", 1024, [])],
+)
+def test_bars_are_of_one_size(op: str, tokens: int, bars: list[float]) -> None:
+    rivals = dict.fromkeys(("torch.cat", "index_select", "torch in place"), lambda: None)
+    rows = cache._measured({"op": op, "L": tokens}, lambda: None, rivals)
+    assert [row["bar"] for row in rows if row.get("met")] == bars
 
 
 @pytest.mark.parametrize("name", ["append", "commit"])

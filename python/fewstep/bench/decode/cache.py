@@ -25,10 +25,11 @@ TOKENS, QUICK_TOKENS = 8192, 512
 DRAFT = 64  # rows of a draft block
 PATH = (0, 2, 5, 11, 23)  # accepted of them
 COMMIT_BATCH, COMMIT_TOKENS = 8, 1024
+# By op, rival and tokens in the cache: of fewer, a rival copies less.
 BARS = {
-    ("kv.append", "torch.cat"): 50.0,
-    ("kv.commit", "index_select"): 50.0,
-    ("kv.commit", "torch in place"): 1.2,
+    ("kv.append", "torch.cat", TOKENS): 50.0,
+    ("kv.commit", "index_select", COMMIT_TOKENS): 50.0,
+    ("kv.commit", "torch in place", COMMIT_TOKENS): 1.2,
 }
 
 Call = Callable[[], Any]
@@ -59,7 +60,7 @@ def _measured(head: Row, ours: Call, rivals: dict[str, Call]) -> Iterator[Row]:
     times = interleaved(calls, budget_s=2.0)
     for name in rivals:
         row = timed_row(head, name, times["ours"], times[name], spread=True)
-        bar = BARS.get((head["op"], name))
+        bar = BARS.get((head["op"], name, head["L"]))
         if bar:
             add_bar(row, bar)
         yield row
