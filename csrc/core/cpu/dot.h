@@ -90,5 +90,11 @@ inline I32 dot_u4_i8(I32 a, I32 b, I32 c) {
 }
 #endif
 
+// The lower and the upper bfloat16 of each lane, as floats.
+inline F32 lower_bf16(I32 pairs) { return float_of_bits(shift_left<16>(pairs)); }
+inline F32 upper_bf16(I32 pairs) {
+  return float_of_bits(bit_and(pairs, set_i32((int32_t)0xffff0000)));
+}
+
 }  // namespace
 }  // namespace fewstep::vec

@@ -98,7 +98,7 @@ struct BF16Format {
 #pragma GCC unroll 12
     for (int v = 0; v < kVectors; ++v) {
       pair[v] = vec::load_i32(w + 4 * output_of(part, v));
-      weight[v] = vec::float_of_bits(vec::bit_and(pair[v], vec::set_i32((int32_t)0xffff0000)));
+      weight[v] = vec::upper_bf16(pair[v]);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -107,9 +107,7 @@ struct BF16Format {
       for (int v = 0; v < kVectors; ++v) acc[r][v] = vec::fma(value, weight[v], acc[r][v]);
     }
 #pragma GCC unroll 12
-    for (int v = 0; v < kVectors; ++v) {
-      weight[v] = vec::float_of_bits(vec::shift_left<16>(pair[v]));
-    }
+    for (int v = 0; v < kVectors; ++v) weight[v] = vec::lower_bf16(pair[v]);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const vec::F32 value = vec::set(((const float*)x)[r]);

@@ -101,14 +101,6 @@ struct Ahead {
   }
 };
 
-// The lower and the upper bfloat16 of words of two, as floats.
-inline F32 lower_half(F32 words) {
-  return vec::float_of_bits(vec::shift_left<16>(vec::bits(words)));
-}
-inline F32 upper_half(F32 words) {
-  return vec::float_of_bits(vec::bit_and(vec::bits(words), vec::set_i32(int32_t(0xffff0000))));
-}
-
 // Elements [d, d + kLanes) of a row as floats.
 inline F32 load_row(DType type, const char* row, int d) {
   if (type == DType::kF32) return vec::load((const float*)row + d);

@@ -14,7 +14,6 @@ constexpr int kHeldKeys = 64, kHeldDims = 64;
 // A tile that is packed as a whole, beforehand. Blocks of rows come one after the other.
 struct Whole {
   static constexpr int kTogether = 1;
-  const AttentionProblem& p;
   const TileRows& tile;  // its v: packed rows of words
   Scratch& s;
 
@@ -108,7 +107,7 @@ void do_single(const AttentionProblem& p, const Task& task, TileRows& tile, int6
     pack_panel<kType>(tile, first, p.D, p.q_type, s.keys + int64_t(first) * p.D, s.ahead);
   }
   pack_values<kType>(tile, 0, p.D, p.q_type, s.values, tile.v, s.ahead);
-  do_tile<Single>(p, task, begin, Whole{p, tile, s}, s);
+  do_tile<Single>(p, task, begin, Whole{tile, s}, s);
 }
 
 void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, int64_t begin,
@@ -118,7 +117,7 @@ void do_any_tile(const AttentionProblem& p, const Task& task, TileRows& tile, in
   if (p.kv_type == DType::kBF16) {
     pack_key_pairs(tile, p.D, s.keys, s.ahead);
     pack_value_pairs(&tile, p.D, s.values, s.ahead);
-    return do_tile<Pair>(p, task, begin, Whole{p, tile, s}, s);
+    return do_tile<Pair>(p, task, begin, Whole{tile, s}, s);
   }
 #endif
   if (p.kv_type == DType::kF32) do_single<DType::kF32>(p, task, tile, begin, s);

@@ -25,11 +25,6 @@ struct FloatRow : Single {
   static constexpr int kStrandDims = kType == DType::kBF16 ? 8 : 4;  // as wider vectors have them
 #endif
   static F32 load_key(const char* row) { return load_row(kType, row, 0); }
-  static F32 load_last(const char* row) { return load_key(row); }
-  template <int>
-  static F32 half(F32 words) {
-    return words;
-  }
 
   struct Values {
     const char* const* rows;
@@ -49,11 +44,6 @@ struct PairRow : Pair {
   static constexpr int kBytes = 2, kDims = 2, kHalves = 1, kTurns = 2, kGroups = 1;
   static constexpr Spread kSpread = Spread::kInBlocks;
   static F32 load_key(const char* row) { return vec::load((const float*)row); }
-  static F32 load_last(const char* row) { return load_key(row); }
-  template <int>
-  static F32 half(F32 words) {
-    return words;
-  }
 
   struct Values {
     const char* const* rows;
@@ -71,6 +61,7 @@ struct PairRow : Pair {
     }
   };
 };
+using BF16Row = PairRow;
 #elif defined(__AVX2__)
 // Rows of bfloat16 where nothing multiplies pairs: a word is two dims, which become floats apart
 // from each other when they are in place. To widen dims in their order, and put twice as many words
@@ -89,7 +80,7 @@ struct HalfRow : Single {
   }
   template <int kHalf>
   static F32 half(F32 words) {
-    return kHalf == 0 ? lower_half(words) : upper_half(words);
+    return kHalf == 0 ? vec::lower_bf16(vec::bits(words)) : vec::upper_bf16(vec::bits(words));
   }
 
   struct Values {
@@ -113,6 +104,9 @@ struct HalfRow : Single {
     }
   };
 };
+using BF16Row = HalfRow;
+#else
+using BF16Row = FloatRow<DType::kBF16>;
 #endif
 
 // Whether a problem's rows are read as words of two dims that are multiplied apart.
@@ -172,12 +166,21 @@ inline void spread_row(const char* q, int D, float* to) {
   const int words = D / Row::kDims;
   for (int w = 0; w < words; w += kLanes) {
     const char* from = q + w * Row::kDims * Row::kBytes;
-    const F32 a = w + kLanes <= words ? Row::load_key(from) : Row::load_last(from);
+    F32 a;
+    if constexpr (Row::kHalves == 2) {
+      a = w + kLanes <= words ? Row::load_key(from) : Row::load_last(from);
+    } else {
+      a = Row::load_key(from);
+    }
     const F32 of[4] = {vec::spread<0>(a), vec::spread<1>(a), vec::spread<2>(a), vec::spread<3>(a)};
     for (int i = 0; i < 4; ++i) {
       float* const at = to + (4 * w + i * kLanes) * Row::kHalves;
-      vec::store(at, Row::template half<0>(of[i]));
-      if (Row::kHalves == 2) vec::store(at + kLanes, Row::template half<1>(of[i]));
+      if constexpr (Row::kHalves == 2) {
+        vec::store(at, Row::template half<0>(of[i]));
+        vec::store(at + kLanes, Row::template half<1>(of[i]));
+      } else {
+        vec::store(at, of[i]);
+      }
     }
   }
 }

@@ -171,7 +171,11 @@ inline void score_words(const Query& q, const char* const* keys, int64_t offset,
     if constexpr (kFrom != From::kKept) {
 #pragma GCC unroll 8
       for (int i = 0; i < 4 * kQuads; ++i) {
-        z[i] = kLast ? Row::load_last(own[i] + at) : Row::load_key(own[i] + at);
+        if constexpr (kLast) {
+          z[i] = Row::load_last(own[i] + at);
+        } else {
+          z[i] = Row::load_key(own[i] + at);
+        }
       }
       lines.template step<4 * kQuads * kLanes * Row::kDims * Row::kBytes>();
 #pragma GCC unroll 2

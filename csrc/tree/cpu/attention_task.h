@@ -161,15 +161,7 @@ void do_stream(const AttentionProblem& p, const Task& task, const TileRows& tile
 
 void do_any_stream(const AttentionProblem& p, const Task& task, const TileRows& tile, int64_t begin,
                    Scratch& s) {
-#if defined(__AVX512BF16__)
-  if (p.kv_type == DType::kBF16) return do_stream<PairRow>(p, task, tile, begin, s);
-#elif defined(__AVX2__)
-  if (p.kv_type == DType::kBF16) return do_stream<HalfRow>(p, task, tile, begin, s);
-#else
-  if (p.kv_type == DType::kBF16) {
-    return do_stream<FloatRow<DType::kBF16>>(p, task, tile, begin, s);
-  }
-#endif
+  if (p.kv_type == DType::kBF16) return do_stream<BF16Row>(p, task, tile, begin, s);
   if (p.kv_type == DType::kF16) {
     return do_stream<FloatRow<DType::kF16>>(p, task, tile, begin, s);
   }

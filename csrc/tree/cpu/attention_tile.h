@@ -94,8 +94,8 @@ template <DType kType, bool kFull>
   vec::transpose(z);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
-    vec::store(to + int64_t(2 * i) * kPanel, lower_half(z[i]));
-    vec::store(to + int64_t(2 * i + 1) * kPanel, upper_half(z[i]));
+    vec::store(to + int64_t(2 * i) * kPanel, vec::lower_bf16(vec::bits(z[i])));
+    vec::store(to + int64_t(2 * i + 1) * kPanel, vec::upper_bf16(vec::bits(z[i])));
   }
 }
 
